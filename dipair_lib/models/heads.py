@@ -1,0 +1,207 @@
+"""Heads: what is computed of a pair from what each side keeps.
+
+Each head splits its work at the seam: ``prepare`` does once per text everything that needs only one side, ``combine`` does per pair what
+truly needs both. ``combine(prepare(a), prepare(b))`` is an exact rewriting of the textbook form, not an approximation. Prepared tensors
+broadcast: [m, 1, ...] with [1, n, ...] scores a tile of m x n pairs.
+
+A head with one field is a classifier of single texts; any number of fields works, except for the cosine, which is for pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+Prepared = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What an encoder hands on of one field's texts.
+
+    Attributes:
+        vectors: [texts, k, width], the first k outputs, projected; zero where masked.
+        mask: bool [texts, k], False where the text has fewer than k word pieces.
+        pooled: [texts, encoder width], the mean of all outputs, unprojected; None if the model does not keep it.
+    """
+
+    vectors: torch.Tensor
+    mask: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+
+class CosineHead(nn.Module):
+    """DE-Cos: scale * cosine(pooled, pooled) + shift. Per pair: one dot product."""
+
+    def __init__(self, outputs: int = 1, scale: float = 10.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((outputs,), scale))
+        self.shift = nn.Parameter(torch.zeros(outputs))
+
+    def prepare(self, kept: Kept, field: int) -> Prepared:
+        """Unit vector [texts, width]."""
+        assert kept.pooled is not None
+        return (F.normalize(kept.pooled, dim=-1),)
+
+    def combine(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """Logits [pairs, outputs]."""
+        return (left[0] * right[0]).sum(-1, keepdim=True) * self.scale + self.shift
+
+
+class FFNNHead(nn.Module):
+    """Feed-forward net over the concatenation of everything kept of all fields (DiPair-FFNN; DE-FFNN where only the pooled vector is kept).
+
+    The first layer is linear in the concatenation, so each field's share of it is computed once per text; per pair remain an addition,
+    ReLU and the later, small layers. With ``residual`` the net corrects scale * cosine + shift of the pooled vectors, so that an untrained
+    student starts at the frozen encoder's cosine (not in the paper).
+
+    Args:
+        inputs: width of what each field hands over, flattened: k * width, plus the pooled width where that is kept.
+        hidden: widths of the hidden layers; the first one is what is cached per text.
+        outputs: logits per pair.
+        residual: add the cosine of the pooled vectors (two fields only).
+    """
+
+    def __init__(self, inputs: Sequence[int], hidden: Sequence[int] = (256, 128), outputs: int = 1, residual: bool = False) -> None:
+        super().__init__()
+        if not hidden:
+            raise ValueError("hidden: expected at least one hidden width, but got none")
+        if residual and len(inputs) != 2:
+            raise ValueError(f"residual: the cosine needs two fields, but the task has {len(inputs)}")
+        self.first = nn.ModuleList(nn.Linear(width, hidden[0], bias=field == 0) for field, width in enumerate(inputs))
+        for layer in self.first:  # each field's share is a slice of one wide layer: initialise it as that layer would be
+            bound = sum(inputs) ** -0.5
+            nn.init.uniform_(layer.weight, -bound, bound)
+        widths = [*hidden, outputs]
+        self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.cosine = CosineHead(outputs) if residual else None
+        if residual:
+            nn.init.zeros_(self.rest[-1].weight)
+            nn.init.zeros_(self.rest[-1].bias)
+
+    def prepare(self, kept: Kept, field: int) -> Prepared:
+        """This field's share of the first layer, [texts, hidden]; with ``residual`` the unit pooled vector as well."""
+        share = self.first[field](flatten(kept))
+        return (share,) if self.cosine is None else (share, *self.cosine.prepare(kept, field))
+
+    def combine(self, *prepared: Prepared) -> torch.Tensor:
+        """Logits [pairs, outputs]."""
+        x = prepared[0][0]
+        for other in prepared[1:]:
+            x = x + other[0]
+        for layer in self.rest:
+            x = layer(F.relu(x))
+        if self.cosine is not None:
+            x = x + self.cosine.combine((prepared[0][1],), (prepared[1][1],))
+        return x
+
+
+def flatten(kept: Kept) -> torch.Tensor:
+    """Everything kept of a text in one row: [texts, k * width (+ pooled width)]. The pooled vector has unit length times 10, the size of a token's."""
+    tokens = kept.vectors.flatten(1)
+    return tokens if kept.pooled is None else torch.cat([10 * F.normalize(kept.pooled, dim=-1), tokens], dim=1)
+
+
+class TransformerHead(nn.Module):
+    """DiPair-TSF: a small transformer over the kept tokens of all fields with position and segment embeddings; the first token's output is the pair.
+
+    Pre-norm layers. The first layer's queries, keys and values depend on one side only and are computed once per text; in the last layer
+    only the first token's output is computed, because nothing else is read.
+
+    Args:
+        keep: tokens kept of each field. width: of the kept vectors. outputs: logits per pair.
+        heads, layers, ffn: attention heads, layers, and hidden width of the feed-forward part (the paper's values are not known).
+    """
+
+    def __init__(self, keep: Sequence[int], width: int, outputs: int = 1, heads: int = 4, layers: int = 1, ffn: int = 256) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"projection: expected a multiple of the head's {heads} attention heads, but got {width}")
+        self.position = nn.ParameterList(nn.Parameter(torch.randn(k, width) * 0.02) for k in keep)
+        self.segment = nn.Parameter(torch.randn(len(keep), width) * 0.02)
+        self.enter = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(Layer(width, heads, ffn) for _ in range(layers))
+        self.leave = nn.LayerNorm(width)
+        self.output = nn.Linear(width, outputs)
+
+    def prepare(self, kept: Kept, field: int) -> Prepared:
+        """Embedded tokens x and the first layer's q, k, v, each [texts, k, width], and the mask [texts, k]."""
+        x = self.enter(kept.vectors + self.position[field][: kept.vectors.shape[1]] + self.segment[field])
+        return (x, *self.layers[0].qkv(x), kept.mask)
+
+    def combine(self, *prepared: Prepared) -> torch.Tensor:
+        """Logits [pairs, outputs]."""
+        x, q, k, v, mask = (join(parts) for parts in zip(*prepared, strict=True))
+        for number, layer in enumerate(self.layers):
+            last = number == len(self.layers) - 1
+            if number:
+                q, k, v = layer.qkv(x)
+            if last:
+                x, q = x[..., :1, :], q[..., :1, :]
+            x = layer(x, q, k, v, mask)
+        return self.output(self.leave(x[..., 0, :]))
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer layer whose attention inputs may come from elsewhere."""
+
+    def __init__(self, width: int, heads: int, ffn: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention = nn.LayerNorm(width)
+        self.project = nn.Linear(width, 3 * width)
+        self.attended = nn.Linear(width, width)
+        self.before_ffn = nn.LayerNorm(width)
+        self.up = nn.Linear(width, ffn)
+        self.down = nn.Linear(ffn, width)
+
+    def qkv(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values of tokens x, each shaped as x."""
+        return self.project(self.before_attention(x)).chunk(3, dim=-1)
+
+    def forward(self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """x [..., queries, width]; q like x; k, v [..., tokens, width]; mask [..., tokens]. Masked tokens get -inf before the softmax."""
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for t in (q, k, v))
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        weights = scores.masked_fill(~mask[..., None, None, :], float("-inf")).softmax(-1)
+        x = x + self.attended((weights @ v).transpose(-2, -3).flatten(-2))
+        return x + self.down(F.gelu(self.up(self.before_ffn(x))))
+
+
+def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Concatenate the fields' tokens; leading axes (pairs, or a tile's m x n) are broadcast first."""
+    trailing = 2 if parts[0].dtype != torch.bool else 1
+    lead = torch.broadcast_shapes(*(part.shape[:-trailing] for part in parts))
+    return torch.cat([part.expand(*lead, *part.shape[-trailing:]) for part in parts], dim=-trailing)
+
+
+class CompareHead(nn.Module):
+    """Tang et al. 2019, section 3.2: [h1, h2, h1 * h2, |h1 - h2|] -> linear, ReLU -> logits; for one sentence h -> linear, ReLU -> logits.
+
+    Per text: its own share of the first layer. Per pair: the product, the difference and their share.
+    """
+
+    def __init__(self, width: int, fields: int, hidden: int = 200, outputs: int = 1) -> None:
+        super().__init__()
+        if fields > 2:
+            raise ValueError(f"the BiLSTM of Tang et al. compares two sentences or reads one, but the task has {fields} fields")
+        self.own = nn.ModuleList(nn.Linear(width, hidden, bias=field == 0) for field in range(fields))
+        self.both = nn.Linear(2 * width, hidden, bias=False) if fields == 2 else None
+        self.output = nn.Linear(hidden, outputs)
+
+    def prepare(self, kept: Kept, field: int) -> Prepared:
+        """The state h [texts, width] and its share of the first layer [texts, hidden]."""
+        h = kept.vectors[:, 0]
+        return h, self.own[field](h)
+
+    def combine(self, *prepared: Prepared) -> torch.Tensor:
+        """Logits [pairs, outputs]."""
+        x = prepared[0][1]
+        if self.both is not None:
+            (left, _), (right, share) = prepared
+            x = x + share + self.both(torch.cat([left * right, (left - right).abs()], dim=-1))
+        return self.output(F.relu(x))

@@ -1,0 +1,103 @@
+"""Texts in word pieces: each distinct text tokenised once, batches padded to their own longest text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Ragged word pieces of texts.
+
+    Attributes:
+        ids: int32 [all word pieces], the texts one after the other.
+        offsets: int64 [texts + 1]; text i is ``ids[offsets[i]:offsets[i + 1]]``.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [texts]: word pieces per text, [CLS] and [SEP] included."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray, length: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pad a batch.
+
+        Args:
+            rows: int [n] positions of texts.
+            length: pad to this many; 0 pads to the longest of the batch.
+
+        Returns:
+            ids int64 [n, tokens] (0 where padded) and mask bool [n, tokens].
+        """
+        lengths = self.lengths[rows]
+        width = max(length, int(lengths.max(initial=1)))
+        mask = np.arange(width)[None, :] < lengths[:, None]
+        positions = np.minimum(self.offsets[rows][:, None] + np.arange(width)[None, :], max(len(self.ids) - 1, 0))
+        ids = np.where(mask, self.ids[positions], 0)
+        return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(mask)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> Tokens:
+    """Word pieces of texts, [CLS] and [SEP] included, cut to at most ``length``."""
+    if length < 3:
+        raise ValueError(f"read length: expected at least 3 word pieces ([CLS], one, [SEP]), but got {length}")
+    if len(texts) == 0:
+        return Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
+    encoded = tokenizer(list(texts), truncation=True, max_length=length, return_attention_mask=False)["input_ids"]
+    offsets = np.cumsum([0, *(len(e) for e in encoded)], dtype=np.int64)
+    ids = np.fromiter((i for e in encoded for i in e), dtype=np.int32, count=int(offsets[-1]))
+    return Tokens(ids, offsets)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of some rows, each distinct text of a field once.
+
+    Attributes:
+        tokens: one ``Tokens`` per field, its distinct texts in order of first appearance.
+        index: int64 [rows, fields]: which distinct text each row has in each field.
+        distinct: the texts themselves, per field (for models that read words, such as TF-IDF).
+    """
+
+    tokens: tuple[Tokens, ...]
+    index: np.ndarray
+    distinct: tuple[list[str], ...]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def read(tokenizer: PreTrainedTokenizerBase, frame: pd.DataFrame, fields: Sequence[str], lengths: Sequence[int]) -> Texts:
+    """Tokenise the rows of a task's split.
+
+    Args:
+        frame: one row per pair, with a text column for each field.
+        fields: the text columns.
+        lengths: word pieces read of each field (DiPair: 32 for the query, 128 for the passage).
+    """
+    if len(lengths) != len(fields):
+        raise ValueError(
+            f"read_lengths: expected {len(fields)} numbers, one for each of the fields {list(fields)}, but got {list(lengths)}"
+        )
+    codes, distinct = zip(*(pd.factorize(frame[field]) for field in fields), strict=True)
+    words = tuple([str(text) for text in texts] for texts in distinct)
+    tokens = tuple(tokenize(tokenizer, texts, length) for texts, length in zip(words, lengths, strict=True))
+    return Texts(tokens, np.stack(codes, axis=1).astype(np.int64), words)
+
+
+def length_sorted(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Batches of positions, longest texts first, so that little of a batch is padding (and memory peaks at once, not late)."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

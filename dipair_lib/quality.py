@@ -1,0 +1,217 @@
+"""Metrics with intervals, and the paired comparison with the teacher. Nothing here is timed.
+
+Every metric is written for weighted examples, so that the bootstrap over groups is one weighted evaluation per draw: a group drawn
+twice weighs two, one not drawn weighs nothing. Weights of one give the plain metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def binary_score(logits: np.ndarray) -> np.ndarray:
+    """float64 [n]: the log-odds of class 1, from one logit or from two."""
+    logits = np.asarray(logits, dtype=np.float64)
+    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+
+
+def predicted_class(logits: np.ndarray) -> np.ndarray:
+    """int64 [n]: argmax, or for one logit whether it is above 0. The threshold is fixed, never chosen on the test split."""
+    return (logits[:, 0] > 0).astype(np.int64) if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def auc(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve: P(a positive scores above a negative), ties half. [draws]."""
+    score = binary_score(logits)
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
+    positive = np.add.reduceat(weights[:, order] * (labels[order] == 1), starts, axis=1)
+    negative = np.add.reduceat(weights[:, order] * (labels[order] == 0), starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(1) * negative.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (positive * (below + negative / 2)).sum(1) / pairs
+
+
+def accuracy(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Share of examples whose predicted class is the label. [draws]."""
+    return weights @ (predicted_class(logits) == labels) / weights.sum(1)
+
+
+def f1_of(label: int, labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """F1 of one class, 0 where the class is neither present nor predicted. [draws]."""
+    hit = weights @ ((predicted == label) & (labels == label))
+    total = weights @ (predicted == label) + weights @ (labels == label)
+    return np.divide(2 * hit, total, out=np.zeros_like(hit, dtype=np.float64), where=total > 0)
+
+
+def f1(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """F1 of class 1. [draws]."""
+    return f1_of(1, labels, predicted_class(logits), weights)
+
+
+def macro_f1(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean F1 over the classes present or predicted. [draws]."""
+    predicted = predicted_class(logits)
+    present = np.union1d(labels, predicted)
+    return np.mean([f1_of(int(c), labels, predicted, weights) for c in present], axis=0)
+
+
+def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted Pearson correlation of x and y, each [n] or [draws, n]. [draws]."""
+    share = weights / weights.sum(1, keepdims=True)
+    x = x - (share * x).sum(1, keepdims=True)
+    y = y - (share * y).sum(1, keepdims=True)
+    spread = np.sqrt((share * x * x).sum(1) * (share * y * y).sum(1))
+    covariance = (share * x * y).sum(1)
+    return np.divide(covariance, spread, out=np.full_like(covariance, np.nan), where=spread > 1e-12)
+
+
+def pearson(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Pearson correlation of score and label. [draws]; NaN where either is constant."""
+    return correlation(np.asarray(labels, np.float64)[None], np.asarray(logits, np.float64)[None, :, 0], weights)
+
+
+def spearman(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Spearman correlation: Pearson of the mid-ranks, ranks taken anew in each draw. [draws]."""
+    return correlation(mid_ranks(np.asarray(labels), weights), mid_ranks(logits[:, 0], weights), weights)
+
+
+def mid_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mid-ranks of values in a sample where value i stands weights[d, i] times. [draws, n]."""
+    _, tie = np.unique(values, return_inverse=True)
+    per_value = np.zeros((len(weights), tie.max() + 1))
+    np.add.at(per_value, (slice(None), tie), weights)
+    return (np.cumsum(per_value, axis=1) - per_value / 2)[:, tie]
+
+
+METRICS: dict[str, Metric] = {
+    "auc": auc,
+    "accuracy": accuracy,
+    "f1": f1,
+    "macro_f1": macro_f1,
+    "pearson": pearson,
+    "spearman": spearman,
+}
+
+
+def check(metric: str, labels: np.ndarray, logits: np.ndarray) -> None:
+    """Raise a clear error where a metric would give a wrong or meaningless number."""
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, but got {metric!r}")
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise ValueError(f"logits: expected shape [{len(labels)}, outputs], but got {list(logits.shape)}")
+    bad = np.flatnonzero(~np.isfinite(logits).all(1))
+    if len(bad):
+        raise ValueError(f"logits: {len(bad)} rows are not finite, the first is row {bad[0]}: the model diverged or the file is damaged")
+    if metric in {"auc", "f1"} and set(np.unique(labels)) != {0, 1}:
+        raise ValueError(f"{metric}: expected labels of both classes 0 and 1, but got {np.unique(labels)[:5].tolist()}")
+    if metric in {"pearson", "spearman"} and len(np.unique(labels)) < 2:
+        raise ValueError(f"{metric}: expected labels that differ, but all are {labels[0] if len(labels) else 'missing'}")
+
+
+def evaluate(metrics: Sequence[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
+    """Each metric on all examples.
+
+    Args:
+        metrics: names from ``METRICS``.
+        labels: [n], class index or score.
+        logits: [n, outputs], raw; read as float64, so half-precision scores are ranked without further rounding.
+
+    Returns:
+        Metric name to value; None where it is undefined (a constant score has no correlation).
+    """
+    labels, logits = np.asarray(labels), np.asarray(logits, np.float64)
+    weights = np.ones((1, len(labels)))
+    values = {}
+    for metric in metrics:
+        check(metric, labels, logits)
+        value = float(METRICS[metric](labels, logits, weights)[0])
+        values[metric] = None if np.isnan(value) else value
+    return values
+
+
+def interval(
+    metric: str,
+    labels: np.ndarray,
+    logits: np.ndarray,
+    groups: np.ndarray,
+    *,
+    teacher_logits: np.ndarray | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> dict[str, float | int | None]:
+    """The headline metric with its 95 % percentile interval from a bootstrap over groups, and its ratio to the teacher's, paired.
+
+    Groups (queries), never pairs that share one, are what is drawn: pairs of one query are not independent. In each draw student and
+    teacher are evaluated on the same groups, so what both find hard cancels out of ``retained``.
+
+    Args:
+        metric: one name from ``METRICS``.
+        labels: [n]. logits: [n, outputs]. groups: int [n].
+        teacher_logits: [n, outputs] on the same examples in the same order, or None.
+        n_boot: draws. seed: of the draws; the same seed draws the same groups for every model.
+
+    Returns:
+        quality, quality_low, quality_high, retained, retained_low, retained_high (None without a teacher), n_boot.
+    """
+    labels, logits, groups = np.asarray(labels), np.asarray(logits, np.float64), np.asarray(groups)
+    check(metric, labels, logits)
+    if len(groups) != len(labels):
+        raise ValueError(f"groups: expected {len(labels)}, one per example, but got {len(groups)}")
+    one = np.ones((1, len(labels)))
+    quality = METRICS[metric](labels, logits, one)
+    teacher = None
+    if teacher_logits is not None:
+        teacher_logits = np.asarray(teacher_logits, np.float64)
+        check(metric, labels, teacher_logits)
+        teacher = METRICS[metric](labels, teacher_logits, one)
+    draws, teacher_draws = [], []
+    for weights in draw_groups(groups, n_boot, seed):
+        draws.append(METRICS[metric](labels, logits, weights))
+        if teacher_logits is not None:
+            teacher_draws.append(METRICS[metric](labels, teacher_logits, weights))
+    drawn = np.concatenate(draws)
+    low, high = bounds(drawn)
+    result: dict[str, float | int | None] = {
+        "quality": number(quality[0]),
+        "quality_low": low,
+        "quality_high": high,
+        "retained": None,
+        "retained_low": None,
+        "retained_high": None,
+        "n_boot": n_boot,
+    }
+    if teacher is not None:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            result["retained"] = number(quality[0] / teacher[0])
+            result["retained_low"], result["retained_high"] = bounds(drawn / np.concatenate(teacher_draws))
+    return result
+
+
+def draw_groups(groups: np.ndarray, n_boot: int, seed: int, chunk: int = 100):
+    """Yield weights [chunk, n]: how often each example's group was drawn, as many groups as there are, with replacement."""
+    codes = np.unique(groups, return_inverse=True)[1]
+    n_groups = int(codes.max()) + 1
+    random = np.random.default_rng(seed)
+    for start in range(0, n_boot, chunk):
+        drawn = random.integers(0, n_groups, (min(chunk, n_boot - start), n_groups))
+        yield np.stack([np.bincount(row, minlength=n_groups) for row in drawn]).astype(np.float64)[:, codes]
+
+
+def bounds(draws: np.ndarray) -> tuple[float | None, float | None]:
+    """The 2.5 and 97.5 percentiles of the draws in which the metric was defined; None if it never was."""
+    defined = draws[np.isfinite(draws)]
+    if not len(defined):
+        return None, None
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def number(value: float) -> float | None:
+    """A float, or None for what is not a number: missing is null, never 0."""
+    return float(value) if np.isfinite(value) else None
