@@ -1,0 +1,822 @@
+"""One flat row per measured model: save, load, verify. Nothing here draws, trains or times.
+
+On disk, under one folder per suite run::
+
+    rows/<run_id>/row.json      a `Result`: flat JSON, missing is null, never NaN and never 0
+    rows/<run_id>/logits.npz    what every quality number can be recomputed from
+    rows/<run_id>/model/        safetensors and config.json, where the model has weights
+
+Raw numbers are stored and everything else (pairs per second, speed-up, cost, the Pareto front) is derived later.
+Every file is written to a temporary name in its own folder and then renamed, so whoever reads sees the old file or
+the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import errno
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import types
+import typing
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from dipair_lib.tasks import Task
+
+SCHEMA = 1
+FAMILIES = (
+    "constant",
+    "lexical",
+    "static",
+    "cross-encoder",
+    "bilstm",
+    "dual-encoder",
+    "dipair",
+    "published",
+)
+# Where a run writes and how fast it is allowed to be do not change what it computes: not part of its identity.
+NOT_IDENTITY = frozenset({"out", "clock", "threads"})
+# What a results folder may hold; anything else is named by `verify`.
+KNOWN_FILES = frozenset({"rows", "notebooks", "teacher", "report.html", "rows.jsonl", ".lock", "README.md"})
+
+
+class ResultError(ValueError):
+    """A row, its logits or a results folder is not what it should be; the message names file and field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One measured (or published) model on one split. Schema 1; None means not measured.
+
+    Units: seconds, bytes, FLOPs (multiply and add counted as two), rates per second. ``_q1`` and ``_q3`` are quartiles,
+    ``_low`` and ``_high`` the ends of a 95 % interval. A cross-encoder does everything per pair: its tokenisation and
+    forward pass are ``combine_s_per_pair`` and its ``encode_s_per_text`` is None.
+    """
+
+    # identity
+    schema: int = SCHEMA
+    run_id: str
+    created_utc: str
+    notebook: str
+    suite: str
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    parameters: str = "{}"  # canonical JSON
+    # task
+    task: str
+    split: str
+    data_sha256: str | None = None
+    n_examples: int | None = None
+    n_groups: int | None = None
+    n_train: int | None = None
+    data_notes: str | None = None  # canonical JSON: sources, counts, what was dropped and why
+    # model
+    model: str  # display name, e.g. "DiPair-FFNN k=8"
+    family: str  # one of FAMILIES
+    backbone: str | None = None
+    head: str | None = None
+    keep: int | str | None = None  # kept tokens per field; "8+16" where fields differ
+    read_lengths: str | None = None  # word pieces read per field, e.g. "32+96"
+    projection: int | None = None
+    stages: str | None = None
+    params_total: int | None = None
+    params_embedding: int | None = None
+    params_per_pair: int | None = None
+    flops_per_text: float | None = None
+    flops_per_pair: float | None = None
+    bytes_per_text: float | None = None
+    # training
+    teacher_run: str | None = None
+    loss: str | None = None
+    alpha: float | None = None
+    augmentation: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    train_seconds: float | None = None
+    # quality
+    metric: str
+    quality: float | None = None
+    quality_low: float | None = None
+    quality_high: float | None = None
+    retained: float | None = None  # quality / the teacher's, same examples
+    retained_low: float | None = None
+    retained_high: float | None = None
+    n_boot: int | None = None
+    metrics: str | None = None  # canonical JSON of the task's other metrics
+    # speed
+    device: str | None = None
+    device_name: str | None = None
+    threads: int | None = None
+    dtype: str | None = None
+    batch_size: int | None = None
+    tokenize_s_per_text: float | None = None
+    tokenize_s_per_text_q1: float | None = None
+    tokenize_s_per_text_q3: float | None = None
+    encode_s_per_text: float | None = None
+    encode_s_per_text_q1: float | None = None
+    encode_s_per_text_q3: float | None = None
+    combine_s_per_pair: float | None = None
+    combine_s_per_pair_q1: float | None = None
+    combine_s_per_pair_q3: float | None = None
+    latency_p50_s: float | None = None
+    latency_p95_s: float | None = None
+    latency_p99_s: float | None = None
+    request_candidates: int | None = None
+    repeats: int | None = None
+    noisy: bool | None = None
+    clock_id: str | None = None  # rows with the same clock_id were timed interleaved and may be compared
+    teacher_s_per_pair: float | None = None
+    teacher_fastest_s_per_pair: float | None = None
+    teacher_fastest_dtype: str | None = None
+    peak_gflops: float | None = None
+    copy_gb_per_s: float | None = None
+    # environment
+    python: str | None = None
+    torch: str | None = None
+    transformers: str | None = None
+    platform: str | None = None
+    hardware: str | None = None
+    # published rows only
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, expected in field_types().items():
+            object.__setattr__(self, name, checked(name, getattr(self, name), expected))
+        if self.schema != SCHEMA:
+            raise ResultError(
+                f"schema: expected {SCHEMA}, but got {self.schema}; this version cannot read it"
+            )
+        if self.family not in FAMILIES:
+            raise ResultError(f"family: expected one of {', '.join(FAMILIES)}, but got {self.family!r}")
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", self.run_id):
+            raise ResultError(
+                f"run_id: expected letters, digits and . _ + - (it names a folder), but got {self.run_id!r}"
+            )
+        if self.family == "published" and not self.source:
+            raise ResultError("source: expected where a published number was read, but it is missing")
+
+    def to_json(self) -> str:
+        """One line of JSON with every field of the schema, in its order."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+
+
+SPEED_FIELDS = frozenset(
+    field.name
+    for field in dataclasses.fields(Result)
+    if re.match(
+        r"device|threads$|dtype$|batch_size$|tokenize_s|encode_s|combine_s|latency_|request_|repeats$|noisy$|clock_id$"
+        r"|teacher_s_|teacher_fastest|peak_|copy_|flops_|bytes_",
+        field.name,
+    )
+)
+
+
+@functools.cache
+def field_types() -> dict[str, tuple[type, ...]]:
+    """Field name to the Python types it may hold, NoneType among them where it may be missing."""
+    hints = typing.get_type_hints(Result)
+    return {
+        name: typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        for name, hint in hints.items()
+    }
+
+
+def checked(name: str, value: Any, expected: tuple[type, ...]) -> Any:
+    """The value as the schema holds it (NumPy numbers become Python's, NaN becomes None), or ResultError."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and math.isnan(value) and types.NoneType in expected:
+        return None
+    if isinstance(value, bool):
+        ok = bool in expected
+    elif isinstance(value, int) and int not in expected and float in expected:
+        value, ok = float(value), True
+    else:
+        ok = isinstance(value, expected)
+    if not ok:
+        wanted = " or ".join("null" if one is types.NoneType else one.__name__ for one in expected)
+        raise ResultError(f"{name}: expected {wanted}, but got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ResultError(f"{name}: expected a finite number, but got {value}")
+    return value
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The raw material of one row's quality.
+
+    Attributes:
+        logits: float32 [n, outputs], as the model gave them: no softmax, no sigmoid.
+        labels: [n], int64 class index or float32 score.
+        groups: int64 [n], the query or document each example belongs to: what the bootstrap draws.
+        split: the split the examples are from.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    split: str
+
+
+# Files
+
+
+def write_atomic(path: Path, data: bytes) -> Path:
+    """Write bytes under a temporary name in the same folder, then rename: the file is the old one or the new one.
+
+    Raises:
+        ResultError: it could not be written (disk full, no permission); the temporary is gone, the old file is whole.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise ResultError(
+                f"{path}: the disk is full ({len(data):,} bytes were to be written). Nothing was lost: free some "
+                "space and run the same command again"
+            ) from error
+        raise ResultError(f"{path}: could not be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain
+    )
+
+
+def plain(value: Any) -> Any:
+    """What JSON cannot hold, as what it can: NumPy numbers and arrays, tuples within, paths."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"expected something JSON can hold, but got {type(value).__name__}")
+
+
+def row_folder(folder: Path | str, run_id: str) -> Path:
+    """Where one row, its logits and its model lie."""
+    return Path(folder) / "rows" / run_id
+
+
+def save_result(
+    folder: Path | str,
+    result: Result,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+) -> Path:
+    """Store one row and its raw logits; a row of the same run_id is replaced.
+
+    The logits are written first: a row that exists has its logits.
+
+    Args:
+        folder: the suite's results folder, e.g. ``results/demo``.
+        logits: [n, outputs]. labels: [n]. groups: int [n].
+
+    Returns:
+        The row's folder, ``<folder>/rows/<run_id>``.
+    """
+    logits, labels, groups = np.asarray(logits, np.float32), np.asarray(labels), np.asarray(groups, np.int64)
+    check_logits(result.run_id, Logits(logits, labels, groups, result.split), result.n_examples)
+    target = row_folder(folder, result.run_id)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, logits=logits, labels=labels, groups=groups, split=np.array(result.split))
+    write_atomic(target / "logits.npz", buffer.getvalue())
+    write_atomic(target / "row.json", (result.to_json() + "\n").encode("utf8"))
+    return target
+
+
+def check_logits(where: str, stored: Logits, n_examples: int | None) -> None:
+    """ResultError unless logits, labels and groups are one per example and the logits are finite."""
+    if stored.logits.ndim != 2:
+        raise ResultError(
+            f"{where}: logits: expected shape [n, outputs], but got {list(stored.logits.shape)}"
+        )
+    n = len(stored.logits) if n_examples is None else n_examples
+    for name, array in (("logits", stored.logits), ("labels", stored.labels), ("groups", stored.groups)):
+        if len(array) != n:
+            raise ResultError(f"{where}: {name}: expected {n} rows, one per example, but got {len(array)}")
+    bad = np.flatnonzero(~np.isfinite(stored.logits).all(axis=1))
+    if len(bad):
+        raise ResultError(
+            f"{where}: logits: {len(bad)} of {n} rows are not finite, the first is row {bad[0]}: "
+            "the model diverged (try a smaller learning rate)"
+        )
+
+
+def parse_result(text: str, where: str) -> Result:
+    """One row from its JSON; ``where`` (file, or file and line) begins every message.
+
+    Raises:
+        ResultError: not JSON, cut off, a field missing, unknown, of the wrong type, or not finite.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ResultError(f"{where}: {constant} is not a number this file may hold; missing is null")
+
+    try:
+        values = json.loads(text, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise ResultError(
+            f"{where}: is cut off or not JSON ({error}). Delete it and run its notebook again"
+        ) from error
+    if not isinstance(values, dict):
+        raise ResultError(f"{where}: expected one JSON object, but got {type(values).__name__}")
+    known = field_types()
+    if values.get("schema") != SCHEMA:
+        raise ResultError(f"{where}: schema: expected {SCHEMA}, but got {values.get('schema')!r}")
+    for problem, names in (
+        ("missing", known.keys() - values.keys()),
+        ("unknown", values.keys() - known.keys()),
+    ):
+        if names:
+            raise ResultError(f"{where}: {problem} field {', '.join(sorted(names))}")
+    try:
+        return Result(**values)
+    except ResultError as error:
+        raise ResultError(f"{where}: {error}") from error
+
+
+def load_result(folder: Path | str, run_id: str) -> Result:
+    """The row of one run. Raises ResultError naming file and field."""
+    path = row_folder(folder, run_id) / "row.json"
+    result = parse_result(read_text(path), str(path))
+    if result.run_id != run_id:
+        raise ResultError(f"{path}: run_id: expected {run_id} (the folder's name), but got {result.run_id}")
+    return result
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; ResultError naming it where it is missing or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf8")
+    except FileNotFoundError as error:
+        raise ResultError(f"{path}: not found") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultError(f"{path}: could not be read as UTF-8 text: {error}") from error
+
+
+def load_results(folder: Path | str, damaged: str = "raise") -> list[Result]:
+    """Every row of a results folder, sorted by run_id.
+
+    A folder with ``rows.jsonl`` and no ``rows/`` (what is committed under results/reference) is read from that file.
+    A row folder without row.json is a run that was interrupted: not a row yet.
+
+    Args:
+        damaged: "raise" at the first damaged row, or "warn" of each, naming it, and go on without it.
+    """
+    if damaged not in {"raise", "warn"}:
+        raise ValueError(f"damaged: expected 'raise' or 'warn', but got {damaged!r}")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ResultError(
+            f"{folder}: no such results folder; run a suite first, e.g. dipair run notebooks/suites/demo.yaml"
+        )
+    rows: list[Result] = []
+
+    def take(read: typing.Callable[[], Result]) -> None:
+        try:
+            rows.append(read())
+        except ResultError as error:
+            if damaged == "raise":
+                raise
+            warnings.warn(f"row left out: {error}", stacklevel=3)
+
+    lines = folder / "rows.jsonl"
+    if not (folder / "rows").is_dir() and lines.is_file():
+        for number, line in enumerate(read_text(lines).splitlines(), start=1):
+            take(functools.partial(parse_result, line, f"{lines}: line {number}"))
+    else:
+        for path in sorted((folder / "rows").glob("*/row.json")):
+            take(functools.partial(load_result, folder, path.parent.name))
+    return sorted(rows, key=lambda row: row.run_id)
+
+
+def load_logits(folder: Path | str, run_id: str) -> Logits:
+    """The raw logits of one row. Raises ResultError where the file is missing, cut off or of the wrong shape."""
+    path = row_folder(folder, run_id) / "logits.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stored = Logits(file["logits"], file["labels"], file["groups"], str(file["split"]))
+    except FileNotFoundError as error:
+        raise ResultError(f"{path}: not found; run the notebook of {run_id} again") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
+        raise ResultError(
+            f"{path}: is cut off or not a logits file ({error}). Delete it and run its notebook again"
+        ) from error
+    check_logits(str(path), stored, None)
+    return stored
+
+
+def update_result(folder: Path | str, run_id: str, **speed_fields: Any) -> Result:
+    """Fill or replace fields of the speed group of a stored row (the clocks run after the training) and return it.
+
+    Raises:
+        ResultError: a field outside the speed group: what was measured once is not overwritten.
+    """
+    foreign = speed_fields.keys() - SPEED_FIELDS
+    if foreign:
+        raise ResultError(
+            f"{run_id}: only fields of the speed group can be filled later, but got {', '.join(sorted(foreign))}"
+        )
+    result = dataclasses.replace(load_result(folder, run_id), **speed_fields)
+    write_atomic(row_folder(folder, run_id) / "row.json", (result.to_json() + "\n").encode("utf8"))
+    return result
+
+
+def write_rows(folder: Path | str) -> Path:
+    """Write ``rows.jsonl``, every loadable row of the folder, one per line: the form to share or commit."""
+    rows = load_results(folder, damaged="warn")
+    return write_atomic(
+        Path(folder) / "rows.jsonl", "".join(f"{row.to_json()}\n" for row in rows).encode("utf8")
+    )
+
+
+# Trust
+
+
+def find_teacher(folder: Path | str, task: Task | str, split: str = "test") -> Result:
+    """The row of the teacher for this task: the cross-encoder that has no teacher itself.
+
+    Of several the newest; under a suite the one this suite trained.
+
+    Args:
+        task: the Task, or the sha256 of its data.
+    """
+    sha256 = task if isinstance(task, str) else task.fingerprint
+    rows = load_results(folder, damaged="warn") if Path(folder).is_dir() else []
+    teachers = [
+        row
+        for row in rows
+        if row.family == "cross-encoder"
+        and row.teacher_run in {None, row.run_id}
+        and row.data_sha256 == sha256
+        and row.split == split
+    ]
+    inputs = os.environ.get("DIPAIR_INPUTS", "").split()
+    teachers = [row for row in teachers if row.run_id.split(".")[0] in inputs] or teachers
+    if not teachers:
+        raise ResultError(
+            f"{folder}: no teacher for this task yet: run 01_teacher with the same `task` and `out` first "
+            "(or `dipair run` a suite, which does)"
+        )
+    return max(teachers, key=lambda row: row.created_utc)
+
+
+def verify(folder: Path | str) -> list[str]:
+    """Recompute every quality number of a results folder from the stored raw logits.
+
+    Returns:
+        One line per problem, naming file and field; empty if all is well. Looks for: rows and logits that are cut off,
+        foreign or unfinished files, a run_id that is not its folder's name, quality, interval, other metrics and share
+        retained that are not what the logits give, model files whose safetensors header does not hold.
+    """
+    from dipair_lib import quality
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ResultError(f"{folder}: no such results folder")
+    problems = foreign_files(folder)
+    rows: dict[str, Result] = {}
+    stored: dict[str, Logits] = {}
+    for path in sorted((folder / "rows").glob("*")):
+        if not path.is_dir():
+            continue
+        try:
+            row = rows[path.name] = load_result(folder, path.name)
+            if row.family == "published":
+                continue
+            logits = load_logits(folder, path.name)
+            check_logits(str(path / "logits.npz"), logits, row.n_examples)
+            if logits.split != row.split:
+                raise ResultError(f"{path}/logits.npz: split: expected {row.split}, but got {logits.split}")
+            stored[path.name] = logits
+        except ResultError as error:
+            problems.append(str(error))
+        problems += damaged_weights(path / "model")
+    if not rows:
+        problems.append(f"{folder}: no rows")
+    for run_id, logits in stored.items():
+        row = rows[run_id]
+        where = str(row_folder(folder, run_id) / "row.json")
+        try:
+            others = json.loads(row.metrics or "{}")
+            problems += different(where, others, quality.evaluate(list(others), logits.labels, logits.logits))
+            teacher = teacher_logits(folder, row, rows, stored)
+            expected = quality.interval(
+                row.metric,
+                logits.labels,
+                logits.logits,
+                logits.groups,
+                teacher_logits=teacher,
+                n_boot=row.n_boot or 1000,
+            )
+            given = {name: getattr(row, name) for name in expected if row.n_boot or name == "quality"}
+            problems += different(where, given, expected)
+        except (ResultError, ValueError) as error:
+            problems.append(f"{where}: {error}")
+    return problems
+
+
+def teacher_logits(
+    folder: Path, row: Result, rows: Mapping[str, Result], stored: Mapping[str, Logits]
+) -> np.ndarray | None:
+    """[n, outputs] of the teacher that ``row.retained`` is measured against, None where nothing was compared."""
+    if row.retained is None:
+        return None
+    teacher_run = row.teacher_run or find_teacher(folder, row.data_sha256 or "", row.split).run_id
+    if teacher_run not in stored:
+        raise ResultError(
+            f"teacher_run: expected the row of {teacher_run} with its logits, but it is not there or damaged"
+        )
+    if not np.array_equal(stored[teacher_run].labels, stored[row.run_id].labels):
+        raise ResultError(f"teacher_run: {teacher_run} was measured on other examples than {row.run_id}")
+    return stored[teacher_run].logits
+
+
+def different(
+    where: str, given: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float = 1e-6
+) -> list[str]:
+    """One line per field whose stored number is not the recomputed one."""
+    lines = []
+    for name, value in given.items():
+        recomputed = expected[name]
+        if value is None or recomputed is None:
+            same = value is recomputed
+        else:
+            same = abs(value - recomputed) <= tolerance
+        if not same:
+            lines.append(f"{where}: {name}: the row says {value}, its logits give {recomputed}")
+    return lines
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """One line per file that no run of ours leaves in a results folder, or that an interrupted run left."""
+    lines = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.name.endswith(".tmp"):
+            lines.append(f"{path}: left by an interrupted write; run the suite again or delete it")
+        elif len(parts) == 1 and parts[0] not in KNOWN_FILES:
+            lines.append(f"{path}: a foreign file in a results folder; move it elsewhere")
+        elif len(parts) == 2 and parts[0] == "rows" and not path.is_dir():
+            lines.append(f"{path}: a foreign file among the rows; move it elsewhere")
+        elif len(parts) == 3 and parts[0] == "rows" and parts[2] not in {"row.json", "logits.npz", "model"}:
+            lines.append(f"{path}: a foreign file in a row's folder; move it elsewhere")
+    return lines
+
+
+def damaged_weights(folder: Path) -> list[str]:
+    """One line per safetensors file of a model folder that is cut off."""
+    from safetensors import SafetensorError, safe_open
+
+    lines = []
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            lines.append(f"{path}: is cut off or not a safetensors file ({error})")
+    return lines
+
+
+# Identity
+
+
+def run_key(notebook: str, parameters: Mapping[str, Any], data_sha256: str, device: str) -> str:
+    """Name of a run: the notebook and ten digits that change with whatever changes its outcome.
+
+    Args:
+        parameters: of the notebook; where it writes, its threads and its clock do not count.
+        data_sha256: fingerprint of the task's data.
+        device: name of the processor it runs on, from `device_name`.
+    """
+    counted = {name: value for name, value in parameters.items() if name not in NOT_IDENTITY}
+    text = canonical_json([notebook, counted, data_sha256, device])
+    return f"{notebook}-{hashlib.sha256(text.encode('utf8')).hexdigest()[:10]}"
+
+
+def slug(name: str) -> str:
+    """A model's display name as part of a run_id: "DiPair-FFNN k=8" -> "dipair-ffnn-k8"."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower().replace("=", "")).strip("-.")
+
+
+@functools.cache
+def device_name() -> str:
+    """The processor models run on here: the CUDA device's name if there is one, else the CPU model's."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return cpu_info().get("model name") or platform.processor() or platform.machine() or "unknown"
+
+
+@functools.cache
+def cpu_info() -> dict[str, str]:
+    """Keys and values of the first processor in /proc/cpuinfo; empty where there is none."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf8", errors="replace").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def environment() -> dict[str, str | None]:
+    """The environment group of a row: python, torch, transformers, platform, hardware."""
+    flags = set(cpu_info().get("flags", "").split())
+    told = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8") if name in flags]
+    return {
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+        "transformers": metadata.version("transformers"),
+        "platform": platform.platform(),
+        "hardware": " ".join([f"{os.cpu_count()} cores", *told]) if flags else None,
+    }
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """git_commit and git_dirty of the working tree the library lies in; both None outside a git repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        # An installed package may lie inside somebody else's repository: only a tracked file speaks for this one.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"git_commit": None, "git_dirty": None}
+
+
+# One run of one notebook
+
+
+def notebook_parameters(path: Path | str) -> dict[str, Any]:
+    """Names and default values of a notebook's cell tagged "parameters", in its order.
+
+    Raises:
+        ResultError: no notebook, not exactly one such cell, or something in it that is not ``name = literal``.
+    """
+    path = Path(path)
+    try:
+        cells = json.loads(read_text(path))["cells"]
+        tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ResultError(f"{path}: is not a notebook ({error})") from error
+    if len(tagged) != 1:
+        raise ResultError(f'{path}: expected one cell tagged "parameters", but got {len(tagged)}')
+    values: dict[str, Any] = {}
+    try:
+        for statement in ast.parse("".join(tagged[0]["source"])).body:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    values[name] = ast.literal_eval(value)
+                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                    values[name] = ast.literal_eval(value)
+                case _:
+                    raise ResultError(
+                        f"{path}: parameters cell, line {statement.lineno}: expected `name = literal`, "
+                        f"but got `{ast.unparse(statement)}`"
+                    )
+    except (SyntaxError, ValueError) as error:
+        raise ResultError(
+            f"{path}: parameters cell: expected only `name = literal` lines ({error})"
+        ) from error
+    return values
+
+
+def find_notebook(notebook: str) -> Path:
+    """The notebook's file, seen from the notebooks' folder or from the project's."""
+    for folder in (Path(), Path("notebooks")):
+        path = folder / f"{notebook}.ipynb"
+        if path.is_file():
+            return path
+    raise ResultError(
+        f"{notebook}.ipynb: not found in {Path.cwd()} or in notebooks/ below it; start from the project folder"
+    )
+
+
+def load_run_task(parameters: Mapping[str, Any]) -> Task:
+    """The task a set of notebook parameters names: task, fields, label, group, max_train."""
+    from dipair_lib import tasks
+
+    known = {name: parameters[name] for name in ("label", "group", "max_train") if name in parameters}
+    return tasks.load_task(parameters["task"], fields=tuple(parameters.get("fields") or ()), **known)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one notebook: who it is, where it writes, what it works on.
+
+    Attributes:
+        key: notebook and hash; the run_id of a row is this key, a dot and the model's name.
+        out: results folder of the suite.
+        parameters: values of the notebook's parameters.
+    """
+
+    notebook: str
+    key: str
+    out: Path
+    suite: str
+    parameters: dict[str, Any]
+    task: Task
+
+    def result(self, *, model: str, family: str, **fields: Any) -> Result:
+        """A row with identity, task and environment filled in.
+
+        Args:
+            model: display name, e.g. "DiPair-FFNN k=8"; unique within the run.
+            fields: other fields of `Result`; a dict for ``metrics`` or ``data_notes`` becomes canonical JSON.
+        """
+        for name in ("metrics", "data_notes"):
+            if isinstance(fields.get(name), Mapping):
+                fields[name] = canonical_json(fields[name])
+        test = self.task.test
+        filled: dict[str, Any] = {
+            "run_id": f"{self.key}.{slug(model)}",
+            "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            "notebook": self.notebook,
+            "suite": self.suite,
+            **git_state(),
+            # `out` is where, not what: a row must read the same wherever the project lies.
+            "parameters": canonical_json({k: v for k, v in self.parameters.items() if k != "out"}),
+            "task": self.task.name,
+            "split": "test",
+            "data_sha256": self.task.fingerprint,
+            "n_examples": len(test),
+            "n_groups": int(test["group"].nunique()),
+            "n_train": len(self.task.train),
+            "data_notes": canonical_json(self.task.notes),
+            "metric": self.task.metrics[0],
+            "seed": self.parameters.get("seed"),
+            "device_name": device_name(),
+            **environment(),
+        }
+        return Result(model=model, family=family, **{**filled, **fields})
+
+    def folder(self, result: Result) -> Path:
+        """Where the row's files lie; a model is saved in its ``model`` folder before the row."""
+        return row_folder(self.out, result.run_id)
+
+    def save(self, result: Result, logits: np.ndarray) -> Path:
+        """Store the row with its logits [n, outputs] on the task's test split."""
+        test = self.task.test
+        return save_result(self.out, result, logits, test["label"].to_numpy(), test["group"].to_numpy())
+
+
+def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
+    """Begin a notebook's run; its second cell says ``run = results.open_run("03_dipair", globals())``.
+
+    The names of the parameters are read from the notebook's tagged cell, their values from the namespace (so a value that
+    papermill, a suite or a person changed counts), the task is loaded and the folders are made.
+
+    Raises:
+        ResultError: the notebook is not found, or a parameter has no value.
+        TaskError: the data cannot be used.
+    """
+    defaults = notebook_parameters(find_notebook(notebook))
+    missing = [name for name in ("task", "out") if name not in defaults] or [
+        n for n in defaults if n not in namespace
+    ]
+    if missing:
+        raise ResultError(
+            f"{notebook}: parameter {', '.join(missing)} has no value; run the parameters cell first"
+        )
+    parameters = {name: namespace[name] for name in defaults}
+    task = load_run_task(parameters)
+    out = Path(parameters["out"])
+    (out / "rows").mkdir(parents=True, exist_ok=True)
+    key = run_key(notebook, parameters, task.fingerprint, device_name())
+    return Run(notebook, key, out, os.environ.get("DIPAIR_SUITE") or out.resolve().name, parameters, task)
