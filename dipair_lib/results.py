@@ -55,7 +55,9 @@ FAMILIES = (
 # Where a run writes and how fast it is allowed to be do not change what it computes: not part of its identity.
 NOT_IDENTITY = frozenset({"out", "clock", "threads"})
 # What a results folder may hold; anything else is named by `verify`.
-KNOWN_FILES = frozenset({"rows", "notebooks", "teacher", "report.html", "rows.jsonl", ".lock", "README.md"})
+KNOWN_FILES = frozenset(
+    {"rows", "notebooks", "teacher", "report.html", "rows.jsonl", ".lock", ".pid", "README.md"}
+)
 
 
 class ResultError(ValueError):

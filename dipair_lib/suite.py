@@ -1,0 +1,808 @@
+"""Run many notebooks from one YAML file, resume what was interrupted, and leave rows, executed notebooks and a report.
+
+A suite::
+
+    name: demo
+    out: results/demo                 # from the project folder; default results/<name>
+    defaults: {task: pydocs, seed: 0} # for every notebook that has such a parameter
+    stages:                           # one after the other; the runs of a stage may run side by side (--jobs)
+      - required: true                # a failure here ends the suite; every later run depends on these
+        runs:
+          - notebook: 01_teacher
+            parameters: {epochs: 1}
+      - runs:
+          - notebook: 03_dipair
+            grid: {head: [ffnn, transformer], keep: [4, 8]}
+
+Everything in it is checked before a kernel starts, unknown parameters included (papermill would only warn). Each run is a
+process of its own. A notebook whose parameter ``clock`` is not "none" measures time, so it runs alone, and it depends on all
+earlier runs. A run is finished when its executed notebook is in place and its rows load; started again, a suite does only
+what is not finished, or what depends on something that was done anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import difflib
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import filelock
+import yaml
+
+from dipair_lib import results
+
+PATH_PARAMETERS = ("task", "backbone")  # a name, or a file or folder of the user's
+STARTS = 3  # kernels started together can race for a port: that many attempts
+KERNEL_DID_NOT_START = re.compile(r"Address already in use|Kernel died before replying|Kernel didn't respond")
+FINISHED, FAILED, KEPT, NOT_RUN = "finished", "failed", "kept", "not run"
+
+
+class SuiteError(ValueError):
+    """A suite or an override is not what it should be, or the folder is taken; nothing was started."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run as it will be made.
+
+    Attributes:
+        parameters: of the notebook, defaults included.
+        label: the notebook and what sets this run apart, for people.
+        stage: counted from 0.
+        alone: it measures time.
+    """
+
+    notebook: str
+    path: Path
+    parameters: dict[str, Any]
+    label: str
+    stage: int
+    required: bool
+    alone: bool
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked and expanded suite."""
+
+    name: str
+    out: Path
+    notebooks: Path
+    runs: list[Planned] = field(default_factory=list)
+
+
+# Reading and checking
+
+
+def read_suite(
+    path: Path | str,
+    overrides: Mapping[str, str] | None = None,
+    out: Path | str | None = None,
+    notebooks_dir: Path | str | None = None,
+) -> Suite:
+    """Read, check and expand a suite; no data is loaded and no kernel started.
+
+    Args:
+        path: the YAML file.
+        overrides: parameter name to value as typed on a command line (YAML), for every notebook that has it.
+        out: results folder in place of the suite's own.
+        notebooks_dir: default the nearest folder with notebooks at or above the YAML file.
+
+    Raises:
+        SuiteError: naming file, run and parameter, with the close matches of an unknown name.
+        ResultError: a notebook without a proper parameters cell.
+    """
+    path, overrides = Path(path), dict(overrides or {})
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf8"))
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(
+            path.name, [p.name for p in path.parent.glob("*.yaml")], n=3, cutoff=0.3
+        )
+        raise SuiteError(f"{path}: no such suite{did_you_mean(near)}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SuiteError(f"{path}: could not be read as YAML: {error}") from error
+    where = str(path)
+    suite = mapping(content, where, {"name", "out", "defaults", "stages"}, needed={"name", "stages"})
+    if not isinstance(suite["name"], str) or not re.fullmatch(r"[\w.-]+", suite["name"]):
+        raise SuiteError(f"{where}: name: expected a word, but got {suite['name']!r}")
+    notebooks = Path(notebooks_dir) if notebooks_dir else notebooks_folder(path)
+    known = {p.stem: results.notebook_parameters(p) for p in sorted(notebooks.glob("*.ipynb"))}
+    folder = Path(out) if out else notebooks.parent / (suite.get("out") or f"results/{suite['name']}")
+    defaults = mapping(suite.get("defaults") or {}, f"{where}: defaults")
+    used: set[str] = set()
+    runs: list[Planned] = []
+    for number, stage in enumerate(sequence(suite["stages"], f"{where}: stages"), start=1):
+        at = f"{where}: stage {number}"
+        stage = mapping(stage, at, {"runs", "required"}, needed={"runs"})
+        if not isinstance(stage.get("required", False), bool):
+            raise SuiteError(f"{at}: required: expected true or false, but got {stage['required']!r}")
+        for position, entry in enumerate(sequence(stage["runs"], f"{at}: runs"), start=1):
+            here = f"{at}, run {position}"
+            entry = mapping(entry, here, {"notebook", "parameters", "grid"}, needed={"notebook"})
+            name = entry["notebook"]
+            if name not in known:
+                near = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.4)
+                raise SuiteError(f"{here}: no notebook {name!r} in {notebooks}{did_you_mean(near)}")
+            used.add(name)
+            for own in expand(entry, here):
+                parameters = with_values(known[name], defaults, own, overrides, f"{here} ({name})")
+                if "out" in parameters:
+                    parameters["out"] = relative(folder, notebooks)
+                for key in PATH_PARAMETERS:
+                    if key in parameters:
+                        base = Path() if key in overrides else notebooks.parent
+                        parameters[key] = own_path(parameters[key], base, notebooks)
+                told = {k: v for k, v in {**own, **overrides}.items() if k in known[name] and k in own}
+                label = " ".join([name, *(f"{k}={parameters[k]}" for k in told)])
+                alone = parameters.get("clock", "none") != "none"
+                runs.append(
+                    Planned(
+                        name,
+                        notebooks / f"{name}.ipynb",
+                        parameters,
+                        label,
+                        number - 1,
+                        bool(stage.get("required")),
+                        alone,
+                    )
+                )
+    here_known = {name: known[name] for name in used}
+    check_known(defaults, here_known, f"{where}: defaults")
+    check_known(overrides, here_known, "-p")
+    return Suite(suite["name"], folder, notebooks, without_duplicates(runs, where, overrides))
+
+
+def notebooks_folder(path: Path) -> Path:
+    """The nearest folder with notebooks, at or above a suite's file."""
+    for folder in list(path.resolve().parents)[:3]:
+        if any(folder.glob("*.ipynb")):
+            return folder
+    raise SuiteError(f"{path}: expected notebooks beside it or in the folder above, but there are none")
+
+
+def mapping(
+    value: Any, where: str, allowed: set[str] | None = None, needed: Sequence[str] | set[str] = ()
+) -> dict:
+    """The value, or SuiteError unless it is a mapping of words with only allowed and all needed keys."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise SuiteError(f"{where}: expected `name: value` lines, but got {value!r}")
+    for key in value:
+        if allowed is not None and key not in allowed:
+            near = difflib.get_close_matches(key, allowed, n=2, cutoff=0.5)
+            raise SuiteError(f"{where}: unknown key {key!r}{did_you_mean(near, allowed)}")
+    for key in needed:
+        if key not in value:
+            raise SuiteError(f"{where}: {key} is missing")
+    return value
+
+
+def sequence(value: Any, where: str) -> list:
+    """The value, or SuiteError unless it is a list with something in it."""
+    if not isinstance(value, list) or not value:
+        raise SuiteError(f"{where}: expected a list with at least one entry, but got {value!r}")
+    return value
+
+
+def did_you_mean(near: Sequence[str], known: Collection[str] = ()) -> str:
+    """The end of a message: the close matches, or all that is known where nothing is close."""
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""
+
+
+def expand(entry: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """The parameter sets of one entry: its ``parameters`` with every combination of its ``grid``."""
+    fixed = mapping(entry.get("parameters") or {}, f"{where}: parameters")
+    grid = mapping(entry.get("grid") or {}, f"{where}: grid")
+    for name, values in grid.items():
+        sequence(values, f"{where}: grid: {name}")
+        if name in fixed:
+            raise SuiteError(f"{where}: {name} stands in parameters and in grid; keep one")
+    for combination in itertools.product(*grid.values()):
+        yield {**fixed, **dict(zip(grid, combination, strict=True))}
+
+
+def with_values(
+    known: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    own: Mapping[str, Any],
+    overrides: Mapping[str, str],
+    where: str,
+) -> dict[str, Any]:
+    """A notebook's parameters with the suite's defaults, the run's own values and the overrides put in, in that order."""
+    check_known(own, {where: known}, where)
+    values = dict(known)
+    for name in known:
+        if name in defaults:
+            values[name] = of_type(defaults[name], known[name], f"{where}: defaults: {name}")
+        if name in own:
+            values[name] = of_type(own[name], known[name], f"{where}: {name}")
+        if name in overrides:
+            values[name] = of_type(
+                from_text(overrides[name], known[name]), known[name], f"-p {name}, for {where}"
+            )
+    return values
+
+
+def check_known(given: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    """SuiteError for a parameter that no notebook of ``known`` has, with the close matches."""
+    names = sorted({name for parameters in known.values() for name in parameters})
+    for name in given:
+        if name == "out":
+            raise SuiteError(f"{where}: out is set for the whole suite: `out:` in its file, or --out")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+            raise SuiteError(f"{where}: unknown parameter {name!r}{did_you_mean(near, names)}")
+
+
+def from_text(text: str, default: Any) -> Any:
+    """A value typed on a command line: as it stands for a text parameter, else YAML; "a,b" is a list where one belongs."""
+    if isinstance(default, str):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SuiteError(f"-p: {text!r} could not be read as YAML: {error}") from error
+    if isinstance(default, list) and isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return value
+
+
+def of_type(value: Any, default: Any, where: str) -> Any:
+    """The value in the type of the notebook's literal, or SuiteError. A whole number is a float where one is expected."""
+    if isinstance(default, float) and not isinstance(value, bool):
+        # YAML 1.1 reads 1e-4 as a word.
+        with contextlib.suppress(TypeError, ValueError):
+            return float(value)
+    if default is None or type(value) is type(default):
+        return value
+    raise SuiteError(f"{where}: expected {type(default).__name__} (like {default!r}), but got {value!r}")
+
+
+def relative(path: Path, start: Path) -> str:
+    """The path as seen from the notebooks: rows and notebooks then read the same wherever the project lies."""
+    try:
+        return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()
+    except ValueError:  # another drive
+        return path.resolve().as_posix()
+
+
+def own_path(value: Any, base: Path, notebooks: Path) -> Any:
+    """A file or folder as seen from the notebooks; a name stays a name."""
+    if isinstance(value, str) and value and (base / value).exists():
+        looks_like_path = "/" in value or os.sep in value or "." in value
+        if looks_like_path or (base / value).is_file():
+            return relative(base / value, notebooks)
+    return value
+
+
+def without_duplicates(runs: list[Planned], where: str, overrides: Mapping[str, str]) -> list[Planned]:
+    """Each run once. Equal runs are an error, except where an override made them equal."""
+    unique: dict[str, Planned] = {}
+    for run in runs:
+        identity = results.canonical_json([run.notebook, run.parameters])
+        if identity in unique and not overrides:
+            raise SuiteError(
+                f"{where}: {run.label} stands twice (stages {unique[identity].stage + 1} and {run.stage + 1})"
+            )
+        unique.setdefault(identity, run)
+    return list(unique.values())
+
+
+def with_keys(suite: Suite) -> Suite:
+    """The suite with the key of every run; loads each task once, so that what has to be built is built before the start."""
+    fingerprints: dict[str, str] = {}
+    runs = []
+    for run in suite.runs:
+        fingerprint = ""
+        if "task" in run.parameters:
+            wanted = {k: run.parameters.get(k) for k in ("task", "fields", "label", "group", "max_train")}
+            at = results.canonical_json(wanted)
+            if at not in fingerprints:
+                with contextlib.chdir(suite.notebooks):
+                    fingerprints[at] = results.load_run_task(run.parameters).fingerprint
+            fingerprint = fingerprints[at]
+        key = results.run_key(run.notebook, run.parameters, fingerprint, results.device_name())
+        runs.append(Planned(**{**vars(run), "key": key}))
+    keys = [run.key for run in runs]
+    for run in runs:
+        if keys.count(run.key) > 1:
+            raise SuiteError(
+                f"{run.label}: two runs of the suite differ only in where or how fast they run: {run.key}"
+            )
+    return Suite(suite.name, suite.out, suite.notebooks, runs)
+
+
+# What is finished
+
+
+def executed(out: Path, key: str) -> Path:
+    """The executed notebook of a finished run."""
+    return out / "notebooks" / f"{key}.ipynb"
+
+
+def read_notebook(path: Path) -> dict[str, Any] | None:
+    """The notebook's JSON, or None where there is none or it is damaged."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return None
+    return notebook if isinstance(notebook, dict) else None
+
+
+def record(out: Path, key: str) -> dict[str, Any] | None:
+    """What was noted in the executed notebook when its run finished (created, seconds, rows, inputs); None if it did not."""
+    notebook = read_notebook(executed(out, key))
+    noted = (notebook or {}).get("metadata", {}).get("dipair")
+    return noted if isinstance(noted, dict) else None
+
+
+def is_finished(out: Path, key: str, inputs: Mapping[str, str]) -> bool:
+    """Whether the run's notebook is in place, its rows and logits load, and it was made from these inputs."""
+    noted = record(out, key)
+    if noted is None or noted.get("inputs") != inputs:
+        return False
+    try:
+        for run_id in noted["rows"]:
+            results.load_result(out, run_id)
+            results.load_logits(out, run_id)
+    except (results.ResultError, KeyError, TypeError):
+        return False
+    return True
+
+
+def input_runs(run: Planned, suite: Suite) -> list[Planned]:
+    """The earlier runs that this one reads: the required ones, and all of them where it compares (it has a clock)."""
+    everything = "clock" in run.parameters
+    return [other for other in suite.runs if other.stage < run.stage and (other.required or everything)]
+
+
+def input_state(run: Planned, suite: Suite) -> dict[str, str]:
+    """Key of each finished input to when it was made."""
+    noted = {other.key: record(suite.out, other.key) for other in input_runs(run, suite)}
+    return {key: values["created"] for key, values in noted.items() if values}
+
+
+def remove_run(out: Path, key: str) -> None:
+    """Take away what an earlier attempt at this run left."""
+    for folder in (out / "rows").glob(f"{key}.*"):
+        shutil.rmtree(folder)
+    for path in (out / "notebooks").glob(f"{key}.*"):
+        path.unlink()
+
+
+# Running
+
+
+@dataclass
+class Active:
+    """A run whose process lives."""
+
+    run: Planned
+    process: subprocess.Popen
+    started: float
+    folder: Path
+    threads: int
+    inputs: dict[str, str]
+    attempt: int = 1
+
+    @property
+    def output(self) -> Path:
+        return self.folder / f"{self.run.key}.ipynb"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    def doing(self) -> tuple[str, float | None]:
+        """What the library says it is doing, and how many seconds of that are left if it knows."""
+        try:
+            state = json.loads((self.folder / "progress.json").read_text(encoding="utf8"))
+            share = f" {100 * state['done'] / state['total']:.0f} %" if state.get("total") else ""
+            return f"{state['what']}{share}", state.get("eta_s")
+        except (OSError, ValueError, KeyError, TypeError):
+            return "starting", None
+
+
+def die_with_parent() -> None:
+    """In a child, on Linux: be killed when the suite is, even by kill -9. Its kernel notices the same way and ends itself."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start(run: Planned, suite: Suite, threads: int, scratch: Path, attempt: int = 1) -> Active:
+    """Start papermill on one run in a process (group) of its own."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{run.key}-", dir=scratch))
+    defaults = results.notebook_parameters(run.path)
+    changed = {name: value for name, value in run.parameters.items() if value != defaults[name]}
+    (folder / "parameters.yaml").write_text(yaml.safe_dump(changed, allow_unicode=True), encoding="utf8")
+    inputs = input_state(run, suite)
+    library = str(Path(__file__).parents[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH")])),
+        "PYTHONHASHSEED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DIPAIR_SUITE": suite.name,
+        "DIPAIR_INPUTS": " ".join(inputs),
+        "DIPAIR_PROGRESS": str(folder / "progress.json"),
+        "DIPAIR_THREADS": str(threads),
+    }
+    if threads < cores():
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            environment[name] = str(threads)
+    command = [sys.executable, "-m", "papermill", str(run.path.resolve()), str(folder / f"{run.key}.ipynb")]
+    command += [
+        "-f",
+        str(folder / "parameters.yaml"),
+        "--cwd",
+        str(suite.notebooks.resolve()),
+        "-k",
+        "python3",
+    ]
+    command += ["--no-progress-bar", "--no-request-save-on-cell-execute", "--autosave-cell-every", "0"]
+    with open(folder / "log.txt", "wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,
+        )
+    return Active(run, process, time.monotonic(), folder, threads, inputs, attempt)
+
+
+def stop(active: Sequence[Active]) -> None:
+    """End processes and their kernels: ask, wait five seconds, then kill."""
+
+    def send(one: Active, name: str) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(one.process.pid, getattr(signal, name))
+            else:
+                one.process.terminate()
+
+    for one in active:
+        send(one, "SIGTERM")
+    until = time.monotonic() + 5
+    while time.monotonic() < until and any(one.process.poll() is None for one in active):
+        time.sleep(0.1)
+    for one in active:
+        if one.process.poll() is None:
+            send(one, "SIGKILL")
+            one.process.wait()
+
+
+def finish(one: Active, out: Path) -> str:
+    """Put a run's executed notebook in place. Returns its error in one line, empty if it succeeded."""
+    run = one.run
+    notebook = read_notebook(one.output)
+    error = ""
+    if one.process.returncode != 0 or notebook is None:
+        error = error_line(notebook, one.log)
+    rows = sorted(path.name for path in (out / "rows").glob(f"{run.key}.*") if (path / "row.json").exists())
+    try:
+        if not error:
+            for run_id in rows:
+                results.load_result(out, run_id)
+                results.load_logits(out, run_id)
+        if notebook is not None:
+            metadata = notebook.setdefault("metadata", {})
+            metadata.setdefault("papermill", {}).update(input_path=run.path.name, output_path=one.output.name)
+            if not error:
+                metadata["dipair"] = {
+                    "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "seconds": round(time.monotonic() - one.started, 1),
+                    "inputs": one.inputs,
+                    "rows": rows,
+                }
+            target = out / "notebooks" / f"{run.key}.failed.ipynb" if error else executed(out, run.key)
+            text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+            results.write_atomic(target, text.encode("utf8"))
+    except results.ResultError as problem:
+        error = error or str(problem)
+    return error
+
+
+def error_line(notebook: Mapping[str, Any] | None, log: Path) -> str:
+    """The exception that ended a run, in one line: from the notebook's outputs, else the last line papermill wrote."""
+    for cell in (notebook or {}).get("cells", []):
+        for output in cell.get("outputs", []):
+            if output.get("output_type") == "error":
+                text = f"{output.get('ename')}: {output.get('evalue')}"
+                return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+    lines = log.read_text(encoding="utf8", errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1].strip() if lines else "it was ended from outside (killed, or out of memory)"
+
+
+class Display:
+    """What the person who waits sees: one line drawn again and again on a terminal, plain lines elsewhere."""
+
+    def __init__(self, total: int, stream: TextIO, known_seconds: Mapping[str, list[float]]) -> None:
+        self.total = total
+        self.stream = stream
+        self.live = stream.isatty()
+        self.seconds = {name: list(values) for name, values in known_seconds.items()}
+        self.began = time.monotonic()
+        self.drawn = 0.0
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        self.stream.write(f"\r\x1b[K{text}\n" if self.live else f"{text}\n")
+        self.stream.flush()
+
+    def draw(self, active: Sequence[Active], waiting: Sequence[Planned], done: int) -> None:
+        """Draw the state anew: every second on a terminal, every 30 s elsewhere."""
+        now = time.monotonic()
+        if now - self.drawn < (1 if self.live else 30):
+            return
+        self.drawn = now
+        doing = [f"{one.run.label}: {one.doing()[0]}" for one in active]
+        left = self.left(active, waiting)
+        clock = f"{minutes(now - self.began)}{f', about {minutes(left)} left' if left is not None else ''}"
+        text = f"[{done}/{self.total}] {clock} | {' | '.join(doing)}"
+        if self.live:
+            width = shutil.get_terminal_size().columns - 1
+            self.stream.write(f"\r\x1b[K{text[:width]}")
+            self.stream.flush()
+        else:
+            self.line(text)
+
+    def left(self, active: Sequence[Active], waiting: Sequence[Planned]) -> float | None:
+        """Seconds until the end, from how long runs of the same notebook took; None before anything is known."""
+        if not any(self.seconds.values()):
+            return None
+        now = time.monotonic()
+        slots = max(1, len(active))
+        running = 0.0
+        for one in active:
+            rest = one.doing()[1] or 0.0
+            running = max(running, rest, self.usual(one.run) - (now - one.started))
+        alone = sum(self.usual(run) for run in waiting if run.alone)
+        return running + alone + sum(self.usual(run) for run in waiting if not run.alone) / slots
+
+    def usual(self, run: Planned) -> float:
+        """Seconds a run of this notebook takes, or of any notebook where none of this was seen."""
+        seen = self.seconds.get(run.notebook) or [s for values in self.seconds.values() for s in values]
+        return sum(seen) / len(seen)
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as people read them: 48 s, 3:05 min."""
+    whole = round(max(0.0, seconds))
+    return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02d} min"
+
+
+def seconds_so_far(out: Path) -> dict[str, list[float]]:
+    """Notebook name to how long its runs in this folder took."""
+    seen: dict[str, list[float]] = {}
+    for path in (out / "notebooks").glob("*.ipynb"):
+        noted = record(out, path.stem)
+        if noted and isinstance(noted.get("seconds"), int | float):
+            seen.setdefault(path.stem.rpartition("-")[0], []).append(noted["seconds"])
+    return seen
+
+
+@contextlib.contextmanager
+def only_one(out: Path) -> Iterator[None]:
+    """Hold the folder: a second suite on it is refused. The system lets go of the lock however this process ends."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock, pid = filelock.FileLock(out / ".lock"), out / ".pid"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        holder = pid.read_text(encoding="utf8").strip() if pid.exists() else "unknown"
+        raise SuiteError(
+            f"{out}: another suite (process {holder}) is running in this folder; wait for it or use --out"
+        ) from error
+    try:
+        results.write_atomic(pid, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        pid.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def signals_as_interrupt() -> Iterator[None]:
+    """A polite kill or a closed terminal ends a suite the way Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(name, interrupt) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def run_suite(
+    path: Path | str,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    jobs: int = 1,
+    out: Path | str | None = None,
+    fresh: bool = False,
+    notebooks_dir: Path | str | None = None,
+    stream: TextIO | None = None,
+) -> int:
+    """Run what is not finished of a suite, then write rows.jsonl and report.html.
+
+    Args:
+        path, overrides, out, notebooks_dir: as in `read_suite`.
+        jobs: runs side by side; each gets its share of the processors. Runs that measure time are always alone.
+        fresh: take away what the folder holds from earlier runs and begin anew.
+        stream: where progress is shown; default standard error.
+
+    Returns:
+        Exit status: 0, 1 if a run or the report failed, 130 after Ctrl-C.
+
+    Raises:
+        SuiteError, ResultError, TaskError: before anything was started.
+    """
+    stream = stream or sys.stderr
+    if jobs < 1:
+        raise SuiteError(f"--jobs: expected 1 or more, but got {jobs}")
+    suite = read_suite(path, overrides, out, notebooks_dir)
+    with only_one(suite.out):
+        if fresh:
+            for name in results.KNOWN_FILES - {".lock", ".pid", "README.md"}:
+                target = suite.out / name
+                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        suite = with_keys(suite)
+        for name in ("rows", "notebooks"):
+            (suite.out / name).mkdir(exist_ok=True)
+        display = Display(len(suite.runs), stream, seconds_so_far(suite.out))
+        states: dict[str, str] = {}
+        errors: dict[str, str] = {}
+        try:
+            with signals_as_interrupt():
+                run_stages(suite, jobs, display, states, errors)
+        except KeyboardInterrupt:
+            done = sum(state in {FINISHED, KEPT} for state in states.values())
+            display.line(
+                f"Stopped. {done} of {len(suite.runs)} runs are finished and kept: the same command goes on from there."
+            )
+            return 130
+        report_error = conclude(suite, display)
+        tell(suite, display, states, errors)
+        return 1 if errors or report_error else 0
+
+
+def run_stages(
+    suite: Suite, jobs: int, display: Display, states: dict[str, str], errors: dict[str, str]
+) -> None:
+    """Run the stages one after the other, filling state and error by key."""
+    for stage in sorted({run.stage for run in suite.runs}):
+        runs = [run for run in suite.runs if run.stage == stage]
+        waiting = []
+        for run in runs:
+            if is_finished(suite.out, run.key, input_state(run, suite)):
+                states[run.key] = KEPT
+            else:
+                waiting.append(run)
+        if len(waiting) < len(runs):
+            display.line(
+                f"stage {stage + 1}: {len(runs) - len(waiting)} of {len(runs)} runs are finished already"
+            )
+        later = [run for run in suite.runs if run.stage > stage]
+        together = [run for run in waiting if not run.alone]
+        run_batch(suite, together, min(jobs, len(together)), later, display, states, errors)
+        for run in waiting:
+            if run.alone:
+                run_batch(suite, [run], 1, later, display, states, errors)
+        if any(run.required and run.key in errors for run in runs):
+            states.update({run.key: NOT_RUN for run in later})
+            return
+
+
+def run_batch(
+    suite: Suite,
+    runs: Sequence[Planned],
+    jobs: int,
+    later: Sequence[Planned],
+    display: Display,
+    states: dict[str, str],
+    errors: dict[str, str],
+) -> None:
+    """Run these, ``jobs`` at a time; a failed one does not stop the others. Whatever ends this, its processes end too."""
+    waiting = list(runs)
+    active: list[Active] = []
+    with tempfile.TemporaryDirectory(prefix="dipair-", ignore_cleanup_errors=True) as scratch:
+        try:
+            while waiting or active:
+                while waiting and len(active) < jobs:
+                    run = waiting.pop(0)
+                    remove_run(suite.out, run.key)
+                    active.append(start(run, suite, max(1, cores() // jobs), Path(scratch)))
+                    if not display.live:
+                        display.line(f"start    {run.label}")
+                for one in [one for one in active if one.process.poll() is not None]:
+                    active.remove(one)
+                    log = one.log.read_text(encoding="utf8", errors="replace")
+                    if one.process.returncode and one.attempt < STARTS and KERNEL_DID_NOT_START.search(log):
+                        active.append(start(one.run, suite, one.threads, Path(scratch), one.attempt + 1))
+                        continue
+                    error = finish(one, suite.out)
+                    states[one.run.key] = FAILED if error else FINISHED
+                    took = time.monotonic() - one.started
+                    if error:
+                        errors[one.run.key] = error
+                        display.line(f"FAILED   {one.run.label} ({minutes(took)}): {error}")
+                    else:
+                        display.seconds.setdefault(one.run.notebook, []).append(took)
+                        display.line(f"finished {one.run.label} ({minutes(took)})")
+                display.draw(active, [*waiting, *later], len(states))
+                time.sleep(0.1)
+        finally:
+            stop(active)
+
+
+def conclude(suite: Suite, display: Display) -> str:
+    """Write rows.jsonl and report.html from what there is. Returns the error in one line, empty if all went well."""
+    if not any((suite.out / "rows").glob("*/row.json")):
+        return ""
+    try:
+        rows = results.load_results(suite.out, damaged="warn")
+        results.write_rows(suite.out)
+        keys = {run.key for run in suite.runs}
+        others = sorted({row.run_id.split(".")[0] for row in rows} - keys)
+        if others:
+            display.line(
+                f"note: {suite.out} also holds rows of {len(others)} runs that are not in this suite as it is now "
+                f"({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}); --fresh would begin without them"
+            )
+        from dipair_lib import report
+
+        display.line(f"report   {report.write(suite.out)}")
+    except (
+        Exception
+    ) as error:  # rows took hours and a report takes seconds: whatever ails it must not lose them
+        line = f"{type(error).__name__}: {error}"
+        display.line(
+            f"FAILED   the report: {line}\n         The rows are kept; try again with: dipair report {suite.out}"
+        )
+        return line
+    return ""
+
+
+def tell(suite: Suite, display: Display, states: Mapping[str, str], errors: Mapping[str, str]) -> None:
+    """Say at the end what happened, each failed run with its notebook."""
+    counts = {
+        name: sum(state == name for state in states.values()) for name in (FINISHED, KEPT, FAILED, NOT_RUN)
+    }
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    display.line(f"{suite.name}: {told}, in {minutes(time.monotonic() - display.began)}")
+    for run in suite.runs:
+        if run.key in errors:
+            notebook = suite.out / "notebooks" / f"{run.key}.failed.ipynb"
+            display.line(
+                f"failed: {run.label}\n  {errors[run.key]}\n  {notebook if notebook.exists() else run.path}"
+            )
