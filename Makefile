@@ -1,0 +1,41 @@
+# Every verb fills .venv first, and only when pyproject.toml or constraints.txt changed.
+# The same steps without make stand in README.md.
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+# The stamp's name holds the content of the pins: a checkout that only touches the files installs nothing.
+STAMP := .venv/.pins-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
+
+.PHONY: help demo test lint lab clean
+help:
+	@echo "make demo   train the teacher and the students, clock them, write results/demo/report.html"
+	@echo "make test   run the tests"
+	@echo "make lint   check style and types"
+	@echo "make lab    open the notebooks in JupyterLab"
+	@echo "make clean  remove .venv, caches and build leftovers (results and built data stay)"
+
+$(STAMP):
+	$(PYTHON) -c 'import sys; sys.exit("expected Python 3.11 or newer, but got " + sys.version.split()[0] + "; use make PYTHON=/path/to/python" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	rm -f .venv/.pins-*
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/dipair run notebooks/suites/demo.yaml --jobs $(JOBS)
+	@echo "Open $(CURDIR)/results/demo/report.html"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find dipair_lib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
