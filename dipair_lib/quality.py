@@ -6,9 +6,11 @@ twice weighs two, one not drawn weighs nothing. Weights of one give the plain me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+
+from .tasks import Task
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -193,7 +195,7 @@ def interval(
     return result
 
 
-def draw_groups(groups: np.ndarray, n_boot: int, seed: int, chunk: int = 100):
+def draw_groups(groups: np.ndarray, n_boot: int, seed: int, chunk: int = 100) -> Iterator[np.ndarray]:
     """Yield weights [chunk, n]: how often each example's group was drawn, as many groups as there are, with replacement."""
     codes = np.unique(groups, return_inverse=True)[1]
     n_groups = int(codes.max()) + 1
@@ -215,3 +217,14 @@ def bounds(draws: np.ndarray) -> tuple[float | None, float | None]:
 def number(value: float) -> float | None:
     """A float, or None for what is not a number: missing is null, never 0."""
     return float(value) if np.isfinite(value) else None
+
+
+def row_fields(task: Task, logits: np.ndarray, teacher_logits: np.ndarray | None = None, n_boot: int = 1000) -> dict[str, object]:
+    """The quality group of a result row: headline metric with interval and share of the teacher's, every other metric beside it.
+
+    Args:
+        task: whose test split was scored. logits, teacher_logits: [rows of test, outputs].
+    """
+    labels, groups = task.test["label"].to_numpy(), task.test["group"].to_numpy()
+    headline = interval(task.metrics[0], labels, logits, groups, teacher_logits=teacher_logits, n_boot=n_boot)
+    return {"metric": task.metrics[0], **headline, "metrics": evaluate(task.metrics[1:], labels, logits)}

@@ -42,6 +42,10 @@ class CosineHead(nn.Module):
         self.scale = nn.Parameter(torch.full((outputs,), scale))
         self.shift = nn.Parameter(torch.zeros(outputs))
 
+    @property
+    def final_bias(self) -> nn.Parameter:
+        return self.shift
+
     def prepare(self, kept: Kept, field: int) -> Prepared:
         """Unit vector [texts, width]."""
         assert kept.pooled is not None
@@ -82,6 +86,10 @@ class FFNNHead(nn.Module):
         if residual:
             nn.init.zeros_(self.rest[-1].weight)
             nn.init.zeros_(self.rest[-1].bias)
+
+    @property
+    def final_bias(self) -> nn.Parameter:
+        return self.rest[-1].bias if self.cosine is None else self.cosine.shift  # type: ignore[return-value]
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
         """This field's share of the first layer, [texts, hidden]; with ``residual`` the unit pooled vector as well."""
@@ -127,6 +135,10 @@ class TransformerHead(nn.Module):
         self.layers = nn.ModuleList(Layer(width, heads, ffn) for _ in range(layers))
         self.leave = nn.LayerNorm(width)
         self.output = nn.Linear(width, outputs)
+
+    @property
+    def final_bias(self) -> nn.Parameter:
+        return self.output.bias
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
         """Embedded tokens x and the first layer's q, k, v, each [texts, k, width], and the mask [texts, k]."""

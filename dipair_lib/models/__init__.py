@@ -1,0 +1,150 @@
+"""Models, and how they are written to disk and read back: ``config.json`` beside ``model.safetensors``, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .backbone import EMBEDDED, BackboneError, load_backbone, load_tokenizer, sha256_of
+from .baselines import Constant, TfIdf
+from .bilstm import BiLSTM
+from .cross_encoder import CrossEncoder
+from .dipair import DualEncoder
+from .heads import Kept, Prepared
+from .tokens import Texts, Tokens
+
+__all__ = [
+    "EMBEDDED", "BackboneError", "BiLSTM", "Constant", "CrossEncoder", "DualEncoder", "Kept", "Model", "ModelError", "Prepared", "Texts",
+    "TfIdf", "Tokens", "describe", "load", "load_backbone", "load_tokenizer", "save",
+]  # fmt: skip
+
+Model = CrossEncoder | DualEncoder | BiLSTM | Constant | TfIdf
+NETWORKS: dict[str, Any] = {model.kind: model for model in (CrossEncoder, DualEncoder, BiLSTM)}
+
+
+class ModelError(ValueError):
+    """A model folder that cannot be loaded: missing, damaged or foreign files."""
+
+
+def describe(model: Model, *, layers_of_teacher: int = 0) -> dict[str, Any]:
+    """The model group of a result row: display name, family, backbone, head, keep, read_lengths, projection.
+
+    Args:
+        layers_of_teacher: word pieces are all read and no layer is missing in a teacher; give its depth to name a smaller cross-encoder.
+    """
+    if isinstance(model, Constant):
+        return {"model": "constant", "family": "constant"}
+    if isinstance(model, TfIdf):
+        return {"model": "TF-IDF", "family": "lexical"}
+    settings: dict[str, Any] = model.settings
+    common = {"backbone": Path(settings["backbone"]).name, "read_lengths": "+".join(str(n) for n in settings["read_lengths"])}
+    if isinstance(model, CrossEncoder):
+        depth = model.encoder.config.num_hidden_layers
+        name = "teacher" if depth == layers_of_teacher or not layers_of_teacher else f"cross-encoder {depth} layers"
+        return {"model": name, "family": "cross-encoder", **common}
+    if isinstance(model, BiLSTM):
+        return {"model": f"BiLSTM {settings['hidden']}", "family": "bilstm", "head": "compare", **common}
+    keep = settings["keep"]
+    tokens = {"keep": keep[0] if len(set(keep)) == 1 else "+".join(map(str, keep)), "projection": settings["projection"] or None}
+    if settings["head"] == "cosine":
+        return {"model": "DE-Cos", "family": "dual-encoder", "head": "cosine", **common}
+    if not any(keep):
+        return {"model": "DE-FFNN", "family": "dual-encoder", "head": "ffnn", **common}
+    short = {"ffnn": "FFNN", "transformer": "TSF"}[settings["head"]]
+    extra = (" + pooled" if settings["pooled"] else "") + (" + cosine" if settings["residual"] else "")
+    head = settings["head"] + ("+pooled" if settings["pooled"] else "")
+    return {"model": f"DiPair-{short} k={tokens['keep']}{extra}", "family": "dipair", "head": head, **tokens, **common}
+
+
+def save(model: Model, folder: Path, *, frozen_encoder: bool = False) -> Path:
+    """Write a model: weights as safetensors first, the config that names their hash last.
+
+    Args:
+        model: any of this package's models.
+        folder: made if need be.
+        frozen_encoder: the encoder was never trained: leave its weights out, they are the backbone's (whose hash is noted).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = {"kind": model.kind, "frozen_encoder": frozen_encoder, "settings": model.config}
+    tensors = tensors_of(model, frozen_encoder)
+    if tensors:
+        temporary = folder / f".model.{os.getpid()}.tmp"
+        save_file(tensors, temporary)
+        os.replace(temporary, folder / "model.safetensors")
+        config["sha256"] = sha256_of(folder / "model.safetensors")
+    temporary = folder / f".config.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(config), encoding="utf8")
+    os.replace(temporary, folder / "config.json")
+    return folder
+
+
+def tensors_of(model: Model, frozen_encoder: bool) -> dict[str, torch.Tensor]:
+    """What goes into the weights file, by name."""
+    if isinstance(model, Constant):
+        return {}
+    if isinstance(model, TfIdf):
+        return model.tensors()
+    skip = "encoder." if frozen_encoder else "\0"
+    return {name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith(skip)}
+
+
+def load(folder: str | Path) -> Model:
+    """Read a model that ``save`` wrote, in float32 and evaluation mode.
+
+    Raises:
+        ModelError: a file is missing, is not JSON or safetensors, has another hash than its config names, or does not fit the architecture.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    settings = config["settings"]
+    if config["kind"] == Constant.kind:
+        return Constant(**settings)
+    tensors = read_tensors(folder, config)
+    if config["kind"] == TfIdf.kind:
+        return TfIdf(weights={name: value.numpy() for name, value in tensors.items()}, **settings)
+    if config["frozen_encoder"]:
+        settings = {**settings, "backbone_config": None}
+    model: Any = NETWORKS[config["kind"]](**settings)
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    missing = [name for name in missing if not (config["frozen_encoder"] and name.startswith("encoder."))]
+    if missing or unexpected:
+        raise ModelError(f"{folder / 'model.safetensors'}: does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checked ``config.json`` of a saved model."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file: expected a folder that dipair-lab saved a model to") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: not whole JSON ({error}): run the training again") from None
+    if not isinstance(config, dict) or not {"kind", "frozen_encoder", "settings"} <= set(config):
+        raise ModelError(f"{path}: not a config of dipair-lab: expected the keys kind, frozen_encoder, settings")
+    if config["kind"] not in {*NETWORKS, Constant.kind, TfIdf.kind}:
+        raise ModelError(f"{path}: unknown kind {config['kind']!r}: expected one of {', '.join([*NETWORKS, Constant.kind, TfIdf.kind])}")
+    return config
+
+
+def read_tensors(folder: Path, config: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights, after their hash was compared with the config's."""
+    path = folder / "model.safetensors"
+    if not path.exists():
+        others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+        hint = f" (found {', '.join(others)}: pickled weights are never loaded)" if others else ""
+        raise ModelError(f"{path}: no such file{hint}")
+    found = sha256_of(path)
+    if found != config.get("sha256"):
+        raise ModelError(f"{path}: expected sha256 {config.get('sha256')}, but got {found}: the file is damaged or foreign")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{path}: not a safetensors file ({error})") from None

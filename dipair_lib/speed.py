@@ -1,0 +1,363 @@
+"""The clocks: what a text costs once, what a pair costs each time, what one request waits for; and the machine's own ceiling beside them.
+
+Rules (shared by every contestant): warm-up first; contestants take turns within each repeat (A B A B), so that a machine that slows down
+slows everyone; medians with quartiles; length-sorted batches; each at its own best batch size of ``BATCH_SIZES``; a run whose quartiles
+spread more than ``NOISY`` is marked, never averaged away. Two scenarios: offline (seconds per text and per pair in bulk) and single (one
+request: a new query against stored candidates).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import distill, models, progress, results, tasks
+from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, TfIdf
+from .models.tokens import Texts, length_sorted, read
+
+BATCH_SIZES = {"cross-encoder": (16, 32, 64), "encode": (16, 64), "combine": (256, 2048, 16384)}
+NOISY = 0.25
+CANDIDATES = 20
+
+
+def costs(model: Any, texts: Texts, sample: int = 8) -> dict[str, Any]:
+    """What a model costs by arithmetic, not by clock, on some rows' own texts without padding.
+
+    Returns:
+        params_total, params_embedding (word tables), params_per_pair (those that take part in ``combine``), flops_per_text and
+        flops_per_pair (multiplications and additions of matrix products, the mean of the sample), bytes_per_text (float32 ``Prepared``,
+        mean over the fields). None where a model has no such part.
+    """
+    rows = np.linspace(0, len(texts) - 1, min(sample, len(texts))).astype(np.int64)
+    if isinstance(model, Constant | TfIdf):
+        return baseline_costs(model, texts)
+    total = sum(p.numel() for p in model.parameters())
+    tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    known = {"params_total": total, "params_embedding": sum(t.weight.numel() for t in tables)}
+    if isinstance(model, CrossEncoder):
+        flops = float(np.mean([count_flops(lambda r=r: model(*model.batch(texts, np.array([r])))) for r in rows]))
+        return {**known, "params_per_pair": total, "flops_per_text": None, "flops_per_pair": flops, "bytes_per_text": None}
+    per_text, prepared = [], []
+    for number, tokens in enumerate(texts.tokens):
+        which = texts.index[rows, number]
+        for i in which:
+            batch = tokens.take(np.array([i]))
+            per_text.append(count_flops(lambda b=batch, n=number: model.prepare(model.encode(*b, n), n)) + lstm_flops(model, batch[0].shape[1]))
+        with torch.no_grad():
+            prepared.append(model.prepare(model.encode(*tokens.take(which), number), number))
+    bytes_per_field = [sum(t[0].numel() * t.element_size() for t in p) for p in prepared]
+    return {
+        **known,
+        "params_per_pair": params_in_combine(model, prepared),
+        "flops_per_text": float(np.mean(per_text)),
+        "flops_per_pair": count_flops(lambda: model.combine(*prepared)) / len(rows),
+        "bytes_per_text": float(np.mean(bytes_per_field)),
+    }
+
+
+def baseline_costs(model: Constant | TfIdf, texts: Texts) -> dict[str, Any]:
+    """Costs of a baseline; a sparse vector's bytes are its stored entries (8 bytes of value, 4 of index)."""
+    empty = dict.fromkeys(("params_embedding", "params_per_pair", "flops_per_text", "flops_per_pair", "bytes_per_text"))
+    if isinstance(model, Constant):
+        return {**empty, "params_total": len(model.config["logits"])}
+    entries = [model.prepare(t[:500]).nnz / min(500, len(t)) for t in texts.distinct]
+    return {**empty, "params_total": sum(w.size for w in model.weights.values()), "bytes_per_text": float(np.mean(entries)) * 12}
+
+
+def count_flops(call: Callable[[], Any]) -> float:
+    """Floating-point operations of the matrix products within a call."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def lstm_flops(model: Any, tokens: int) -> float:
+    """The LSTM's products, which the counter cannot see on a CPU: 2 directions, 4 gates, input and state."""
+    if not isinstance(model, BiLSTM):
+        return 0.0
+    return float(sum(2 * tokens * (lstm.weight_ih_l0.numel() + lstm.weight_hh_l0.numel()) for lstm in (model.ahead, model.back)))
+
+
+def params_in_combine(model: Any, prepared: Sequence[models.Prepared]) -> int:
+    """Parameters that get a gradient when only ``combine`` runs."""
+    with torch.enable_grad():
+        model.zero_grad(set_to_none=True)
+        model.combine(*prepared).sum().backward()
+    used = sum(p.numel() for p in model.parameters() if p.grad is not None)
+    model.zero_grad(set_to_none=True)
+    return used
+
+
+def ceiling(seconds: float = 0.3) -> dict[str, float]:
+    """What this machine can do at the threads in force: matrix products in GFLOP/s (float32, bfloat16) and memory copy in GB/s, medians."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.randn(1024, 1024).to(dtype)
+        found[f"peak_gflops_{str(dtype).removeprefix('torch.')}"] = 2 * 1024**3 / median_of(lambda a=a: a @ a, seconds) / 1e9
+    source = torch.zeros(32 * 2**20)
+    target = torch.empty_like(source)
+    found["copy_gb_per_s"] = 2 * source.numel() * 4 / median_of(lambda: target.copy_(source), seconds) / 1e9
+    return found
+
+
+def median_of(call: Callable[[], Any], seconds: float) -> float:
+    """Median seconds of a call repeated for a while, after one call of warm-up."""
+    call()
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 5:
+        times.append(timed(call))
+    return float(np.median(times))
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call."""
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+@dataclass
+class Contestant:
+    """One model at one dtype on the clock.
+
+    Attributes:
+        run_id: its row. dtype: of the encoder and the head.
+        parts: name of a part (``tokenize``, ``encode``, ``combine``) to the call and how many texts or pairs one call works off.
+        request: one request of the single scenario, given its number.
+        batch_size: pairs (or, for a cross-encoder, pairs) per call in ``combine``.
+        times: seconds per unit, per part, one entry per repeat.
+    """
+
+    run_id: str
+    dtype: str
+    parts: dict[str, tuple[Callable[[], Any], int]]
+    request: Callable[[int], Any]
+    batch_size: int
+    times: dict[str, list[float]] = field(default_factory=dict)
+
+    def measure(self) -> None:
+        """One turn: each part once."""
+        for name, (call, units) in self.parts.items():
+            self.times.setdefault(name, []).append(timed(call) / units)
+
+    def per_unit(self, part: str) -> float | None:
+        """Median seconds per text or pair, None for a part it does not have."""
+        return float(np.median(self.times[part])) if part in self.times else None
+
+
+def clock_rows(folder: str | Path, which: str = "missing", *, threads: int = 0, repeats: int = 7, requests: int = 40, sample: int = 96) -> list[str]:
+    """Clock the models of a results folder against their teacher, in turns, and fill the speed group of their rows.
+
+    Args:
+        folder: a suite's results.
+        which: ``missing`` clocks rows that have no clock yet (their teacher runs along), ``all`` every row, ``none`` nothing.
+        threads: for torch; 0 leaves torch's own choice.
+        repeats: turns of the offline scenario. requests: of the single scenario. sample: texts of each field, and pairs, per turn.
+
+    Returns:
+        The run ids that were clocked. Nothing else may run on the machine meanwhile: the suite sees to that.
+    """
+    if which not in {"none", "missing", "all"}:
+        raise ValueError(f"clock: expected none, missing or all, but got {which!r}")
+    if which == "none":
+        return []
+    if threads:
+        torch.set_num_threads(threads)
+    rows = [r for r in results.load_results(Path(folder), damaged="warn") if r.family != "published"]
+    clocked: list[str] = []
+    for data in dict.fromkeys(r.data_sha256 for r in rows):
+        of_data = [r for r in rows if r.data_sha256 == data]
+        clocked += clock_task(Path(folder), of_data, which, repeats, requests, sample)
+    return clocked
+
+
+def clock_task(folder: Path, rows: list[results.Result], which: str, repeats: int, requests: int, sample: int) -> list[str]:
+    """Clock the rows of one task in one session."""
+    teachers = {r.run_id for r in rows if r.teacher_run == r.run_id}
+    wanted = [r for r in rows if which == "all" or r.combine_s_per_pair is None]
+    along = [r for r in rows if r.run_id in {w.teacher_run for w in wanted} and r not in wanted]
+    if not wanted:
+        return []
+    frame = task_of(wanted[0]).test
+    frame = frame.iloc[np.linspace(0, len(frame) - 1, min(sample, len(frame))).astype(int)].reset_index(drop=True)
+    entered = [entry for row in wanted + along for entry in enter(folder, row, frame, row.run_id in teachers)]
+    with torch.inference_mode():
+        for contestant in progress.track(entered, "warm-up"):
+            contestant.measure()
+            contestant.times.clear()
+        for _ in progress.track(range(repeats), "offline clocks"):
+            for contestant in entered:
+                contestant.measure()
+        latencies: dict[int, list[float]] = {id(c): [] for c in entered}
+        for number in progress.track(range(requests + 2), "request clocks"):
+            for contestant in entered:
+                seconds = timed(lambda c=contestant, n=number: c.request(n))
+                if number >= 2:
+                    latencies[id(contestant)].append(seconds)
+    session = shared_fields(repeats)
+    for row in wanted:
+        results.update_result(folder, row.run_id, **session, **clock_fields(row, entered, latencies))
+    return [row.run_id for row in wanted]
+
+
+def task_of(row: results.Result) -> tasks.Task:
+    """The task a row was made on, loaded again."""
+    p = json.loads(row.parameters)
+    return tasks.load_task(p["task"], fields=p.get("fields", ()), label=p.get("label", ""), group=p.get("group", ""), max_train=p.get("max_train", 0))
+
+
+def shared_fields(repeats: int) -> dict[str, Any]:
+    """Fields that are the same for every row of a session."""
+    found = ceiling()
+    return {
+        "clock_id": uuid.uuid4().hex[:12],
+        "device": "cpu",
+        "device_name": results.device_name(),
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+        "request_candidates": CANDIDATES,
+        "peak_gflops": found["peak_gflops_float32"],
+        "copy_gb_per_s": found["copy_gb_per_s"],
+    }
+
+
+def clock_fields(row: results.Result, entered: list[Contestant], latencies: dict[int, list[float]]) -> dict[str, Any]:
+    """The speed group of one row from its own float32 contestant and its teacher's at every dtype."""
+    own = next(c for c in entered if c.run_id == row.run_id and c.dtype == "float32")
+    fields: dict[str, Any] = {"dtype": own.dtype, "batch_size": own.batch_size}
+    noisy = False
+    for part, column in (("tokenize", "tokenize_s_per_text"), ("encode", "encode_s_per_text"), ("combine", "combine_s_per_pair")):
+        times = own.times.get(part)
+        low, middle, high = np.percentile(times, [25, 50, 75]).tolist() if times else (None, None, None)
+        fields |= {column: middle, f"{column}_q1": low, f"{column}_q3": high}
+        noisy |= bool(times) and (high - low) / middle > NOISY
+    p50, p95, p99 = np.percentile(latencies[id(own)], [50, 95, 99]).tolist()
+    teacher = {c.dtype: c.per_unit("combine") for c in entered if c.run_id == row.teacher_run}
+    fastest = min(teacher, key=lambda d: teacher[d] or np.inf, default=None)
+    return {
+        **fields,
+        "noisy": noisy,
+        "latency_p50_s": p50,
+        "latency_p95_s": p95,
+        "latency_p99_s": p99,
+        "teacher_s_per_pair": teacher.get(own.dtype),
+        "teacher_fastest_s_per_pair": teacher[fastest] if fastest else None,
+        "teacher_fastest_dtype": fastest,
+    }
+
+
+def enter(folder: Path, row: results.Result, frame: Any, is_teacher: bool) -> list[Contestant]:
+    """A row's contestants: itself in float32, and a teacher also in bfloat16, whichever is faster."""
+    model = models.load(folder / "rows" / row.run_id / "model")
+    fields = list(json.loads(row.parameters).get("fields") or []) or [c for c in frame.columns if c not in {"label", "group"}]
+    if isinstance(model, Constant | TfIdf):
+        return [baseline(row.run_id, model, [frame[f].tolist() for f in fields])]
+    tokenizer = models.load_tokenizer(str(model.settings["backbone"]))
+    texts = read(tokenizer, frame, fields, model.read_lengths)
+    words = [frame[f].tolist() for f in fields]
+    if isinstance(model, CrossEncoder):
+        dtypes = ("float32", "bfloat16") if is_teacher else ("float32",)
+        return [cross_encoder(row.run_id, distill.in_dtype(model, d), d, tokenizer, words, texts) for d in dtypes]
+    return [dual(row.run_id, model, tokenizer, words, texts)]
+
+
+def tokenize_call(tokenizer: Any, words: list[list[str]], lengths: Sequence[int]) -> Callable[[], Any]:
+    """Tokenise the sample of every field."""
+    return lambda: [tokenizer(w, truncation=True, max_length=n) for w, n in zip(words, lengths, strict=True)]
+
+
+def cross_encoder(run_id: str, model: CrossEncoder, dtype: str, tokenizer: Any, words: list[list[str]], texts: Texts) -> Contestant:
+    """A cross-encoder on the clock: tokenisation and the whole pass are per pair."""
+    tokenise = tokenize_call(tokenizer, words, model.read_lengths)
+    n = len(texts)
+
+    def score_all(size: int, rows: int = n) -> None:
+        for batch in length_sorted(model.pair_lengths(texts)[:rows], size):
+            model(*model.batch(texts, batch))
+
+    size = best_size(BATCH_SIZES["cross-encoder"], lambda s: score_all(s, min(n, 64)))
+
+    def request(number: int) -> None:
+        rows = (number + np.arange(CANDIDATES)) % n
+        tokenizer([words[0][rows[0]]], truncation=True, max_length=model.read_lengths[0])
+        model(*model.batch(texts, rows))
+
+    return Contestant(run_id, dtype, {"combine": (lambda: (tokenise(), score_all(size)), n)}, request, size)
+
+
+def dual(run_id: str, model: DualEncoder | BiLSTM, tokenizer: Any, words: list[list[str]], texts: Texts) -> Contestant:
+    """A student behind the seam: tokenise and encode per text (one of each field counts as that many texts), gather and combine per pair."""
+    lengths = model.read_lengths
+    n_texts = sum(len(t) for t in texts.tokens)
+
+    def encode_all(size: int) -> None:
+        for number, tokens in enumerate(texts.tokens):
+            for batch in length_sorted(tokens.lengths, size):
+                model.prepare(model.encode(*tokens.take(batch), number), number)
+
+    with torch.inference_mode():
+        size = best_size(BATCH_SIZES["encode"], encode_all)
+        prepared = [distill.prepare_all(model, tokens, number) for number, tokens in enumerate(texts.tokens)]
+        random = np.random.default_rng(0)
+        pairs = [random.integers(0, len(t), max(BATCH_SIZES["combine"])) for t in texts.tokens]
+
+        def combine(batch: int) -> None:
+            for start in range(0, len(pairs[0]), batch):
+                model.combine(*(distill.gather(p, rows[start : start + batch]) for p, rows in zip(prepared, pairs, strict=True)))
+
+        batch = best_size(BATCH_SIZES["combine"], combine)
+
+    def request(number: int) -> None:
+        query = words[0][number % len(words[0])]
+        encoded = tokenizer([query], truncation=True, max_length=lengths[0])["input_ids"]
+        ids = torch.tensor(encoded)
+        asked = model.prepare(model.encode(ids, torch.ones_like(ids, dtype=torch.bool), 0), 0)
+        rows = [(number + np.arange(CANDIDATES)) % len(t) for t in texts.tokens]
+        model.combine(asked, *(distill.gather(p, r) for p, r in zip(prepared[1:], rows[1:], strict=True)))
+
+    parts = {
+        "tokenize": (tokenize_call(tokenizer, words, lengths), sum(len(w) for w in words)),
+        "encode": (lambda: encode_all(size), n_texts),
+        "combine": (lambda: combine(batch), len(pairs[0])),
+    }
+    return Contestant(run_id, "float32", parts, request, batch)
+
+
+def baseline(run_id: str, model: Constant | TfIdf, words: list[list[str]]) -> Contestant:
+    """A baseline on the clock; TF-IDF's sparse vectors are its encoding, their dot product its combine."""
+    n = len(words[0])
+    if isinstance(model, Constant):
+        index = np.zeros((n, len(words)), np.int64)
+        texts = Texts((), index, ())
+        return Contestant(run_id, "float32", {"combine": (lambda: model.predict(texts), n)}, lambda _: model.predict(texts), n)
+    vectors = [model.prepare(w) for w in words]
+    random = np.random.default_rng(0)
+    pairs = [random.integers(0, n, 2048) for _ in words]
+
+    def request(number: int) -> None:
+        asked = model.prepare([words[0][number % n]] * CANDIDATES) if len(words) > 1 else model.prepare([words[0][number % n]])
+        model.combine(asked, *(v[(number + np.arange(CANDIDATES)) % n] for v in vectors[1:]))
+
+    parts = {
+        "encode": (lambda: [model.prepare(w) for w in words], n * len(words)),
+        "combine": (lambda: model.combine(*(v[rows] for v, rows in zip(vectors, pairs, strict=True))), 2048),
+    }
+    return Contestant(run_id, "float32", parts, request, 2048)
+
+
+def best_size(sizes: Sequence[int], call: Callable[[int], Any]) -> int:
+    """The batch size with the least time for the same work, after one call of warm-up each."""
+    times = {}
+    for size in sizes:
+        call(size)
+        times[size] = timed(lambda s=size: call(s))
+    return min(times, key=lambda s: times[s])
