@@ -755,6 +755,10 @@ class Run:
     parameters: dict[str, Any]
     task: Task
 
+    def row_id(self, model: str) -> str:
+        """The run_id of this run's row for one model, by its display name."""
+        return f"{self.key}.{slug(model)}"
+
     def result(self, *, model: str, family: str, **fields: Any) -> Result:
         """A row with identity, task and environment filled in.
 
@@ -767,7 +771,7 @@ class Run:
                 fields[name] = canonical_json(fields[name])
         test = self.task.test
         filled: dict[str, Any] = {
-            "run_id": f"{self.key}.{slug(model)}",
+            "run_id": self.row_id(model),
             "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "notebook": self.notebook,
             "suite": self.suite,

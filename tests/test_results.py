@@ -1,0 +1,415 @@
+"""Rows are stored whole or not at all, read strictly, and every quality number follows from the stored logits."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dipair_lib import quality, results
+from dipair_lib.results import Result, ResultError
+
+LABELS = np.array([0, 1, 0, 1, 0, 1, 1, 0])
+GROUPS = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+STUDENT = np.array([[0.1], [0.4], [0.5], [0.3], [-2.0], [1.0], [2.0], [-1.0]], np.float32)
+TEACHER = np.array([[-1.0], [1.0], [-0.5], [0.2], [-2.0], [1.0], [-3.0], [-1.0]], np.float32)
+
+
+def row(run_id: str = "03_dipair-0123456789.ffnn-k8", **fields: Any) -> Result:
+    filled: dict[str, Any] = {
+        "created_utc": "2026-01-02T03:04:05+00:00",
+        "notebook": run_id.split("-")[0],
+        "suite": "demo",
+        "task": "pairs",
+        "split": "test",
+        "data_sha256": "d" * 64,
+        "n_examples": len(LABELS),
+        "model": "FFNN k=8",
+        "family": "dipair",
+        "metric": "auc",
+    }
+    return Result(run_id=run_id, **{**filled, **fields})
+
+
+def measured(run_id: str, logits: np.ndarray, teacher: np.ndarray | None = None, **fields: Any) -> Result:
+    """A row whose quality group is what the logits give."""
+    numbers: dict[str, Any] = quality.interval(
+        "auc", LABELS, logits, GROUPS, teacher_logits=teacher, n_boot=50
+    )
+    others = results.canonical_json(quality.evaluate(["accuracy"], LABELS, logits))
+    return row(run_id, **numbers, metrics=others, **fields)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A results folder with a teacher and a student."""
+    teacher = measured("01_teacher-aaaaaaaaaa.teacher", TEACHER, TEACHER, family="cross-encoder")
+    student = measured(
+        "03_dipair-bbbbbbbbbb.ffnn", STUDENT, TEACHER, teacher_run=teacher.run_id, combine_s_per_pair=1e-6
+    )
+    results.save_result(tmp_path, teacher, TEACHER, LABELS, GROUPS)
+    results.save_result(tmp_path, student, STUDENT, LABELS, GROUPS)
+    return tmp_path
+
+
+def row_file(folder: Path, run: str = "03_dipair-bbbbbbbbbb.ffnn") -> Path:
+    return folder / "rows" / run / "row.json"
+
+
+class TestRoundTrip:
+    def test_what_is_loaded_is_what_was_saved(self, folder: Path) -> None:
+        teacher, student = results.load_results(folder)
+        assert (teacher.family, student.family) == ("cross-encoder", "dipair")
+        assert student == measured(
+            student.run_id, STUDENT, TEACHER, teacher_run=teacher.run_id, combine_s_per_pair=1e-6
+        )
+        stored = results.load_logits(folder, student.run_id)
+        assert stored.logits.dtype == np.float32
+        assert np.array_equal(stored.logits, STUDENT)
+        assert np.array_equal(stored.labels, LABELS)
+        assert np.array_equal(stored.groups, GROUPS)
+
+    def test_missing_is_null_and_numpy_numbers_become_plain(self) -> None:
+        values = json.loads(row(quality=np.float64("nan"), params_total=np.int64(7), retained=None).to_json())
+        assert (values["quality"], values["params_total"], values["retained"]) == (None, 7, None)
+        assert list(values) == [field.name for field in dataclasses.fields(Result)]
+
+    def test_jsonl_holds_the_same_rows(self, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+        shared = tmp_path_factory.mktemp("reference")
+        (shared / "rows.jsonl").write_bytes(results.write_rows(folder).read_bytes())
+        assert results.load_results(shared) == results.load_results(folder)
+
+    def test_only_the_speed_group_is_filled_later(self, folder: Path) -> None:
+        run_id = "03_dipair-bbbbbbbbbb.ffnn"
+        before = results.load_result(folder, run_id)
+        after = results.update_result(folder, run_id, encode_s_per_text=0.25, noisy=False)
+        assert after == dataclasses.replace(before, encode_s_per_text=0.25, noisy=False)
+        assert results.load_result(folder, run_id) == after
+        with pytest.raises(ResultError, match=r"speed group.*quality"):
+            results.update_result(folder, run_id, quality=1.0)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"quality": "0.9"}, "quality: expected float or null, but got '0.9'"),
+            ({"n_train": 1.5}, "n_train: expected int or null, but got 1.5"),
+            ({"n_train": True}, "n_train: expected int or null, but got True"),
+            ({"quality": float("inf")}, "quality: expected a finite number"),
+            ({"model": None}, "model: expected str, but got None"),
+            ({"family": "bert"}, "family: expected one of constant, .* but got 'bert'"),
+            ({"family": "published"}, "source: expected where"),
+            ({"run_id": "../elsewhere"}, "run_id: expected letters"),
+            ({"schema": 2}, "schema: expected 1, but got 2"),
+        ],
+    )
+    def test_a_wrong_field_is_named(self, fields: dict[str, Any], message: str) -> None:
+        with pytest.raises(ResultError, match=message):
+            row(**fields)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda text: text[: len(text) // 2], "cut off or not JSON"),
+            (lambda text: "", "cut off or not JSON"),
+            (lambda text: "[]", "expected one JSON object"),
+            (lambda text: text.replace('"split"', '"spilt"'), "missing field split"),
+            (lambda text: text.replace("{", '{"colour": 1, ', 1), "unknown field colour"),
+            (lambda text: text.replace('"alpha": null', '"alpha": NaN'), "NaN is not a number"),
+            (lambda text: text.replace('"alpha": null', '"alpha": "x"'), "alpha: expected float or null"),
+            (lambda text: text.replace('"schema": 1', '"schema": 9'), "schema: expected 1, but got 9"),
+            (
+                lambda text: text.replace("bbbbbbbbbb", "cccccccccc"),
+                "run_id: expected 03_dipair-bbbbbbbbbb.ffnn",
+            ),
+        ],
+    )
+    def test_a_damaged_row_names_file_and_field(self, folder: Path, change: Any, message: str) -> None:
+        path = row_file(folder)
+        path.write_text(change(path.read_text(encoding="utf8")), encoding="utf8")
+        with pytest.raises(ResultError, match=message) as caught:
+            results.load_results(folder)
+        assert str(path) in str(caught.value)
+        with pytest.warns(UserWarning, match="03_dipair-bbbbbbbbbb"):
+            rows = results.load_results(folder, damaged="warn")
+        assert [r.notebook for r in rows] == ["01_teacher"]
+
+    def test_damaged_logits_are_named(self, folder: Path) -> None:
+        path = row_file(folder).with_name("logits.npz")
+        path.write_bytes(path.read_bytes()[:100])
+        with pytest.raises(ResultError, match=r"logits\.npz: is cut off"):
+            results.load_logits(folder, path.parent.name)
+
+    def test_pickled_logits_are_not_read(self, folder: Path) -> None:
+        path = row_file(folder).with_name("logits.npz")
+        np.savez(
+            path, logits=np.array([{}], dtype=object), labels=LABELS, groups=GROUPS, split=np.array("test")
+        )
+        with pytest.raises(ResultError, match="not a logits file"):
+            results.load_logits(folder, path.parent.name)
+
+    @pytest.mark.parametrize(
+        ("logits", "labels", "message"),
+        [
+            (STUDENT[:, 0], LABELS, r"logits: expected shape \[n, outputs\], but got \[8\]"),
+            (STUDENT[:7], LABELS, "logits: expected 8 rows, one per example, but got 7"),
+            (STUDENT, LABELS[:7], "labels: expected 8 rows"),
+            (
+                np.where(STUDENT > 1.5, np.nan, STUDENT),
+                LABELS,
+                "1 of 8 rows are not finite, the first is row 6",
+            ),
+        ],
+    )
+    def test_wrong_logits_are_not_stored(
+        self, tmp_path: Path, logits: np.ndarray, labels: np.ndarray, message: str
+    ) -> None:
+        with pytest.raises(ResultError, match=message):
+            results.save_result(tmp_path, row(), logits, labels, GROUPS)
+        assert not (tmp_path / "rows").exists()
+
+    def test_no_folder_says_what_to_run(self, tmp_path: Path) -> None:
+        with pytest.raises(ResultError, match="run a suite first"):
+            results.load_results(tmp_path / "nothing")
+
+
+class TestAtomicWrites:
+    def test_a_full_disk_loses_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = results.write_atomic(tmp_path / "a.json", b"old")
+
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(ResultError, match=r"a\.json: the disk is full"):
+            results.write_atomic(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert os.listdir(tmp_path) == ["a.json"]
+
+    def test_killed_while_writing_leaves_the_old_file(self, tmp_path: Path) -> None:
+        path = results.write_atomic(tmp_path / "a.json", b"old")
+        program = (
+            "import os, pathlib, sys\nfrom dipair_lib import results\n"
+            "os.replace = lambda *_: os._exit(9)\n"
+            "results.write_atomic(pathlib.Path(sys.argv[1]), b'new')"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", program, str(path)], cwd=Path(__file__).parents[1], check=False
+        )
+        assert ended.returncode == 9
+        assert path.read_bytes() == b"old"
+        assert any("interrupted write" in line for line in results.foreign_files(tmp_path))
+
+    def test_a_row_without_its_logits_cannot_exist(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written: list[str] = []
+        whole = results.write_atomic
+
+        def noted(path: Path, data: bytes) -> Path:
+            written.append(path.name)
+            return whole(path, data)
+
+        monkeypatch.setattr(results, "write_atomic", noted)
+        results.save_result(tmp_path, row(), STUDENT, LABELS, GROUPS)
+        assert written == ["logits.npz", "row.json"]
+
+
+class TestVerify:
+    def test_nothing_to_say_about_a_sound_folder(self, folder: Path) -> None:
+        assert results.verify(folder) == []
+
+    @pytest.mark.parametrize("name", ["quality", "quality_low", "retained", "retained_high"])
+    def test_a_changed_number_is_named(self, folder: Path, name: str) -> None:
+        path = row_file(folder)
+        values = json.loads(path.read_text(encoding="utf8"))
+        values[name] += 0.001
+        path.write_text(json.dumps(values), encoding="utf8")
+        (problem,) = results.verify(folder)
+        assert f"{path}: {name}: the row says" in problem
+
+    def test_a_changed_secondary_metric_is_named(self, folder: Path) -> None:
+        path = row_file(folder)
+        values = json.loads(path.read_text(encoding="utf8"))
+        values["metrics"] = '{"accuracy":0.99}'
+        path.write_text(json.dumps(values), encoding="utf8")
+        assert "accuracy: the row says 0.99" in results.verify(folder)[0]
+
+    def test_exchanged_logits_are_noticed(self, folder: Path) -> None:
+        row_file(folder).with_name("logits.npz").write_bytes(
+            row_file(folder, "01_teacher-aaaaaaaaaa.teacher").with_name("logits.npz").read_bytes()
+        )
+        assert any("quality: the row says" in line for line in results.verify(folder))
+
+    def test_foreign_files_and_cut_off_weights_are_named(self, folder: Path) -> None:
+        (folder / "thesis.doc").touch()
+        (folder / "rows" / "notes.txt").touch()
+        row_file(folder).with_name("x.pkl").touch()
+        weights = row_file(folder).with_name("model") / "model.safetensors"
+        weights.parent.mkdir()
+        weights.write_bytes(b"\xff\0\0\0\0\0\0\0{")
+        problems = results.verify(folder)
+        assert [Path(line.split(": ")[0]).name for line in problems] == [
+            "x.pkl",
+            "notes.txt",
+            "thesis.doc",
+            "model.safetensors",
+        ]
+
+    def test_a_missing_teacher_is_named(self, folder: Path) -> None:
+        row_file(folder, "01_teacher-aaaaaaaaaa.teacher").unlink()
+        assert any(
+            "teacher_run: expected the row of 01_teacher-aaaaaaaaaa" in p for p in results.verify(folder)
+        )
+
+    def test_an_empty_folder_has_no_rows(self, tmp_path: Path) -> None:
+        assert results.verify(tmp_path) == [f"{tmp_path}: no rows"]
+
+
+class TestTeacher:
+    def test_is_the_cross_encoder_without_a_teacher_on_the_same_data(self, folder: Path) -> None:
+        teacher = "01_teacher-aaaaaaaaaa.teacher"
+        small = measured("01_small-cccccccccc.small", STUDENT, family="cross-encoder", teacher_run=teacher)
+        other = measured(
+            "01_teacher-dddddddddd.teacher", STUDENT, family="cross-encoder", data_sha256="e" * 64
+        )
+        for one in (small, other):
+            results.save_result(folder, one, STUDENT, LABELS, GROUPS)
+        assert results.find_teacher(folder, "d" * 64).run_id == teacher
+        assert results.find_teacher(folder, "e" * 64).run_id == other.run_id
+
+    def test_the_newest_unless_the_suite_names_its_own(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        newer = measured(
+            "01_teacher-eeeeeeeeee.teacher", STUDENT, family="cross-encoder", created_utc="2026-02-01"
+        )
+        results.save_result(folder, newer, STUDENT, LABELS, GROUPS)
+        assert results.find_teacher(folder, "d" * 64).run_id == newer.run_id
+        monkeypatch.setenv("DIPAIR_INPUTS", "00_x-1111111111 01_teacher-aaaaaaaaaa")
+        assert results.find_teacher(folder, "d" * 64).run_id == "01_teacher-aaaaaaaaaa.teacher"
+
+    def test_without_one_the_message_says_what_to_run(self, tmp_path: Path) -> None:
+        with pytest.raises(ResultError, match="run 01_teacher"):
+            results.find_teacher(tmp_path, "d" * 64)
+
+
+class TestIdentity:
+    def test_key_changes_with_what_changes_the_outcome_and_with_nothing_else(self) -> None:
+        key = results.run_key("03_dipair", {"keep": 8, "out": "a", "threads": 1}, "data", "chip")
+        assert key == results.run_key(
+            "03_dipair", {"threads": 2, "out": "b", "keep": 8, "clock": "all"}, "data", "chip"
+        )
+        assert key.startswith("03_dipair-") and len(key) == len("03_dipair-") + 10
+        others = [
+            results.run_key("02_bilstm", {"keep": 8}, "data", "chip"),
+            results.run_key("03_dipair", {"keep": 4}, "data", "chip"),
+            results.run_key("03_dipair", {"keep": 8}, "other", "chip"),
+            results.run_key("03_dipair", {"keep": 8}, "data", "other"),
+        ]
+        assert len({key, *others}) == 5
+
+    def test_slug(self) -> None:
+        assert results.slug("DiPair-FFNN k=8") == "dipair-ffnn-k8"
+        assert results.slug("TF-IDF + cosine (words)") == "tf-idf-cosine-words"
+
+    def test_environment_is_this_machine(self) -> None:
+        told = results.environment()
+        assert told["python"] == ".".join(map(str, sys.version_info[:3]))
+        assert row(**told).torch == told["torch"]
+        assert results.device_name()
+
+
+def notebook(source: str, path: Path, tag: str = "parameters") -> Path:
+    cell = {
+        "cell_type": "code",
+        "source": source.splitlines(True),
+        "metadata": {"tags": [tag]},
+        "outputs": [],
+    }
+    path.write_text(json.dumps({"cells": [cell]}), encoding="utf8")
+    return path
+
+
+class TestParameters:
+    def test_are_literals_in_order(self, tmp_path: Path) -> None:
+        path = notebook(
+            'task = "pydocs"  # data\nkeep: int = 8\nrates = [1e-4, -2]\nlimit = None\n', tmp_path / "a.ipynb"
+        )
+        parameters = results.notebook_parameters(path)
+        assert parameters == {"task": "pydocs", "keep": 8, "rates": [1e-4, -2], "limit": None}
+        assert list(parameters) == ["task", "keep", "rates", "limit"]
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            ("import os", "line 1: expected `name = literal`, but got `import os`"),
+            ("a = 1\nb = a + 1", "expected only `name = literal` lines"),
+            ("a = b = 1", "line 1: expected"),
+            ("a = (", "expected only"),
+        ],
+    )
+    def test_anything_else_is_refused(self, tmp_path: Path, source: str, message: str) -> None:
+        with pytest.raises(ResultError, match=message):
+            results.notebook_parameters(notebook(source, tmp_path / "a.ipynb"))
+
+    def test_one_tagged_cell_is_expected(self, tmp_path: Path) -> None:
+        with pytest.raises(ResultError, match='one cell tagged "parameters", but got 0'):
+            results.notebook_parameters(notebook("a = 1", tmp_path / "a.ipynb", tag="other"))
+        (tmp_path / "b.ipynb").write_text("{", encoding="utf8")
+        with pytest.raises(ResultError, match="is not a notebook"):
+            results.notebook_parameters(tmp_path / "b.ipynb")
+
+
+class TestRun:
+    @pytest.fixture
+    def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> results.Run:
+        test = pd.DataFrame({"a": list("abcdefgh"), "label": LABELS, "group": GROUPS})
+        task = SimpleNamespace(
+            name="letters",
+            fingerprint="f" * 64,
+            metrics=("auc", "f1"),
+            train=test,
+            test=test,
+            notes={"dropped": 2},
+        )
+        monkeypatch.setattr(results, "load_run_task", lambda parameters: task)
+        (tmp_path / "notebooks").mkdir()
+        notebook('task = "letters"\nout = "o"\nseed = 3\nthreads = 1', tmp_path / "notebooks" / "03_x.ipynb")
+        monkeypatch.chdir(tmp_path)
+        return results.open_run(
+            "03_x", {"task": "letters", "out": "results/mine", "seed": 4, "threads": 2, "else": 5}
+        )
+
+    def test_values_come_from_the_namespace_names_from_the_notebook(self, run: results.Run) -> None:
+        assert run.parameters == {"task": "letters", "out": "results/mine", "seed": 4, "threads": 2}
+        assert run.key == results.run_key("03_x", run.parameters, "f" * 64, results.device_name())
+        assert (run.out.is_dir(), run.suite) == (True, "mine")
+
+    def test_a_row_knows_where_it_is_from(self, run: results.Run) -> None:
+        result = run.result(model="FFNN k=4", family="dipair", metrics={"f1": 0.5}, n_train=5)
+        assert result.run_id == run.row_id("FFNN k=4") == f"{run.key}.ffnn-k4"
+        assert (result.task, result.metric, result.seed) == ("letters", "auc", 4)
+        assert (result.n_examples, result.n_groups, result.n_train) == (8, 4, 5)
+        assert result.metrics == '{"f1":0.5}'
+        assert json.loads(result.data_notes or "") == {"dropped": 2}
+        assert "out" not in json.loads(result.parameters)
+        assert run.save(result, STUDENT) == run.folder(result)
+        assert results.load_results(run.out) == [result]
+
+    def test_a_parameter_without_a_value_is_named(self, run: results.Run) -> None:
+        with pytest.raises(ResultError, match="parameter threads has no value"):
+            results.open_run("03_x", {"task": "letters", "out": "o", "seed": 1})
+        with pytest.raises(ResultError, match=r"04_y\.ipynb: not found"):
+            results.open_run("04_y", {})
