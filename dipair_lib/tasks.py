@@ -499,9 +499,7 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _read_labels(
-    tables: dict[str, Table], frames: dict[str, pd.DataFrame], label: str, kind: str
-) -> str:
+def _read_labels(tables: dict[str, Table], frames: dict[str, pd.DataFrame], label: str, kind: str) -> str:
     """Decide the kind over all files; leaves float scores or class names in the frames' label columns."""
     numbers: dict[str, list[float | None]] = {}
     for split, table in tables.items():
