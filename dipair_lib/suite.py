@@ -14,10 +14,10 @@ A suite::
           - notebook: 03_dipair
             grid: {head: [ffnn, transformer], keep: [4, 8]}
 
-Everything in it is checked before a kernel starts, unknown parameters included (papermill would only warn). Each run is a
-process of its own. A notebook whose parameter ``clock`` is not "none" measures time, so it runs alone, and it depends on all
-earlier runs. A run is finished when its executed notebook is in place and its rows load; started again, a suite does only
-what is not finished, or what depends on something that was done anew.
+Everything in it is checked before a kernel starts, unknown parameters included (papermill would only warn). Each run
+is a process of its own. A notebook whose parameter ``clock`` is not "none" measures time, so it runs alone; it and the
+last stage depend on all earlier runs. A run is finished when its executed notebook is in place and its rows load;
+started again, a suite does only what is not finished, or what depends on something that was done anew.
 """
 
 from __future__ import annotations
@@ -260,8 +260,8 @@ def from_text(text: str, default: Any) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SuiteError(f"-p: {text!r} could not be read as YAML: {error}") from error
-    if isinstance(default, list) and isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
+    if isinstance(default, list) and not isinstance(value, list):
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
     return value
 
 
@@ -369,9 +369,11 @@ def is_finished(out: Path, key: str, inputs: Mapping[str, str]) -> bool:
 
 
 def input_runs(run: Planned, suite: Suite) -> list[Planned]:
-    """The earlier runs that this one reads: the required ones, and all of them where it compares (it has a clock)."""
-    everything = "clock" in run.parameters
-    return [other for other in suite.runs if other.stage < run.stage and (other.required or everything)]
+    """The runs that this one reads: the required ones of earlier stages, and all before it where it measures or comes last."""
+    if run.alone:
+        return [r for r in suite.runs if r.stage < run.stage or (r.stage == run.stage and not r.alone)]
+    last = run.stage == suite.runs[-1].stage
+    return [r for r in suite.runs if r.stage < run.stage and (r.required or last)]
 
 
 def input_state(run: Planned, suite: Suite) -> dict[str, str]:
@@ -445,6 +447,7 @@ def start(run: Planned, suite: Suite, threads: int, scratch: Path, attempt: int 
         "PYTHONHASHSEED": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DIPAIR_RUN": run.key,
         "DIPAIR_SUITE": suite.name,
         "DIPAIR_INPUTS": " ".join(inputs),
         "DIPAIR_PROGRESS": str(folder / "progress.json"),
@@ -699,25 +702,19 @@ def run_suite(
 def run_stages(
     suite: Suite, jobs: int, display: Display, states: dict[str, str], errors: dict[str, str]
 ) -> None:
-    """Run the stages one after the other, filling state and error by key."""
+    """Run the stages one after the other, filling state and error by key; in each, what measures time comes last and alone."""
     for stage in sorted({run.stage for run in suite.runs}):
         runs = [run for run in suite.runs if run.stage == stage]
-        waiting = []
-        for run in runs:
-            if is_finished(suite.out, run.key, input_state(run, suite)):
-                states[run.key] = KEPT
-            else:
-                waiting.append(run)
-        if len(waiting) < len(runs):
-            display.line(
-                f"stage {stage + 1}: {len(runs) - len(waiting)} of {len(runs)} runs are finished already"
-            )
         later = [run for run in suite.runs if run.stage > stage]
-        together = [run for run in waiting if not run.alone]
-        run_batch(suite, together, min(jobs, len(together)), later, display, states, errors)
-        for run in waiting:
-            if run.alone:
-                run_batch(suite, [run], 1, later, display, states, errors)
+        for batch in ([run for run in runs if not run.alone], *([run] for run in runs if run.alone)):
+            waiting = []
+            for run in batch:
+                if is_finished(suite.out, run.key, input_state(run, suite)):
+                    states[run.key] = KEPT
+                    display.line(f"kept     {run.label}")
+                else:
+                    waiting.append(run)
+            run_batch(suite, waiting, min(jobs, len(waiting)), later, display, states, errors)
         if any(run.required and run.key in errors for run in runs):
             states.update({run.key: NOT_RUN for run in later})
             return

@@ -325,7 +325,7 @@ class TestIdentity:
         assert results.slug("TF-IDF + cosine (words)") == "tf-idf-cosine-words"
 
     def test_environment_is_this_machine(self) -> None:
-        told = results.environment()
+        told: dict[str, Any] = results.environment()
         assert told["python"] == ".".join(map(str, sys.version_info[:3]))
         assert row(**told).torch == told["torch"]
         assert results.device_name()
@@ -396,6 +396,14 @@ class TestRun:
         assert run.parameters == {"task": "letters", "out": "results/mine", "seed": 4, "threads": 2}
         assert run.key == results.run_key("03_x", run.parameters, "f" * 64, results.device_name())
         assert (run.out.is_dir(), run.suite) == (True, "mine")
+
+    def test_under_a_suite_the_key_is_the_suites(
+        self, run: results.Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DIPAIR_RUN", "03_x-9999999999")
+        monkeypatch.setenv("DIPAIR_SUITE", "demo")
+        again = results.open_run("03_x", {**run.parameters, "seed": 9})
+        assert (again.key, again.suite) == ("03_x-9999999999", "demo")
 
     def test_a_row_knows_where_it_is_from(self, run: results.Run) -> None:
         result = run.result(model="FFNN k=4", family="dipair", metrics={"f1": 0.5}, n_train=5)

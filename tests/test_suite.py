@@ -1,0 +1,439 @@
+"""Suites: refused before anything starts, resumed after any kill, failures named, clocks alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dipair_lib import cli, report, results, suite
+from dipair_lib.suite import SuiteError
+
+ROOT = Path(__file__).parents[1]
+PARAMETERS = """\
+n = 1  # a number
+rate = 0.5  # another
+word = "x"  # a word
+names = []  # a list
+clock = "none"  # what is timed
+out = "../results/x"  # where to
+seconds = 0.0  # how long it takes
+"""
+# Writes when it ran and with what, fails for n = 3, and saves a row.
+WORK = """\
+import json, os, time
+import numpy as np
+from dipair_lib import results
+begin = time.time()
+time.sleep(seconds)
+names_kept = ("PYTHONHASHSEED", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_TELEMETRY", "OMP_NUM_THREADS", "DIPAIR_THREADS")
+told = {"n": n, "rate": rate, "word": word, "names": names, "clock": clock, "begin": begin, "end": time.time()}
+with open("../log.jsonl", "a") as log:
+    log.write(json.dumps({**told, **{k: os.environ.get(k) for k in names_kept}}) + "\\n")
+if n == 3:
+    raise ValueError("n is three,\\n\\x1b[31mwhich is too many")
+key = os.environ["DIPAIR_RUN"]
+row = results.Result(run_id=key + ".m", created_utc="2026", notebook=key.split("-")[0], suite="s", task="t", split="test",
+                     model=f"m {n}", family="dipair", metric="accuracy", quality=0.75, n_examples=4)
+results.save_result(out, row, np.array([[1.0], [1], [-1], [-1]]), np.array([1, 1, 0, 1]), np.arange(4))
+"""
+
+
+def write_notebook(path: Path, parameters: str, *cells: str) -> None:
+    metadata: dict[str, Any] = {"tags": ["parameters"]}
+    made = [{"cell_type": "code", "id": "p", "metadata": metadata, "source": parameters}]
+    made += [
+        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": cell} for i, cell in enumerate(cells)
+    ]
+    cells_json = [{**cell, "outputs": [], "execution_count": None} for cell in made]
+    # The kernel a person's JupyterLab saved is not on this machine.
+    kernel = {"name": "my-old-kernel", "display_name": "Mine", "language": "python"}
+    content = {"cells": cells_json, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(content), encoding="utf8")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with two tiny notebooks, the current folder being elsewhere."""
+    (tmp_path / "notebooks" / "suites").mkdir(parents=True)
+    write_notebook(tmp_path / "notebooks" / "01_a.ipynb", PARAMETERS, WORK)
+    write_notebook(
+        tmp_path / "notebooks" / "04_b.ipynb", 'flag = False  # yes or no\nclock = "all"  # time', "1 + 1"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path
+
+
+def write_suite(project: Path, *stages: dict[str, Any], **other: Any) -> Path:
+    path = project / "notebooks" / "suites" / "s.yaml"
+    path.write_text(yaml.safe_dump({"name": "s", "stages": list(stages), **other}), encoding="utf8")
+    return path
+
+
+def stage(*runs: dict[str, Any], **other: Any) -> dict[str, Any]:
+    return {"runs": list(runs), **other}
+
+
+def a(**parameters: Any) -> dict[str, Any]:
+    return {"notebook": "01_a", "parameters": parameters}
+
+
+def log(project: Path) -> list[dict[str, Any]]:
+    path = project / "log.jsonl"
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()] if path.exists() else []
+    )
+
+
+def run(path: Path, *overrides: str, **options: Any) -> tuple[int, str]:
+    """Exit status and what was shown."""
+    stream = io.StringIO()
+    status = suite.run_suite(path, cli.overrides(overrides), stream=stream, **options)
+    return status, stream.getvalue()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("stages", "other", "message"),
+        [
+            ([stage(a(sed=1), a(rte=1))], {}, r"stage 1, run 1 \(01_a\): unknown parameter 'sed'"),
+            ([stage(a(), a(rte=1))], {}, r"run 2 \(01_a\): unknown parameter 'rte'; did you mean rate\?"),
+            (
+                [stage(a())],
+                {"defaults": {"wrod": "y"}},
+                r"defaults: unknown parameter 'wrod'; did you mean word",
+            ),
+            ([stage({"notebook": "01_b"})], {}, r"no notebook '01_b' in .*; did you mean .*01_a"),
+            ([stage(a(n="many"))], {}, "n: expected int .like 1., but got 'many'"),
+            ([stage(a(n=True))], {}, "n: expected int .like 1., but got True"),
+            ([stage(a(n=1.5))], {}, "n: expected int"),
+            ([stage(a(rate="fast"))], {}, "rate: expected float"),
+            ([stage(a(word=1))], {}, "word: expected str"),
+            ([stage({"notebook": "04_b", "parameters": {"flag": 1}})], {}, "flag: expected bool"),
+            ([stage(a(out="x"))], {}, "out is set for the whole suite"),
+            ([stage(a(n=2), a(n=2))], {}, "01_a n=2 stands twice"),
+            ([stage({"notebook": "01_a", "grid": {"n": [1, 1]}})], {}, "stands twice"),
+            ([stage({**a(n=1), "grid": {"n": [1]}})], {}, "n stands in parameters and in grid"),
+            ([stage({"notebook": "01_a", "grid": {"n": 1}})], {}, "grid: n: expected a list"),
+            ([stage({"notebok": "01_a"})], {}, "unknown key 'notebok'; did you mean notebook"),
+            ([stage({"parameters": {}})], {}, "run 1: notebook is missing"),
+            ([stage(a(), required="yes")], {}, "required: expected true or false"),
+            ([stage()], {}, "stage 1: runs: expected a list with at least one entry"),
+            ([], {}, "stages: expected a list"),
+            ([stage(a())], {"out": "o", "colour": 1}, "unknown key 'colour'"),
+        ],
+    )
+    def test_a_wrong_suite_is_refused_before_anything_starts(
+        self, project: Path, stages: list, other: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(SuiteError, match=message):
+            run(write_suite(project, *stages, **other))
+        assert not (project / "results").exists()
+        assert log(project) == []
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("ratte=1", r"-p: unknown parameter 'ratte'; did you mean rate\?"),
+            ("n=many", "-p n, for .*: expected int .like 1., but got 'many'"),
+            ("n=[1", "could not be read as YAML"),
+            ("out=here", "or --out"),
+        ],
+    )
+    def test_a_wrong_override_is_refused_before_anything_starts(
+        self, project: Path, override: str, message: str
+    ) -> None:
+        with pytest.raises(SuiteError, match=message):
+            run(write_suite(project, stage(a())), override)
+        assert not (project / "results").exists()
+
+    def test_a_missing_or_broken_file_is_named(self, project: Path) -> None:
+        path = write_suite(project, stage(a()))
+        with pytest.raises(SuiteError, match=r"ss\.yaml: no such suite; did you mean s\.yaml\?"):
+            run(path.with_name("ss.yaml"))
+        path.write_text("name: [", encoding="utf8")
+        with pytest.raises(SuiteError, match=r"s\.yaml: could not be read as YAML"):
+            run(path)
+
+    def test_a_second_suite_in_the_folder_is_refused_naming_the_first(self, project: Path) -> None:
+        path = write_suite(project, stage(a()))
+        program = (
+            "import sys, pathlib\nfrom dipair_lib import suite\n"
+            "with suite.only_one(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        )
+        command = [sys.executable, "-c", program, str(project / "results" / "s")]
+        with subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(SuiteError, match=f"another suite .process {other.pid}. is running"):
+                run(path)
+            other.kill()
+        # The lock of a killed process is nobody's.
+        with suite.only_one(project / "results" / "s"):
+            assert (project / "results" / "s" / ".pid").read_text(encoding="utf8") == f"{os.getpid()}\n"
+
+
+class TestExpansion:
+    def test_grid_defaults_and_overrides_in_that_order(self, project: Path) -> None:
+        entry = {
+            "notebook": "01_a",
+            "parameters": {"word": "own"},
+            "grid": {"n": [1, 2], "rate": [1, "1e-4"]},
+        }
+        path = write_suite(
+            project, stage(entry), stage({"notebook": "04_b"}), defaults={"word": "default", "seconds": 2}
+        )
+        read = suite.read_suite(path, {"names": "a, b"})
+        values = [(r.parameters["n"], r.parameters["rate"]) for r in read.runs[:-1]]
+        assert values == [(1, 1.0), (1, 1e-4), (2, 1.0), (2, 1e-4)]
+        first = read.runs[0].parameters
+        assert first["word"] == "own" and first["seconds"] == 2.0 and first["names"] == ["a", "b"]
+        assert first["out"] == "../results/s"
+        assert [r.alone for r in read.runs] == [False] * 4 + [True]
+        assert read.runs[0].label == "01_a word=own n=1 rate=1.0"
+        assert suite.read_suite(path, {"word": "yes"}).runs[0].parameters["word"] == "yes"
+
+    def test_an_override_that_makes_runs_equal_leaves_one(self, project: Path) -> None:
+        path = write_suite(project, stage({"notebook": "01_a", "grid": {"n": [1, 2, 4]}}))
+        assert [r.parameters["n"] for r in suite.read_suite(path, {"n": "7"}).runs] == [7]
+
+    @pytest.mark.parametrize(
+        ("text", "default", "value"),
+        [
+            ("no", "x", "no"),
+            ("1e-4", 0.5, "1e-4"),
+            ("[query,text]", [], ["query", "text"]),
+            ("query", [], ["query"]),
+            ("8", [4], [8]),
+            ("true", False, True),
+        ],
+    )
+    def test_a_typed_value_follows_the_notebook(self, text: str, default: Any, value: Any) -> None:
+        assert suite.from_text(text, default) == value
+
+    def test_own_files_are_found_from_where_the_command_was_typed(self, project: Path) -> None:
+        write_notebook(project / "notebooks" / "02_c.ipynb", 'task = "pydocs"\nout = "x"', "1")
+        (project / "elsewhere" / "pairs.csv").touch()
+        (project / "elsewhere" / "pydocs").mkdir()
+        path = write_suite(project, stage({"notebook": "02_c"}))
+
+        def task(**overrides: str) -> str:
+            return suite.read_suite(path, overrides).runs[0].parameters["task"]
+
+        assert task() == "pydocs"
+        assert task(task="pydocs") == "pydocs", "a name stays a name"
+        assert task(task="pairs.csv") == "../elsewhere/pairs.csv"
+        assert task(task="none.csv") == "none.csv", "left to the task's own error"
+
+    def test_the_out_option_wins(self, project: Path) -> None:
+        read = suite.read_suite(write_suite(project, stage(a()), out="results/o"), out="mine")
+        assert (read.out, read.runs[0].parameters["out"]) == (Path("mine"), "../elsewhere/mine")
+
+
+class TestRunning:
+    def test_failures_are_named_the_rest_goes_on_and_only_what_is_needed_is_done_again(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+        monkeypatch.setattr(suite, "cores", lambda: 2)
+        many = {"notebook": "01_a", "grid": {"n": [2, 3, 4]}}
+        path = write_suite(project, stage(a(), required=True), stage(many, a(clock="all", n=5)))
+        status, shown = run(path, "seconds=0.5", jobs=2)
+        out = project / "results" / "s"
+        assert status == 1
+        (failed,) = (out / "notebooks").glob("*.failed.ipynb")
+        end = shown.split("4 finished, 1 failed")[1]
+        assert f"failed: 01_a n=3\n  ValueError: n is three, which is too many\n  {failed}" in end
+        by_n = {entry["n"]: entry for entry in log(project)}
+        assert set(by_n) == {1, 2, 3, 4, 5}
+        assert by_n[1]["end"] <= min(by_n[n]["begin"] for n in (2, 3, 4)), "stages follow each other"
+        assert by_n[5]["begin"] >= max(by_n[n]["end"] for n in (1, 2, 3, 4)), "a clock runs alone"
+        assert by_n[2]["PYTHONHASHSEED"] == "0" and by_n[2]["TOKENIZERS_PARALLELISM"] == "false"
+        assert by_n[2]["HF_HUB_DISABLE_TELEMETRY"] == "1"
+        assert (by_n[2]["OMP_NUM_THREADS"], by_n[2]["DIPAIR_THREADS"]) == ("1", "1"), "processors are shared"
+        assert by_n[5]["DIPAIR_THREADS"] == "2", "a clock has them all"
+        rows = results.load_results(out)
+        assert sorted(r.model for r in rows) == ["m 1", "m 2", "m 4", "m 5"]
+        assert len((out / "rows.jsonl").read_text(encoding="utf8").splitlines()) == 4
+        executed = sorted(p.name for p in (out / "notebooks").glob("*.ipynb") if "failed" not in p.name)
+        assert executed == [f"{r.run_id.removesuffix('.m')}.ipynb" for r in rows]
+        for name in executed:
+            assert str(project) not in (out / "notebooks" / name).read_text(encoding="utf8")
+
+        # Again: the failed run is tried anew, the others are kept. One row is damaged: it is made anew, with what reads it.
+        damaged = next(r for r in rows if r.model == "m 2")
+        (results.row_folder(out, damaged.run_id) / "row.json").write_text("{", encoding="utf8")
+        status, shown = run(path, "seconds=0.5", jobs=2)
+        assert status == 1 and "2 kept, 1 failed" in shown
+        assert sorted(entry["n"] for entry in log(project)[5:]) == [2, 3, 5]
+        assert results.load_results(out) == rows
+
+    def test_a_required_failure_ends_the_suite(self, project: Path) -> None:
+        status, shown = run(write_suite(project, stage(a(n=3), required=True), stage(a(n=2))))
+        assert status == 1 and "1 failed, 1 not run" in shown
+        assert [entry["n"] for entry in log(project)] == [3]
+
+    def test_neither_a_failing_report_nor_a_full_disk_loses_rows(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(folder: Path) -> Path:
+            raise RuntimeError("no ink")
+
+        whole = results.write_atomic
+
+        def full(path: Path, data: bytes) -> Path:
+            if path.suffix == ".ipynb":
+                raise results.ResultError(f"{path}: the disk is full")
+            return whole(path, data)
+
+        monkeypatch.setattr(report, "write", broken)
+        monkeypatch.setattr(results, "write_atomic", full)
+        path = write_suite(project, stage(a()))
+        status, shown = run(path)
+        assert status == 1
+        assert "the disk is full" in shown and "RuntimeError: no ink" in shown and "dipair report" in shown
+        out = project / "results" / "s"
+        assert len(results.load_results(out)) == 1 and (out / "rows.jsonl").exists()
+
+        # With room again the run, which did not finish, is made anew; --fresh takes everything away first.
+        monkeypatch.undo()
+        monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+        (out / "rows" / "01_a-other.m").mkdir()
+        assert run(path, fresh=True)[0] == 0
+        assert [p.name for p in (out / "rows").iterdir()] == [results.load_results(out)[0].run_id]
+
+    def test_a_kernel_that_did_not_start_is_tried_again(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        attempts = []
+
+        def start(
+            run: suite.Planned, made: suite.Suite, threads: int, scratch: Path, attempt: int = 1
+        ) -> suite.Active:
+            attempts.append(attempt)
+            folder = scratch / str(attempt)
+            folder.mkdir()
+            (folder / "log.txt").write_text("zmq: Address already in use", encoding="utf8")
+            (folder / f"{run.key}.ipynb").write_bytes(run.path.read_bytes())
+            process = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({int(attempt < 3)})"])
+            return suite.Active(run, process, time.monotonic(), folder, threads, {}, attempt)
+
+        monkeypatch.setattr(suite, "start", start)
+        assert run(write_suite(project, stage({"notebook": "04_b"})))[0] == 0
+        assert attempts == [1, 2, 3]
+
+
+def command(path: Path, *options: str) -> subprocess.Popen:
+    """A suite in a process of its own, as a person starts it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, "-m", "dipair_lib.cli", "run", str(path), *options]
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def processes_of(project: Path) -> list[str]:
+    """Command lines of living processes that work in the project (Linux)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            inside = os.readlink(folder / "cwd").startswith(str(project / "notebooks"))
+        except OSError:
+            continue
+        if line and (inside or str(project / "notebooks") in line):
+            found.append(line)
+    return found
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)
+
+
+class TestInterruptions:
+    def test_killed_three_times_at_random_the_rows_are_those_of_an_undisturbed_run(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+        path = write_suite(
+            project, stage(a(), required=True), stage({"notebook": "01_a", "grid": {"n": [2, 4, 5]}})
+        )
+        assert run(path, jobs=2, out=project / "results" / "undisturbed")[0] == 0
+        out = project / "results" / "s"
+        seed = time.time_ns()
+        moments = random.Random(seed)
+        for _ in range(3):
+            process = command(path, "--jobs", "2")
+            time.sleep(moments.uniform(1, 9))
+            process.kill()
+            process.communicate()
+            if sys.platform == "linux":
+                wait_for(lambda: processes_of(project) == [], 20)
+        status, shown = run(path, jobs=2, out=out)
+        assert status == 0, (seed, shown)
+        # `out` is not part of a run's identity: the same ids in both folders.
+        for pattern in ("rows/*/row.json", "rows/*/logits.npz", "notebooks/*"):
+            undisturbed = sorted(
+                p.parent.name + p.name for p in (project / "results" / "undisturbed").glob(pattern)
+            )
+            assert sorted(p.parent.name + p.name for p in out.glob(pattern)) == undisturbed, seed
+        assert len(results.load_results(out)) == 4
+        assert results.verify(out) == []
+
+    def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(self, project: Path) -> None:
+        path = write_suite(project, stage(a()), stage(a(n=2, seconds=60)))
+        process = command(path)
+        notebooks = project / "results" / "s" / "notebooks"
+        wait_for(lambda: list(notebooks.glob("*.ipynb")))
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        shown = process.communicate(timeout=30)[1]
+        assert process.returncode == 130
+        assert "1 of 2 runs are finished and kept: the same command goes on" in shown
+        if sys.platform == "linux":
+            wait_for(lambda: processes_of(project) == [], 20)
+        assert len(results.load_results(project / "results" / "s")) == 1
+
+
+class TestDisplay:
+    def test_time_left_comes_from_runs_of_the_same_notebook(self, project: Path) -> None:
+        runs = suite.read_suite(write_suite(project, stage(a(), a(n=2)), stage({"notebook": "04_b"}))).runs
+        display = suite.Display(3, io.StringIO(), {})
+        assert display.left([], runs) is None, "nothing is known yet"
+        display.seconds = {"01_a": [10.0, 20.0], "04_b": [60.0]}
+        assert display.left([], runs) == pytest.approx(15 + 15 + 60)
+
+    def test_minutes(self) -> None:
+        assert [suite.minutes(s) for s in (0.4, 59.6, 185)] == ["0 s", "1:00 min", "3:05 min"]
+
+
+class TestCommandLine:
+    def test_a_mistake_is_one_line_and_status_2(
+        self, project: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = write_suite(project, stage(a()))
+        assert cli.main(["run", str(path), "-p", "ratte=1"]) == 2
+        assert capsys.readouterr().err == "dipair: -p: unknown parameter 'ratte'; did you mean rate?\n"
+        assert cli.main(["run", str(path), "-p", "rate"]) == 2
+        assert "expected NAME=VALUE" in capsys.readouterr().err
+        assert cli.main(["verify", "nowhere"]) == 2
+
+    def test_verify_names_each_problem_and_fails(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.main(["verify", str(tmp_path)]) == 1
+        assert capsys.readouterr().out == f"{tmp_path}: no rows\n"
