@@ -1,0 +1,114 @@
+"""Notebooks as committed: one cell of commented literals, no outputs, the common kernel, small cells, suites that fit."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import tokenize
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from dipair_lib import results, suite
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NAMES = ["01_teacher", "02_bilstm", "03_dipair", "04_tradeoff", "05_explorer"]
+SUITES = sorted((FOLDER / "suites").glob("*.yaml"))
+
+
+@pytest.fixture(params=NAMES)
+def path(request: pytest.FixtureRequest) -> Path:
+    return FOLDER / f"{request.param}.ipynb"
+
+
+@pytest.fixture
+def cells(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf8"))["cells"]
+
+
+def code(cells: list[dict[str, Any]]) -> list[str]:
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_no_notebook_is_left_out_of_these_checks() -> None:
+    assert sorted(p.stem for p in FOLDER.glob("*.ipynb")) == NAMES
+
+
+def test_is_valid_and_runs_on_the_kernel_every_machine_has(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_is_committed_without_outputs(cells: list[dict[str, Any]]) -> None:
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None, cell.get("id")
+
+
+def test_parameters_are_the_first_code_cell_and_of_types_papermill_keeps(
+    path: Path, cells: list[dict[str, Any]]
+) -> None:
+    first = next(cell for cell in cells if cell["cell_type"] == "code")
+    assert first["metadata"].get("tags") == ["parameters"]
+    parameters = results.notebook_parameters(path)
+    assert "out" in parameters
+    for name, value in parameters.items():
+        kept = isinstance(value, bool | int | float | str) or (
+            isinstance(value, list) and all(isinstance(entry, bool | int | float | str) for entry in value)
+        )
+        assert kept, f"{name} = {value!r}: only scalars and lists of scalars come through papermill unchanged"
+
+
+def test_every_parameter_has_a_comment(cells: list[dict[str, Any]]) -> None:
+    source = code(cells)[0]
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    for statement in ast.parse(source).body:
+        assert statement.end_lineno in commented, ast.unparse(statement)
+
+
+def test_shared_parameters_have_the_same_defaults_everywhere() -> None:
+    known = {name: results.notebook_parameters(FOLDER / f"{name}.ipynb") for name in NAMES}
+    assert len({known[name]["out"] for name in NAMES}) == 1
+    for parameter in ("task", "fields", "label", "group", "max_train", "backbone"):
+        values = [known[name][parameter] for name in NAMES[:3] if parameter in known[name]]
+        assert values and all(value == values[0] for value in values), parameter
+
+
+def test_is_a_story_in_small_cells(cells: list[dict[str, Any]]) -> None:
+    assert cells[0]["cell_type"] == "markdown" and "".join(cells[0]["source"]).startswith("# ")
+    for source in code(cells)[1:]:
+        assert len(source.splitlines()) <= 20, source
+        ast.parse(re.sub(r"(?m)^\s*%.*$", "", source))
+    prose = sum(cell["cell_type"] == "markdown" for cell in cells)
+    assert prose >= len(code(cells)) / 2, "prose stands between the cells"
+
+
+def test_opens_the_run_of_its_own_name(path: Path, cells: list[dict[str, Any]]) -> None:
+    for source in code(cells):
+        for name in re.findall(r'open_run\("([^"]+)"', source):
+            assert name == path.stem
+
+
+def test_training_notebooks_save_their_rows(path: Path, cells: list[dict[str, Any]]) -> None:
+    saves = any("run.save(" in source for source in code(cells))
+    assert saves == (path.stem in NAMES[:3])
+
+
+def test_there_is_a_demo_and_a_smoke_suite() -> None:
+    assert {"demo", "smoke"} <= {p.stem for p in SUITES}
+
+
+def test_suites_fit_the_notebooks() -> None:
+    for path in SUITES:
+        read = suite.read_suite(path)
+        assert read.name == path.stem
+        # What measures time runs alone, so only the last stage may: the others share the machine.
+        last = max(r.stage for r in read.runs)
+        assert [r.label for r in read.runs if r.alone and r.stage < last] == [], path.name
+        assert "04_tradeoff" in {r.notebook for r in read.runs if r.stage == last}, path.name
