@@ -151,7 +151,7 @@ def _hash(*parts: str) -> str:
 
 # ------------------------------------------------------------------------------------------------- docstring to texts
 
-HEADING = re.compile(r"^[=\-~^*#\"'+.`_]{3,}$")
+HEADING = re.compile(r"^[=\-~^*#\"'+.`_]{3,}(\s+[=\-]{3,})*$")
 GOOGLE = re.compile(
     r"^(args?|arguments?|parameters?|params?|returns?|yields?|raises?|attributes?|examples?|example usages?|usage|"
     r"references?|see also|methods|keyword args|keyword arguments|other parameters|inputs?|outputs?|shape|warns|"
@@ -416,7 +416,7 @@ def distinct(items: Iterable[Item], dropped: Counter[str]) -> list[Item]:
             first.append(item)
         seen |= keys
     per_package: Counter[str] = Counter()
-    kept = []
+    kept: list[Item] = []
     copies = _near_copies([item.passage for item in first]) if first else []
     for item, copy_of in zip(first, copies, strict=True):
         if copy_of is not None:
@@ -684,7 +684,7 @@ def build(
         "seconds_reading": round(seconds_read, 1),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    notes = {
+    notes: dict[str, Any] = {
         "common": common,
         "pairs": {
             "negatives": "one of the 20 nearest by TF-IDF, one of the 20 nearest by embedding, same tenth of the modules"

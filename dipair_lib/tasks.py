@@ -167,7 +167,10 @@ def _built_in(
 
 @dataclass(frozen=True)
 class Table:
-    """A file as read: columns of raw cells, and the line each row started at (None for Parquet)."""
+    """A file as read: columns of raw cells, and the line each row started at (None for Parquet).
+
+    In messages rows count from 1 without the header, lines from 1 with it.
+    """
 
     path: Path
     columns: dict[str, list[Any]]
@@ -175,11 +178,6 @@ class Table:
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
-
-    def where(self, row: int) -> str:
-        """Position of the 0-based `row` for messages: rows count from 1 without the header, lines from 1 with it."""
-        line = f" (line {self.lines[row]})" if self.lines else ""
-        return f"{self.path}, row {row + 1}{line}"
 
 
 def read_table(path: Path) -> Table:
