@@ -19,13 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
 from . import progress, quality
 from .models import Constant, CrossEncoder, DualEncoder, Model, TfIdf, load_tokenizer
 from .models.heads import Kept, Prepared
-from .models.tokens import Texts, Tokens, length_sorted, read
+from .models.tokens import Texts, Tokens, length_sorted, read, tokenize
+from .results import Result
 from .tasks import Task
 
 LOSSES = ("hard", "logits", "mixed")
@@ -110,6 +112,39 @@ def read_splits(
     return splits
 
 
+def choose_read_lengths(task: Task, backbone: str, asked: Sequence[int] = (), most: int = 128, sample: int = 2000) -> list[int]:
+    """Word pieces to read of each field: as asked, or enough to read 95 % of the training texts whole, at most ``most``."""
+    if asked:
+        if len(asked) != len(task.fields):
+            raise ValueError(f"read_lengths: expected one number for each field {list(task.fields)}, but got {list(asked)}")
+        return [int(n) for n in asked]
+    tokenizer = load_tokenizer(backbone)
+    frame = task.train.sample(min(sample, len(task.train)), random_state=0)
+    return [int(np.ceil(np.quantile(tokenize(tokenizer, frame[f].tolist(), most).lengths, 0.95))) for f in task.fields]
+
+
+def lengths_of(row: Result) -> list[int]:
+    """The read lengths of a row, as numbers: "16+32" -> [16, 32]."""
+    return [int(n) for n in (row.read_lengths or "").split("+") if n]
+
+
+def vocabulary_of(texts: Texts) -> list[int]:
+    """The word pieces that occur in any field, sorted."""
+    return np.unique(np.concatenate([t.ids for t in texts.tokens])).tolist()  # type: ignore[no-any-return]
+
+
+def training_fields(config: TrainConfig, *fits: Fitted | None) -> dict[str, Any]:
+    """The training group of a row: loss, alpha, and steps and seconds over all stages (a stage not run is None)."""
+    done = [fit for fit in fits if fit]
+    return {
+        "loss": config.loss,
+        "alpha": {"hard": 1.0, "logits": 0.0, "mixed": config.alpha}[config.loss],
+        "steps": sum(fit.steps for fit in done),
+        "train_seconds": sum(fit.seconds for fit in done),
+        "stages": "+".join(str(number) for number, fit in enumerate(fits, 1) if fit) if len(fits) > 1 else None,
+    }
+
+
 @dataclass(frozen=True)
 class Fitted:
     """What a training cost and where it ended: optimiser steps, seconds of wall clock, last running loss, dtype of the encoder."""
@@ -167,14 +202,14 @@ def fit_head(model: DualEncoder, stored: Sequence[Stored], data: Data, config: T
     batches = list(batches_of(model, data, config))
     optimizer, schedule = optimizer_of(parameters, config, len(batches))
     begun, running = time.perf_counter(), float("nan")
-    cut = [model.cut(s.hidden, s.mask, field) for field, s in enumerate(stored)]
     model.train()
     for rows in progress.track(batches, what):
         prepared = []
-        for field, (first, mask, pooled) in enumerate(cut):
+        for field, one in enumerate(stored):
             distinct, place = np.unique(data.texts.index[rows, field], return_inverse=True)
-            kept = model.project(*(None if t is None else t[distinct].float() if t is not mask else t[distinct] for t in (first, mask, pooled)))  # type: ignore[arg-type]
-            prepared.append(gather(model.prepare(kept, field), place))
+            read_to = None if model.pooled else model.keep[field]
+            cut = model.cut(one.hidden[distinct, :read_to].float(), one.mask[distinct, :read_to], field)
+            prepared.append(gather(model.prepare(model.project(*cut), field), place))
         loss = loss_of(model.combine(*prepared), data, rows, config)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -297,11 +332,53 @@ def hash_of(*parts: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def frozen_cosine(backbone: str, read_lengths: Sequence[int], train: Data, folder: Path) -> DualEncoder:
+    """The floor for pairs: the cosine of the untrained encoder's means, with scale and shift fitted on the training labels."""
+    keep = [0] * len(read_lengths)
+    model = DualEncoder(backbone, read_lengths, keep, True, 0, "cosine", outputs=outputs_for(train.classes))
+    stored, _ = stored_outputs(model, train.texts, folder)
+    prepared = [prepare_stored(model, s, field) for field, s in enumerate(stored)]
+    rows = train.texts.index
+    cosine = (gather(prepared[0], rows[:, 0])[0] * gather(prepared[1], rows[:, 1])[0]).sum(1).numpy()[:, None]
+    line: Any = LogisticRegression(C=100.0) if train.classes else LinearRegression()
+    line.fit(cosine, train.labels)
+    with torch.no_grad():
+        model.head.scale.copy_(torch.from_numpy(np.ravel(line.coef_)))  # type: ignore[union-attr, operator]
+        model.head.shift.copy_(torch.from_numpy(np.ravel(line.intercept_)))  # type: ignore[union-attr, operator]
+    return model.eval()
+
+
+def prepare_stored(model: DualEncoder, stored: Stored, field: int, chunk: int = 1024) -> Prepared:
+    """Prepare every text of a field from its stored outputs: tensors [texts, ...]."""
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(stored.hidden), chunk):
+            mask = stored.mask[start : start + chunk]
+            parts.append(model.prepare(model.project(*model.cut(stored.hidden[start : start + chunk].float(), mask, field)), field))
+    return tuple(torch.cat(p) for p in zip(*parts, strict=True))
+
+
+def floors(task: Task, train: Data, backbone: str, read_lengths: Sequence[int], folder: Path) -> dict[str, Model]:
+    """The baselines that every suite holds, by display name: constant, TF-IDF (up to two fields), frozen cosine (pairs)."""
+    classes = len(task.classes)
+    found: dict[str, Model] = {"constant": Constant.fit(train.labels, classes)}
+    if len(task.fields) <= 2:
+        found["TF-IDF"] = TfIdf.fit(train.texts, train.labels, classes)
+    if len(task.fields) == 2 and classes in (0, 2):
+        found["frozen cosine"] = frozen_cosine(backbone, read_lengths, train, folder)
+    return found
+
+
 # --- the teacher's logits, stored -----------------------------------------------------------------------------------------------
 
 
 class TeacherError(ValueError):
     """Stored teacher logits that are missing, damaged, or of other data."""
+
+
+def teacher_file(out: Path, run_id: str) -> Path:
+    """Where the logits of a teacher's run are stored."""
+    return Path(out) / "teacher" / f"{run_id}.npz"
 
 
 def store_teacher_logits(path: Path, fingerprint: str, logits: dict[str, np.ndarray]) -> Path:

@@ -1,0 +1,82 @@
+"""A backbone of some thousand weights in the Hugging Face layout, and a small task, so that tests need no large model and no network."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+WORDS = (
+    "the a of to and in is red green blue car house tree river stone runs sleeps grows shines old new fast slow warm cold"
+).split()
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of a BERT with 2 layers of 32, a whole-word tokenizer, random weights from a fixed seed."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def sentences(n: int, seed: int, low: int = 2, high: int = 9) -> list[str]:
+    """n sentences of random words, 2 to 8 long."""
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, random.integers(low, high))) for _ in range(n)]
+
+
+@pytest.fixture(scope="session")
+def pairs() -> pd.DataFrame:
+    """120 pairs in 40 groups: label 1 where the second text holds the first one's words."""
+    random = np.random.default_rng(1)
+    rows = []
+    for group, query in enumerate(sentences(40, seed=2)):
+        other = sentences(2, seed=100 + group)
+        mixed = query.split() + other[0].split()[:2]
+        rows.append((query, " ".join(random.permutation(mixed)), 1, group))
+        rows += [(query, text, 0, group) for text in other]
+    return pd.DataFrame(rows, columns=["query", "passage", "label", "group"])
+
+
+@pytest.fixture
+def pickled_backbone(tmp_path: Path) -> Path:
+    """A directory that holds a config and pickled weights only."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    return tmp_path

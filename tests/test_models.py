@@ -1,0 +1,331 @@
+"""Facts about the models: each head equals its textbook form, padding and batches change nothing, files are checked before they are used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dipair_lib import models
+from dipair_lib.models import backbone as backbones
+from dipair_lib.models import heads
+from dipair_lib.models.heads import Kept
+from dipair_lib.models.tokens import Texts, Tokens, length_sorted, read
+
+FIELDS = ["query", "passage"]
+CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def texts(tiny_backbone: str, pairs: pd.DataFrame) -> Texts:
+    return read(models.load_tokenizer(tiny_backbone), pairs, FIELDS, [8, 12])
+
+
+def students(backbone: str) -> dict[str, Any]:
+    """One of each kind behind the seam."""
+    torch.manual_seed(3)
+    common: dict[str, Any] = {"backbone": backbone, "read_lengths": (8, 12)}
+    made = {
+        "DE-Cos": models.DualEncoder(**common, keep=(0, 0), pooled=True, projection=0, head="cosine"),
+        "DE-FFNN": models.DualEncoder(**common, keep=(0, 0), pooled=True, projection=0, hidden=(16, 8)),
+        "FFNN": models.DualEncoder(**common, keep=(2, 5), projection=8, hidden=(16, 8)),
+        "FFNN + cosine": models.DualEncoder(**common, keep=(3, 3), pooled=True, projection=8, residual=True),
+        "TSF": models.DualEncoder(**common, keep=(4, 6), projection=16, head="transformer", head_layers=2),
+        "BiLSTM": models.BiLSTM(range(5, 20), backbone, (8, 12), width=12, hidden=10, fc=6),
+    }
+    for model in made.values():
+        for p in model.head.parameters():  # away from zeros and ones, so that no term can hide
+            nn.init.normal_(p, std=0.3)
+    return {name: model.eval() for name, model in made.items()}
+
+
+KINDS = ["DE-Cos", "DE-FFNN", "FFNN", "FFNN + cosine", "TSF", "BiLSTM"]
+
+
+@torch.no_grad()
+def aligned_logits(model: Any, texts: Texts, rows: np.ndarray, length: int = 0) -> torch.Tensor:
+    """Logits of some rows in one batch, padded to ``length``."""
+    kept = [model.encode(*t.take(texts.index[rows, f], length), f) for f, t in enumerate(texts.tokens)]
+    return model.score(*kept)
+
+
+class TestPaddingAndBatches:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_padding_changes_nothing(self, kind: str, tiny_backbone: str, texts: Texts) -> None:
+        model, rows = students(tiny_backbone)[kind], np.arange(12)
+        torch.testing.assert_close(aligned_logits(model, texts, rows), aligned_logits(model, texts, rows, 30), **CLOSE)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_batch_scores_as_its_rows_alone(self, kind: str, tiny_backbone: str, texts: Texts) -> None:
+        model, rows = students(tiny_backbone)[kind], np.arange(12)
+        alone = torch.cat([aligned_logits(model, texts, rows[i : i + 1]) for i in range(12)])
+        torch.testing.assert_close(aligned_logits(model, texts, rows), alone, **CLOSE)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_tile_scores_as_its_pairs(self, kind: str, tiny_backbone: str, texts: Texts) -> None:
+        """[m, 1, ...] with [1, n, ...] broadcasts to m x n pairs."""
+        model = students(tiny_backbone)[kind]
+        with torch.no_grad():
+            left, right = (
+                model.prepare(model.encode(*t.take(np.arange(n)), f), f) for f, (t, n) in enumerate(zip(texts.tokens, (3, 5), strict=True))
+            )
+            tile = model.combine(tuple(t[:, None] for t in left), tuple(t[None, :] for t in right))
+            pairs = model.combine(tuple(t.repeat_interleave(5, 0) for t in left), tuple(t.repeat(3, *[1] * (t.dim() - 1)) for t in right))
+        assert tile.shape == (3, 5, 1)
+        torch.testing.assert_close(tile.flatten(0, 1), pairs, **CLOSE)
+
+    def test_cross_encoder_ignores_padding_and_batch(self, tiny_backbone: str, texts: Texts) -> None:
+        model = models.CrossEncoder(tiny_backbone, (8, 12)).eval()
+        with torch.no_grad():
+            together = model(*model.batch(texts, np.arange(10)))
+            alone = torch.cat([model(*model.batch(texts, np.array([i]))) for i in range(10)])
+        torch.testing.assert_close(together, alone, **CLOSE)
+
+    def test_joined_input_is_what_the_tokenizer_makes_of_a_pair(self, tiny_backbone: str, pairs: pd.DataFrame) -> None:
+        tokenizer = models.load_tokenizer(tiny_backbone)
+        whole = read(tokenizer, pairs, FIELDS, [30, 30])
+        model = models.CrossEncoder(tiny_backbone, (30, 30))
+        ids, mask, types = model.batch(whole, np.arange(len(pairs)))
+        expected = tokenizer(pairs["query"].tolist(), pairs["passage"].tolist(), return_token_type_ids=True)
+        for i in range(len(pairs)):
+            assert ids[i][mask[i]].tolist() == expected["input_ids"][i]
+            assert types[i][mask[i]].tolist() == expected["token_type_ids"][i]
+
+
+def kept_of(lengths: list[int], k: int, width: int, pooled: int = 0, seed: int = 0) -> Kept:
+    """Random kept tokens of texts with these lengths; rows past a text's length are zero, as an encoder leaves them."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.arange(k)[None] < torch.tensor(lengths)[:, None]
+    vectors = torch.randn(len(lengths), k, width, generator=generator) * mask[..., None]
+    return Kept(vectors, mask, torch.randn(len(lengths), pooled, generator=generator) if pooled else None)
+
+
+class TestTextbookForms:
+    def test_cosine(self) -> None:
+        head = heads.CosineHead(scale=3.0)
+        nn.init.constant_(head.shift, 0.5)
+        a, b = kept_of([0, 0], 0, 4, pooled=6), kept_of([0, 0], 0, 4, pooled=6, seed=1)
+        expected = 3 * F.cosine_similarity(a.pooled, b.pooled)[:, None] + 0.5  # type: ignore[arg-type]
+        torch.testing.assert_close(head.combine(head.prepare(a, 0), head.prepare(b, 1)), expected, **CLOSE)
+
+    @pytest.mark.parametrize("k", [(1, 1), (2, 5)])
+    @pytest.mark.parametrize("fields", [1, 2, 3])
+    def test_ffnn_is_a_net_over_the_concatenation(self, k: tuple[int, int], fields: int) -> None:
+        keeps = [*k, 3][:fields]
+        head = heads.FFNNHead([n * 4 for n in keeps], (16, 8), outputs=2)
+        kept = [kept_of([1, 4, 2], n, 4, seed=i) for i, n in enumerate(keeps)]
+        x = torch.cat([one.vectors.flatten(1) for one in kept], dim=1)
+        weight = torch.cat([layer.weight for layer in head.first], dim=1)  # type: ignore[arg-type]
+        x = F.relu(x @ weight.T + head.first[0].bias)
+        x = F.relu(head.rest[0](x))
+        actual = head.combine(*(head.prepare(one, f) for f, one in enumerate(kept)))
+        torch.testing.assert_close(actual, head.rest[1](x), **CLOSE)
+
+    def test_ffnn_with_residual_starts_at_the_cosine(self) -> None:
+        head = heads.FFNNHead([2 * 4 + 6, 3 * 4 + 6], (16,), residual=True)
+        a, b = kept_of([2, 1], 2, 4, pooled=6), kept_of([3, 3], 3, 4, pooled=6, seed=5)
+        expected = 10 * F.cosine_similarity(a.pooled, b.pooled)[:, None]  # type: ignore[arg-type]
+        torch.testing.assert_close(head.combine(head.prepare(a, 0), head.prepare(b, 1)), expected, **CLOSE)
+
+    @pytest.mark.parametrize("layers", [1, 2])
+    @pytest.mark.parametrize("k", [(1, 1), (4, 6)])
+    def test_transformer_is_the_standard_one_over_all_tokens(self, layers: int, k: tuple[int, int]) -> None:
+        torch.manual_seed(1)
+        head = heads.TransformerHead(k, 16, outputs=2, heads=4, layers=layers, ffn=32).eval()
+        for p in head.parameters():
+            nn.init.normal_(p, std=0.3)
+        kept = [kept_of([1, 3, 9], n, 16, seed=i) for i, n in enumerate(k)]
+        x = torch.cat([head.enter(one.vectors + head.position[f] + head.segment[f]) for f, one in enumerate(kept)], dim=1)
+        mask = torch.cat([one.mask for one in kept], dim=1)
+        stack = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, activation="gelu", batch_first=True, norm_first=True),
+            layers,
+            enable_nested_tensor=False,
+        )
+        for plain, ours in zip(stack.layers, head.layers, strict=True):
+            copy_layer(plain, ours)
+        expected = head.output(head.leave(stack(x, src_key_padding_mask=~mask)[:, 0]))
+        actual = head.combine(*(head.prepare(one, f) for f, one in enumerate(kept)))
+        torch.testing.assert_close(actual, expected, **CLOSE)
+
+    @pytest.mark.parametrize("fields", [1, 2])
+    def test_compare_is_one_layer_over_states_product_and_difference(self, fields: int) -> None:
+        head = heads.CompareHead(6, fields, hidden=5, outputs=3)
+        states = [kept_of([1, 1], 1, 6, seed=i) for i in range(fields)]
+        h = [s.vectors[:, 0] for s in states]
+        parts = h if fields == 1 else [*h, h[0] * h[1], (h[0] - h[1]).abs()]
+        weight = torch.cat([own.weight for own in head.own] + ([head.both.weight] if head.both else []), dim=1)  # type: ignore[arg-type]
+        expected = head.output(F.relu(torch.cat(parts, 1) @ weight.T + head.own[0].bias))
+        actual = head.combine(*(head.prepare(s, f) for f, s in enumerate(states)))
+        torch.testing.assert_close(actual, expected, **CLOSE)
+
+    def test_bilstm_states_equal_a_packed_bidirectional_lstm(self, tiny_backbone: str, texts: Texts) -> None:
+        model = students(tiny_backbone)["BiLSTM"]
+        plain = nn.LSTM(24, 10, batch_first=True, bidirectional=True)
+        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+            getattr(plain, name).data = getattr(model.ahead, name).data
+            getattr(plain, name + "_reverse").data = getattr(model.back, name).data
+        ids, mask = texts.tokens[1].take(np.arange(9))
+        known = model.position[ids.clamp(max=len(model.position) - 1)] * mask
+        x = torch.cat([model.frozen(known), model.trained(known)], dim=-1)
+        packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1), batch_first=True, enforce_sorted=False)
+        _, (h, _) = plain(packed)
+        torch.testing.assert_close(model.encode(ids, mask, 1).vectors[:, 0], torch.cat([h[0], h[1]], dim=1), **CLOSE)
+
+
+def copy_layer(plain: Any, ours: Any) -> None:
+    """Give torch's own transformer layer the weights of ours."""
+    pairs = [
+        (plain.self_attn.in_proj_weight, ours.project.weight), (plain.self_attn.in_proj_bias, ours.project.bias),
+        (plain.self_attn.out_proj.weight, ours.attended.weight), (plain.self_attn.out_proj.bias, ours.attended.bias),
+        (plain.norm1.weight, ours.before_attention.weight), (plain.norm1.bias, ours.before_attention.bias),
+        (plain.norm2.weight, ours.before_ffn.weight), (plain.norm2.bias, ours.before_ffn.bias),
+        (plain.linear1.weight, ours.up.weight), (plain.linear1.bias, ours.up.bias),
+        (plain.linear2.weight, ours.down.weight), (plain.linear2.bias, ours.down.bias),
+    ]  # fmt: skip
+    for target, source in pairs:
+        target.data = source.data.clone()
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"keep": (9, 5)}, "keep: expected 0 to the read length 8, but got 9"),
+            ({"keep": (0, 0)}, "must keep at least one token"),
+            ({"keep": (3,)}, "one number for each of 2 fields"),
+            ({"head": "cosine"}, "expected pooled=true and two fields"),
+            ({"head": "transformer", "keep": (0, 4)}, "at least one token of each field"),
+            ({"head": "maxpool"}, "expected one of cosine, ffnn, transformer, but got 'maxpool'"),
+            ({"projection": 64}, "at most the encoder's width 32, but got 64"),
+            ({"layers": 3}, "the backbone has only 2"),
+        ],
+    )
+    def test_settings_that_cannot_work_are_refused(self, change: dict[str, Any], message: str, tiny_backbone: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            models.DualEncoder(**{"backbone": tiny_backbone, "read_lengths": (8, 12), "keep": (2, 2), "projection": 8, **change})
+
+    def test_first_layers_only(self, tiny_backbone: str) -> None:
+        assert len(models.load_backbone(tiny_backbone, layers=1).encoder.layer) == 1  # type: ignore[union-attr, arg-type]
+
+
+class TestFiles:
+    @pytest.mark.parametrize("kind", [*KINDS, "cross-encoder"])
+    def test_a_model_read_back_scores_the_same(self, kind: str, tiny_backbone: str, texts: Texts, tmp_path: Path) -> None:
+        if kind == "cross-encoder":
+            model: Any = models.CrossEncoder(tiny_backbone, (8, 12)).eval()
+            again = models.load(models.save(model, tmp_path))
+            with torch.no_grad():
+                assert torch.equal(model(*model.batch(texts, np.arange(4))), again(*model.batch(texts, np.arange(4))))  # type: ignore[operator]
+            return
+        model = students(tiny_backbone)[kind]
+        again = models.load(models.save(model, tmp_path))
+        assert torch.equal(aligned_logits(model, texts, np.arange(6)), aligned_logits(again, texts, np.arange(6)))
+
+    def test_a_frozen_encoder_is_not_written_twice(self, tiny_backbone: str, texts: Texts, tmp_path: Path) -> None:
+        model = students(tiny_backbone)["FFNN"]
+        models.save(model, tmp_path / "whole")
+        models.save(model, tmp_path / "frozen", frozen_encoder=True)
+        sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("frozen", "whole")]
+        assert sizes[0] < sizes[1] / 4
+        again = models.load(tmp_path / "frozen")
+        assert torch.equal(aligned_logits(model, texts, np.arange(6)), aligned_logits(again, texts, np.arange(6)))
+
+    def test_damaged_weights_are_refused_by_name(self, tiny_backbone: str, tmp_path: Path) -> None:
+        models.save(students(tiny_backbone)["FFNN"], tmp_path)
+        path = tmp_path / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(models.ModelError, match=r"model\.safetensors: expected sha256 .* damaged or foreign"):
+            models.load(tmp_path)
+
+    def test_pickled_weights_of_a_student_are_never_loaded(self, tiny_backbone: str, tmp_path: Path) -> None:
+        models.save(students(tiny_backbone)["FFNN"], tmp_path)
+        (tmp_path / "model.safetensors").rename(tmp_path / "model.pt")
+        with pytest.raises(models.ModelError, match=r"found model\.pt: pickled weights are never loaded"):
+            models.load(tmp_path)
+
+    @pytest.mark.parametrize(("content", "message"), [("{", "not whole JSON"), ("{}", "not a config"), (None, "no such file")])
+    def test_a_foreign_config_is_refused(self, content: str | None, message: str, tmp_path: Path) -> None:
+        if content is not None:
+            (tmp_path / "config.json").write_text(content)
+        with pytest.raises(models.ModelError, match=message):
+            models.load(tmp_path)
+
+
+class TestBackbone:
+    def test_embedded_weights_are_the_publishers(self) -> None:
+        assert backbones.sha256_of(backbones.embedded_directory() / "model.safetensors") == backbones.EMBEDDED_SHA256
+
+    def test_other_weights_in_the_package_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "fake_model_package" / "model").mkdir(parents=True)
+        (tmp_path / "fake_model_package" / "__init__.py").write_text("raise SystemExit('imported')")
+        (tmp_path / "fake_model_package" / "model" / "model.safetensors").write_bytes(b"other")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(backbones, "EMBEDDED_PACKAGE", "fake_model_package")
+        backbones.embedded_directory.cache_clear()
+        with pytest.raises(backbones.BackboneError, match="expected the publisher's weights"):
+            backbones.embedded_directory()
+        backbones.embedded_directory.cache_clear()
+
+    def test_pickled_weights_are_refused(self, pickled_backbone: Path) -> None:
+        with pytest.raises(backbones.BackboneError, match=r"found pytorch_model\.bin: pickled weights are never loaded"):
+            models.load_backbone(str(pickled_backbone))
+
+    def test_remote_code_is_refused(self, tiny_backbone: str, tmp_path: Path) -> None:
+        for file in Path(tiny_backbone).iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["auto_map"] = {"AutoModel": "evil.Model"}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(backbones.BackboneError, match="asks for remote code"):
+            models.load_backbone(str(tmp_path))
+
+    def test_a_half_precision_checkpoint_is_loaded_as_float32(self, tiny_backbone: str, tmp_path: Path) -> None:
+        from transformers import AutoModel
+
+        AutoModel.from_pretrained(tiny_backbone, dtype=torch.float16).save_pretrained(tmp_path)
+        assert {p.dtype for p in models.load_backbone(str(tmp_path)).parameters()} == {torch.float32}
+
+    def test_a_missing_directory_is_not_taken_for_a_hub_name(self) -> None:
+        with pytest.raises(backbones.BackboneError, match="no such directory"):
+            models.load_backbone("./nowhere/model")
+
+
+class TestTokens:
+    def test_padding_by_hand(self) -> None:
+        tokens = Tokens(np.array([2, 7, 3, 2, 8, 9, 3], np.int32), np.array([0, 3, 7]))
+        ids, mask = tokens.take(np.array([1, 0]))
+        assert ids.tolist() == [[2, 8, 9, 3], [2, 7, 3, 0]]
+        assert mask.tolist() == [[True] * 4, [True, True, True, False]]
+
+    def test_each_distinct_text_once(self, texts: Texts, pairs: pd.DataFrame) -> None:
+        assert [len(t) for t in texts.tokens] == [pairs["query"].nunique(), pairs["passage"].nunique()]
+        assert [texts.distinct[1][i] for i in texts.index[:, 1]] == pairs["passage"].tolist()
+
+    def test_batches_are_sorted_by_length_and_complete(self) -> None:
+        batches = length_sorted(np.array([3, 9, 5, 7]), 2)
+        assert [b.tolist() for b in batches] == [[1, 3], [2, 0]]
+
+    def test_a_read_length_for_each_field(self, tiny_backbone: str, pairs: pd.DataFrame) -> None:
+        with pytest.raises(ValueError, match="expected 2 numbers"):
+            read(models.load_tokenizer(tiny_backbone), pairs, FIELDS, [8])
+
+
+class TestBaselines:
+    def test_constant_is_the_log_odds_of_training(self) -> None:
+        model = models.Constant.fit(np.array([0, 0, 0, 1]), 2)
+        assert model.config["logits"] == [pytest.approx(np.log(1 / 3))]
+
+    def test_tfidf_ranks_the_pair_with_words_in_common_first(self, texts: Texts, pairs: pd.DataFrame, tmp_path: Path) -> None:
+        model = models.TfIdf.fit(texts, pairs["label"].to_numpy(), 2)
+        logits = model.predict(texts)
+        assert logits[pairs["label"] == 1].mean() > logits[pairs["label"] == 0].mean() + 1
+        again = models.load(models.save(model, tmp_path))
+        np.testing.assert_allclose(again.predict(texts), logits, rtol=1e-6)  # type: ignore[union-attr]
