@@ -29,7 +29,7 @@ import types
 import typing
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -405,7 +405,7 @@ def load_results(folder: Path | str, damaged: str = "raise") -> list[Result]:
         )
     rows: list[Result] = []
 
-    def take(read: typing.Callable[[], Result]) -> None:
+    def take(read: Callable[[], Result]) -> None:
         try:
             rows.append(read())
         except ResultError as error:
@@ -730,12 +730,15 @@ def find_notebook(notebook: str) -> Path:
     )
 
 
-def load_run_task(parameters: Mapping[str, Any]) -> Task:
-    """The task a set of notebook parameters names: task, fields, label, group, max_train."""
+TASK_PARAMETERS = ("task", "fields", "label", "group", "kind", "max_train")
+
+
+def load_run_task(parameters: Mapping[str, Any], say: Callable[[str], None] | None = None) -> Task:
+    """The task a set of notebook parameters names by those of TASK_PARAMETERS it has; ``say`` is told of slow work."""
     from dipair_lib import tasks
 
-    known = {name: parameters[name] for name in ("label", "group", "max_train") if name in parameters}
-    return tasks.load_task(parameters["task"], fields=tuple(parameters.get("fields") or ()), **known)
+    known = {name: parameters[name] for name in TASK_PARAMETERS[2:] if name in parameters}
+    return tasks.load_task(parameters["task"], fields=tuple(parameters.get("fields") or ()), say=say, **known)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import difflib
 import itertools
 import json
@@ -35,7 +36,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -306,28 +308,39 @@ def without_duplicates(runs: list[Planned], where: str, overrides: Mapping[str, 
     return list(unique.values())
 
 
-def with_keys(suite: Suite) -> Suite:
+def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
     """The suite with the key of every run; loads each task once, so that what has to be built is built before the start."""
     fingerprints: dict[str, str] = {}
     runs = []
     for run in suite.runs:
         fingerprint = ""
         if "task" in run.parameters:
-            wanted = {k: run.parameters.get(k) for k in ("task", "fields", "label", "group", "max_train")}
-            at = results.canonical_json(wanted)
+            at = results.canonical_json([run.parameters.get(name) for name in results.TASK_PARAMETERS])
             if at not in fingerprints:
-                with contextlib.chdir(suite.notebooks):
-                    fingerprints[at] = results.load_run_task(run.parameters).fingerprint
+                fingerprints[at] = fingerprint_of(run.parameters, suite.notebooks, say)
             fingerprint = fingerprints[at]
         key = results.run_key(run.notebook, run.parameters, fingerprint, results.device_name())
-        runs.append(Planned(**{**vars(run), "key": key}))
+        runs.append(dataclasses.replace(run, key=key))
     keys = [run.key for run in runs]
     for run in runs:
         if keys.count(run.key) > 1:
             raise SuiteError(
                 f"{run.label}: two runs of the suite differ only in where or how fast they run: {run.key}"
             )
-    return Suite(suite.name, suite.out, suite.notebooks, runs)
+    return dataclasses.replace(suite, runs=runs)
+
+
+def fingerprint_of(parameters: Mapping[str, Any], notebooks: Path, say: Callable[[str], None]) -> str:
+    """Fingerprint of the data a run will load, seen from the notebooks; what was dropped from it is said once."""
+    with contextlib.chdir(notebooks), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        task = results.load_run_task(parameters, say)
+    for line in dict.fromkeys(str(warning.message) for warning in caught):
+        say(f"note: {line}")
+    say(
+        f"task {task.name}: {len(task.train)} + {len(task.dev)} + {len(task.test)} examples to train, tune and test on"
+    )
+    return task.fingerprint
 
 
 # What is finished
@@ -679,10 +692,10 @@ def run_suite(
             for name in results.KNOWN_FILES - {".lock", ".pid", "README.md"}:
                 target = suite.out / name
                 shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-        suite = with_keys(suite)
         for name in ("rows", "notebooks"):
             (suite.out / name).mkdir(exist_ok=True)
         display = Display(len(suite.runs), stream, seconds_so_far(suite.out))
+        suite = with_keys(suite, display.line)
         states: dict[str, str] = {}
         errors: dict[str, str] = {}
         try:
