@@ -513,6 +513,9 @@ def verify(folder: Path | str) -> list[str]:
     for path in sorted((folder / "rows").glob("*")):
         if not path.is_dir():
             continue
+        if not (path / "row.json").exists():
+            problems.append(f"{path}: no row.json: its run was interrupted or failed; run the suite again")
+            continue
         try:
             row = rows[path.name] = load_result(folder, path.name)
             if row.family == "published":

@@ -270,6 +270,9 @@ class TestVerify:
     def test_a_missing_teacher_is_named(self, folder: Path) -> None:
         row_file(folder, "01_teacher-aaaaaaaaaa.teacher").unlink()
         assert any(
+            "01_teacher-aaaaaaaaaa.teacher: no row.json: its run was" in p for p in results.verify(folder)
+        )
+        assert any(
             "teacher_run: expected the row of 01_teacher-aaaaaaaaaa" in p for p in results.verify(folder)
         )
 
