@@ -315,7 +315,7 @@ def plain(text: str) -> str:
     text = re.sub(r"(?<![\w*])\*([^*\s][^*]*)\*(?!\w)", r"\1", text)
     text = re.sub(r"</?[A-Za-z][\w-]*/?>", "", text)
     text = re.sub(r"::\s*$", ":", text)
-    text = re.sub(r"\s+([.,;:)])", r"\1", text)
+    text = re.sub(r"\s+([.,;:)])(?=\s|$)", r"\1", text)
     return " ".join(text.replace("`", "").split())
 
 

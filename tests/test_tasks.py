@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -444,7 +445,8 @@ class TestFingerprint:
     @pytest.mark.parametrize("change", ["text", "label", "order", "split", "group", "kind", "fields"])
     def test_changes_with_anything_that_matters(self, tmp_path, change):
         first = load_task(folder(tmp_path)).fingerprint
-        options, train = {}, list(ROWS)
+        options: dict[str, Any] = {}
+        train = list(ROWS)
         if change == "text":
             train[0] = (train[0][0], train[0][1] + "!", 1)
         elif change == "label":
@@ -454,11 +456,7 @@ class TestFingerprint:
         elif change == "split":
             train.pop()
         else:
-            options = {
-                "group": {"group": "query"},
-                "kind": {"kind": "score"},
-                "fields": {"fields": ["text"]},
-            }[change]
+            options = {change: {"group": "query", "kind": "score", "fields": ["text"]}[change]}
         assert quietly(folder(tmp_path, train), **options).fingerprint != first
 
 
