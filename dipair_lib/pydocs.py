@@ -14,17 +14,17 @@ import ast
 import hashlib
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import platform
 import re
+import subprocess
+import sys
 import sysconfig
 import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from inspect import cleandoc
 from pathlib import Path
@@ -35,12 +35,12 @@ import pandas as pd
 
 from dipair_lib.tasks import SPLITS, TaskError
 
-BUILD = 1  # raise when the same sources would give other pairs, so that older caches are not used
+BUILD = 2  # raise when the same sources would give other pairs, so that older caches are not used
 FILES_PER_PACKAGE = 250
 ITEMS_PER_PACKAGE = 1000
 ITEMS = 12_000
-QUERY_WORDS = (3, 25)  # fewer is dropped, more is cut
-PASSAGE_WORDS = (8, 60)
+QUERY_WORDS = (3, 16)  # fewer is dropped, more is cut
+PASSAGE_WORDS = (8, 28)
 NEAR_DUPLICATE = 0.9  # TF-IDF cosine of two passages from which one is dropped
 SAME_QUESTION = 0.8  # TF-IDF cosine of two summaries from which one's passage is no negative for the other
 RANKS = 20  # a negative is one of this many nearest of some 1,200 passages
@@ -366,16 +366,54 @@ def _docstrings(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
             yield from _docstrings(child, f"{prefix}.{child.name}" if prefix else child.name)
 
 
+def _read_apart(files: Sequence[Source], workers: int) -> list[tuple[list[Item], dict[str, int]]] | None:
+    """read_file over shares of the files, each in an interpreter of its own; None if one of them fails.
+
+    Not multiprocessing: its fresh processes run the caller's main script again (which may well ask for this very task), and its forked
+    ones copy the threads' locks.
+    """
+    code = "from dipair_lib.pydocs import _read_share; _read_share()"
+    roots = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(roots)}
+    shares = [files[i::workers] for i in range(workers)]
+
+    def read(share: Sequence[Source]) -> str:
+        given = json.dumps(share)
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            input=given,
+            capture_output=True,
+            text=True,
+            encoding="utf8",
+            env=environment,
+        )
+        return run.stdout if run.returncode == 0 else "null"
+
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            found = [json.loads(text) for text in pool.map(read, shares)]
+    except (OSError, ValueError):
+        return None
+    if None in found:
+        return None
+    results: list[Any] = [None] * len(files)
+    for i, share in enumerate(found):
+        results[i::workers] = [([Item(*item) for item in items], dropped) for items, dropped in share]
+    return results
+
+
+def _read_share() -> None:
+    """Entry of such an interpreter: files as JSON on standard input, results as JSON on standard output."""
+    files = [Source(*source) for source in json.load(sys.stdin)]
+    json.dump([read_file(source) for source in files], sys.stdout)
+
+
 def read_files(files: Sequence[Source], workers: int = 2) -> tuple[list[Item], Counter[str]]:
-    """Items of all files in order; two processes halve the time, one is the fallback where none can be started."""
+    """Items of all files in order; two processes halve the time, this one alone is the fallback where none can be started."""
+    results = None
     if workers > 1 and len(files) > 200:
-        try:
-            # spawned, not forked: the caller may have started threads
-            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-                results = list(pool.map(read_file, files, chunksize=50))
-        except (BrokenProcessPool, OSError, RuntimeError):
-            results = [read_file(source) for source in files]
-    else:
+        results = _read_apart(files, workers)
+    if results is None:
         results = [read_file(source) for source in files]
     dropped: Counter[str] = Counter()
     for _, counts in results:

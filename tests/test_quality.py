@@ -1,0 +1,123 @@
+"""Facts about the metrics: small numbers by hand, equality with scikit-learn, intervals that draw groups and compare in pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sk
+
+from dipair_lib import quality
+
+
+def one(values: list[float]) -> np.ndarray:
+    return np.array(values, np.float64)[:, None]
+
+
+class TestByHand:
+    def test_auc_counts_ties_as_half(self) -> None:
+        # positives .9 and .5, negatives .5 and .1: won 1 + 1 + 1, tied 1 -> 3.5 of 4
+        assert quality.evaluate(["auc"], np.array([1, 1, 0, 0]), one([0.9, 0.5, 0.5, 0.1]))["auc"] == 3.5 / 4
+
+    def test_the_threshold_of_one_logit_is_zero(self) -> None:
+        assert quality.evaluate(["accuracy", "f1"], np.array([1, 0, 1, 0]), one([0.1, 0.2, -0.1, -3])) == {"accuracy": 0.5, "f1": 0.5}
+
+    def test_two_logits_score_by_their_difference(self) -> None:
+        two = np.array([[5.0, 6.0], [9.0, 1.0], [0.0, 0.5], [1.0, 1.2]])
+        labels = np.array([1, 0, 1, 0])
+        assert quality.evaluate(["auc"], labels, two) == quality.evaluate(["auc"], labels, one([1, -8, 0.5, 0.2]))
+
+    def test_a_constant_score_has_no_correlation(self) -> None:
+        assert quality.evaluate(["pearson", "spearman"], np.array([1.0, 2.0, 3.0]), one([7, 7, 7])) == {"pearson": None, "spearman": None}
+
+
+class TestAgainstLibraries:
+    @pytest.fixture
+    def random(self) -> np.random.Generator:
+        return np.random.default_rng(5)
+
+    def test_binary(self, random: np.random.Generator) -> None:
+        labels = random.integers(0, 2, 300)
+        logits = one((labels * 0.7 + random.normal(size=300)).round(1).tolist())
+        found = quality.evaluate(["auc", "accuracy", "f1"], labels, logits)
+        predicted = logits[:, 0] > 0
+        assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, logits[:, 0]))
+        assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
+        assert found["f1"] == pytest.approx(sk.f1_score(labels, predicted))
+
+    def test_classes(self, random: np.random.Generator) -> None:
+        labels, logits = random.integers(0, 4, 200), random.normal(size=(200, 4))
+        found = quality.evaluate(["accuracy", "macro_f1"], labels, logits)
+        assert found["macro_f1"] == pytest.approx(sk.f1_score(labels, logits.argmax(1), average="macro"))
+        assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, logits.argmax(1)))
+
+    def test_scores(self, random: np.random.Generator) -> None:
+        labels = random.integers(0, 5, 200).astype(np.float32)
+        logits = one((labels + random.normal(size=200)).round(0).tolist())
+        found = quality.evaluate(["pearson", "spearman"], labels, logits)
+        assert found["pearson"] == pytest.approx(stats.pearsonr(labels, logits[:, 0])[0])
+        assert found["spearman"] == pytest.approx(stats.spearmanr(labels, logits[:, 0])[0])
+
+    @pytest.mark.parametrize("metric", ["auc", "accuracy", "f1", "pearson", "spearman"])
+    def test_a_weight_of_two_is_the_row_twice(self, metric: str, random: np.random.Generator) -> None:
+        labels, logits = random.integers(0, 2, 60), one(random.normal(size=60).round(1).tolist())
+        weights = random.integers(0, 3, 60)
+        repeated = np.repeat(np.arange(60), weights)
+        weighted = quality.METRICS[metric](labels, logits, weights[None].astype(float))[0]
+        assert weighted == pytest.approx(quality.evaluate([metric], labels[repeated], logits[repeated])[metric])
+
+
+class TestIntervals:
+    def test_groups_are_drawn_not_rows(self) -> None:
+        """Ten groups of one hundred equal rows each: the interval is that of ten observations, not of a thousand."""
+        labels = np.repeat(np.arange(10) % 2, 100)
+        logits = one(np.repeat([1, 1, -1, 1, -1, 1, -1, -1, -1, 1], 100).tolist())
+        groups = np.repeat(np.arange(10), 100)
+        drawn = quality.interval("accuracy", labels, logits, groups)
+        rows = quality.interval("accuracy", labels, logits, np.arange(1000))
+        width = [r["quality_high"] - r["quality_low"] for r in (drawn, rows)]  # type: ignore[operator]
+        assert width[0] > 5 * width[1]
+
+    def test_a_student_equal_to_its_teacher_keeps_exactly_everything(self) -> None:
+        random = np.random.default_rng(0)
+        labels, logits = random.integers(0, 2, 80), random.normal(size=(80, 1))
+        found = quality.interval("auc", labels, logits, np.arange(80), teacher_logits=logits)
+        assert [found[k] for k in ("retained", "retained_low", "retained_high")] == [1.0, 1.0, 1.0]
+
+    def test_pairing_makes_the_comparison_narrower_than_the_metric(self) -> None:
+        random = np.random.default_rng(0)
+        labels = random.integers(0, 2, 400)
+        teacher = one((labels + random.normal(size=400)).tolist())
+        student = teacher + random.normal(size=(400, 1)) * 0.05
+        found = quality.interval("auc", labels, student, np.arange(400), teacher_logits=teacher)
+        assert found["retained_high"] - found["retained_low"] < (found["quality_high"] - found["quality_low"]) / 3  # type: ignore[operator]
+
+    def test_the_interval_covers_the_truth_about_as_often_as_it_says(self) -> None:
+        truth, hits = 0.7, 0
+        for seed in range(200):
+            random = np.random.default_rng(seed)
+            right = random.random(150) < truth
+            found = quality.interval("accuracy", np.ones(150, int), one(np.where(right, 1, -1).tolist()), np.arange(150), n_boot=200)
+            hits += found["quality_low"] <= truth <= found["quality_high"]  # type: ignore[operator]
+        assert 0.88 <= hits / 200 <= 0.99
+
+    def test_a_draw_without_both_classes_is_left_out(self) -> None:
+        found = quality.interval("auc", np.array([1, 0, 0]), one([1, 0, 2]), np.arange(3))
+        assert found["quality"] == 0.5
+        assert found["quality_low"] is not None
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("metric", "labels", "logits", "message"),
+        [
+            ("auc", [1, 1], [[0.0], [1.0]], "both classes 0 and 1"),
+            ("auc", [1, 0], [[0.0], [np.nan]], "not finite, the first is row 1"),
+            ("auc", [1, 0], [[0.0]], r"expected shape \[2, outputs\]"),
+            ("pearson", [2.0, 2.0], [[0.0], [1.0]], "labels that differ"),
+            ("bleu", [1, 0], [[0.0], [1.0]], "expected one of auc"),
+        ],
+    )
+    def test_no_number_from_what_cannot_have_one(self, metric: str, labels: list[float], logits: list[list[float]], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            quality.evaluate([metric], np.array(labels), np.array(logits))
