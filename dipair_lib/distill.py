@@ -107,20 +107,31 @@ def read_splits(
         texts = read(tokenizer, frame, task.fields, read_lengths)
         logits = teacher[split] if teacher else None
         if logits is not None and len(logits) != len(frame):
-            raise TeacherError(f"teacher logits of {split}: expected {len(frame)} rows, but got {len(logits)}: run 01_teacher again")
-        splits[split] = Data(texts, frame["label"].to_numpy(), frame["group"].to_numpy(), len(task.classes), logits)
+            raise TeacherError(
+                f"teacher logits of {split}: expected {len(frame)} rows, but got {len(logits)}: run 01_teacher again"
+            )
+        splits[split] = Data(
+            texts, frame["label"].to_numpy(), frame["group"].to_numpy(), len(task.classes), logits
+        )
     return splits
 
 
-def choose_read_lengths(task: Task, backbone: str, asked: Sequence[int] = (), most: int = 128, sample: int = 2000) -> list[int]:
+def choose_read_lengths(
+    task: Task, backbone: str, asked: Sequence[int] = (), most: int = 128, sample: int = 2000
+) -> list[int]:
     """Word pieces to read of each field: as asked, or enough to read 95 % of the training texts whole, at most ``most``."""
     if asked:
         if len(asked) != len(task.fields):
-            raise ValueError(f"read_lengths: expected one number for each field {list(task.fields)}, but got {list(asked)}")
+            raise ValueError(
+                f"read_lengths: expected one number for each field {list(task.fields)}, but got {list(asked)}"
+            )
         return [int(n) for n in asked]
     tokenizer = load_tokenizer(backbone)
     frame = task.train.sample(min(sample, len(task.train)), random_state=0)
-    return [int(np.ceil(np.quantile(tokenize(tokenizer, frame[f].tolist(), most).lengths, 0.95))) for f in task.fields]
+    return [
+        int(np.ceil(np.quantile(tokenize(tokenizer, frame[f].tolist(), most).lengths, 0.95)))
+        for f in task.fields
+    ]
 
 
 def lengths_of(row: Result) -> list[int]:
@@ -141,7 +152,9 @@ def training_fields(config: TrainConfig, *fits: Fitted | None) -> dict[str, Any]
         "alpha": {"hard": 1.0, "logits": 0.0, "mixed": config.alpha}[config.loss],
         "steps": sum(fit.steps for fit in done),
         "train_seconds": sum(fit.seconds for fit in done),
-        "stages": "+".join(str(number) for number, fit in enumerate(fits, 1) if fit) if len(fits) > 1 else None,
+        "stages": "+".join(str(number) for number, fit in enumerate(fits, 1) if fit)
+        if len(fits) > 1
+        else None,
     }
 
 
@@ -188,7 +201,9 @@ def fit(model: Any, data: Data, config: TrainConfig, *, what: str = "training") 
     return Fitted(len(batches), time.perf_counter() - begun, running, dtype)
 
 
-def fit_head(model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig, *, what: str = "stage 1") -> Fitted:
+def fit_head(
+    model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig, *, what: str = "stage 1"
+) -> Fitted:
     """Stage 1 (Chen et al. 2020): projection and head are trained while the encoder is frozen, on its outputs computed once.
 
     Args:
@@ -217,11 +232,19 @@ def fit_head(model: DualEncoder, stored: Sequence[Stored], data: Data, config: T
         schedule.step()
         running = smooth(running, float(loss.detach()))
     model.eval()
-    return Fitted(len(batches), time.perf_counter() - begun, running, str(stored[0].hidden.dtype).removeprefix("torch."))
+    return Fitted(
+        len(batches), time.perf_counter() - begun, running, str(stored[0].hidden.dtype).removeprefix("torch.")
+    )
 
 
 def choose_learning_rate(
-    build: Callable[[], Any], data: Data, dev: Data, metric: str, config: TrainConfig, rates: Sequence[float], share: float = 0.15
+    build: Callable[[], Any],
+    data: Data,
+    dev: Data,
+    metric: str,
+    config: TrainConfig,
+    rates: Sequence[float],
+    share: float = 0.15,
 ) -> tuple[float, dict[float, float | None]]:
     """The learning rate that is best on dev after a share of an epoch (one rate is returned as it is, untried).
 
@@ -235,12 +258,19 @@ def choose_learning_rate(
     tried: dict[float, float | None] = {}
     for rate in rates:
         model = build()
-        fit(model, data, replace(config, learning_rate=rate, epochs=share), what=f"trying learning rate {rate:g}")
+        fit(
+            model,
+            data,
+            replace(config, learning_rate=rate, epochs=share),
+            what=f"trying learning rate {rate:g}",
+        )
         tried[rate] = quality.evaluate([metric], dev.labels, predict(model, dev.texts, what="dev"))[metric]
     return max(tried, key=lambda rate: (tried[rate] if tried[rate] is not None else -np.inf, -rate)), tried
 
 
-def predict(model: Model, texts: Texts, *, dtype: str = "auto", batch_size: int = 64, what: str = "scoring") -> np.ndarray:
+def predict(
+    model: Model, texts: Texts, *, dtype: str = "auto", batch_size: int = 64, what: str = "scoring"
+) -> np.ndarray:
     """Raw logits of rows, float32 [rows, outputs]. Distinct texts are encoded once, in length-sorted batches."""
     if isinstance(model, Constant | TfIdf):
         return model.predict(texts)
@@ -248,21 +278,33 @@ def predict(model: Model, texts: Texts, *, dtype: str = "auto", batch_size: int 
     fast = in_dtype(model, chosen)
     with torch.inference_mode():
         if isinstance(fast, CrossEncoder):
-            logits = np.zeros((len(texts), fast.settings["outputs"]), np.float32)  # type: ignore[call-overload]
+            logits = np.zeros((len(texts), len(fast.final_bias)), np.float32)
             for rows in progress.track(length_sorted(fast.pair_lengths(texts), batch_size), what):
                 logits[rows] = fast(*fast.batch(texts, rows)).float().numpy()
             return logits
-        prepared = [prepare_all(fast, tokens, field, batch_size, what) for field, tokens in enumerate(texts.tokens)]
+        prepared = [
+            prepare_all(fast, tokens, field, batch_size, what) for field, tokens in enumerate(texts.tokens)
+        ]
         parts = np.array_split(np.arange(len(texts)), max(1, len(texts) // 2048))
         return np.concatenate(
-            [fast.combine(*(gather(p, texts.index[rows, f]) for f, p in enumerate(prepared))).float().numpy() for rows in parts]
+            [
+                fast.combine(*(gather(p, texts.index[rows, f]) for f, p in enumerate(prepared)))
+                .float()
+                .numpy()
+                for rows in parts
+            ]
         )
 
 
-def prepare_all(model: Any, tokens: Tokens, field: int, batch_size: int = 64, what: str = "encoding") -> Prepared:
+def prepare_all(
+    model: Any, tokens: Tokens, field: int, batch_size: int = 64, what: str = "encoding"
+) -> Prepared:
     """Encode and prepare every text of a field, length-sorted; tensors [texts, ...] in the texts' own order."""
     batches = length_sorted(tokens.lengths, batch_size)
-    done = [model.prepare(model.encode(*tokens.take(rows), field), field) for rows in progress.track(batches, what)]
+    done = [
+        model.prepare(model.encode(*tokens.take(rows), field), field)
+        for rows in progress.track(batches, what)
+    ]
     back = torch.from_numpy(np.argsort(np.concatenate(batches)))
     return tuple(torch.cat(parts)[back] for parts in zip(*done, strict=True))
 
@@ -278,7 +320,9 @@ class Stored:
     mask: torch.Tensor
 
 
-def stored_outputs(model: DualEncoder, texts: Texts, folder: Path, *, batch_size: int = 64) -> tuple[list[Stored], dict[str, int]]:
+def stored_outputs(
+    model: DualEncoder, texts: Texts, folder: Path, *, batch_size: int = 64
+) -> tuple[list[Stored], dict[str, int]]:
     """The encoder's outputs for the distinct texts of each field, read from ``folder`` where they were computed before.
 
     Files are named by a hash of the backbone, its depth and the word pieces, so another backbone or text never meets them.
@@ -303,7 +347,9 @@ def stored_outputs(model: DualEncoder, texts: Texts, folder: Path, *, batch_size
         hidden = torch.from_numpy(np.load(path, mmap_mode="c"))
         mask = torch.arange(length)[None, :] < torch.from_numpy(tokens.lengths)[:, None]
         if hidden.shape[:2] != mask.shape:
-            raise ValueError(f"{path}: expected shape {list(mask.shape)}, but got {list(hidden.shape[:2])}: delete the file and run again")
+            raise ValueError(
+                f"{path}: expected shape {list(mask.shape)}, but got {list(hidden.shape[:2])}: delete the file and run again"
+            )
         stored.append(Stored(hidden, mask))
     return stored, counts
 
@@ -313,7 +359,9 @@ def write_outputs(model: DualEncoder, tokens: Tokens, length: int, path: Path, b
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     width = model.encoder.config.hidden_size
     try:
-        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=(len(tokens), length, width))
+        out = np.lib.format.open_memmap(
+            temporary, mode="w+", dtype=np.float16, shape=(len(tokens), length, width)
+        )
         with torch.inference_mode():
             for rows in progress.track(length_sorted(tokens.lengths, batch_size), "encoding once"):
                 ids, mask = tokens.take(rows)
@@ -354,11 +402,18 @@ def prepare_stored(model: DualEncoder, stored: Stored, field: int, chunk: int = 
     with torch.no_grad():
         for start in range(0, len(stored.hidden), chunk):
             mask = stored.mask[start : start + chunk]
-            parts.append(model.prepare(model.project(*model.cut(stored.hidden[start : start + chunk].float(), mask, field)), field))
+            parts.append(
+                model.prepare(
+                    model.project(*model.cut(stored.hidden[start : start + chunk].float(), mask, field)),
+                    field,
+                )
+            )
     return tuple(torch.cat(p) for p in zip(*parts, strict=True))
 
 
-def floors(task: Task, train: Data, backbone: str, read_lengths: Sequence[int], folder: Path) -> dict[str, Model]:
+def floors(
+    task: Task, train: Data, backbone: str, read_lengths: Sequence[int], folder: Path
+) -> dict[str, Model]:
     """The baselines that every suite holds, by display name: constant, TF-IDF (up to two fields), frozen cosine (pairs)."""
     classes = len(task.classes)
     found: dict[str, Model] = {"constant": Constant.fit(train.labels, classes)}
@@ -387,7 +442,8 @@ def store_teacher_logits(path: Path, fingerprint: str, logits: dict[str, np.ndar
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, fingerprint=np.array(fingerprint), **{k: np.asarray(v, np.float32) for k, v in logits.items()})  # type: ignore[arg-type]
+            arrays: dict[str, Any] = {k: np.asarray(v, np.float32) for k, v in logits.items()}
+            np.savez(file, fingerprint=np.array(fingerprint), **arrays)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -401,17 +457,23 @@ def load_teacher_logits(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
         TeacherError: no such file, not a whole file, or logits of other data.
     """
     if not path.exists():
-        raise TeacherError(f"{path}: no stored teacher logits: run 01_teacher with the same `out` and task first")
+        raise TeacherError(
+            f"{path}: no stored teacher logits: run 01_teacher with the same `out` and task first"
+        )
     try:
         with np.load(path, allow_pickle=False) as stored:
             logits = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise TeacherError(f"{path}: damaged ({error}): run 01_teacher again") from None
     except Exception as error:  # zipfile.BadZipFile and zlib.error share no base class
-        raise TeacherError(f"{path}: damaged ({type(error).__name__}: {error}): run 01_teacher again") from None
+        raise TeacherError(
+            f"{path}: damaged ({type(error).__name__}: {error}): run 01_teacher again"
+        ) from None
     found = str(logits.pop("fingerprint", ""))
     if found != fingerprint:
-        raise TeacherError(f"{path}: logits of other data (expected fingerprint {fingerprint[:12]}, but got {found[:12]}): run 01_teacher again")
+        raise TeacherError(
+            f"{path}: logits of other data (expected fingerprint {fingerprint[:12]}, but got {found[:12]}): run 01_teacher again"
+        )
     return logits
 
 
@@ -421,7 +483,9 @@ def load_teacher_logits(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
 def require_targets(data: Data, config: TrainConfig) -> None:
     """Raise if the loss needs what the data does not have."""
     if config.loss != "hard" and data.teacher is None:
-        raise ValueError(f"loss {config.loss!r} needs teacher logits, but there are none: run 01_teacher first, or use loss 'hard'")
+        raise ValueError(
+            f"loss {config.loss!r} needs teacher logits, but there are none: run 01_teacher first, or use loss 'hard'"
+        )
     if len(data.texts) == 0:
         raise ValueError("training: expected rows, but there are none")
 
@@ -467,28 +531,39 @@ def optimizer_of(parameters: list[nn.Parameter], config: TrainConfig, steps: int
     if config.optimizer == "adadelta":
         optimizer: Any = torch.optim.Adadelta(parameters, lr=config.learning_rate, rho=0.95)
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     warm = max(1, round(config.warmup * steps))
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / warm, max(0.0, (steps - s) / max(1, steps - warm))))
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min((s + 1) / warm, max(0.0, (steps - s) / max(1, steps - warm)))
+    )
 
 
 def batches_of(model: Any, data: Data, config: TrainConfig) -> Iterator[np.ndarray]:
     """Rows of each step: groups in random order; pairs of similar length together for a cross-encoder, whole groups together otherwise."""
     random = np.random.default_rng(config.seed)
-    members = np.split(np.argsort(data.groups, kind="stable"), np.flatnonzero(np.diff(np.sort(data.groups, kind="stable"))) + 1)
+    members = np.split(
+        np.argsort(data.groups, kind="stable"),
+        np.flatnonzero(np.diff(np.sort(data.groups, kind="stable"))) + 1,
+    )
     left = config.epochs
     while left > 1e-9:
         order = random.permutation(len(members))[: max(1, round(min(1.0, left) * len(members)))]
         rows = np.concatenate([members[i] for i in order])
         if isinstance(model, CrossEncoder):
-            yield from similar_lengths(model.pair_lengths(data.texts), random.permutation(rows), config.batch_size, random)
+            yield from similar_lengths(
+                model.pair_lengths(data.texts), random.permutation(rows), config.batch_size, random
+            )
         else:
             yield from (rows[i : i + config.batch_size] for i in range(0, len(rows), config.batch_size))
         left -= 1
 
 
-def similar_lengths(lengths: np.ndarray, rows: np.ndarray, batch_size: int, random: np.random.Generator, pool: int = 50) -> Iterator[np.ndarray]:
-    """Batches of similar length: sort within pools of 50 batches, then shuffle the pool's batches. About 45 % of the slots would be padding otherwise."""
+def similar_lengths(
+    lengths: np.ndarray, rows: np.ndarray, batch_size: int, random: np.random.Generator, pool: int = 50
+) -> Iterator[np.ndarray]:
+    """Batches of similar length: sort within pools of batches, then shuffle each pool's. Else about 45 % of the slots would be padding."""
     for start in range(0, len(rows), batch_size * pool):
         part = rows[start : start + batch_size * pool]
         part = part[np.argsort(lengths[part], kind="stable")]
@@ -518,14 +593,16 @@ class Step(nn.Module):
 def logits_in(model: Any, texts: Texts, rows: np.ndarray, dtype: str) -> torch.Tensor:
     """float32 logits with the encoder's arithmetic in ``dtype`` and its weights, and their gradients, in float32.
 
-    The encoder's parameters are cast for the pass; the cast is differentiable, so gradients arrive at the float32 ones. On two cores this is
-    a third faster than autocast, which casts at each operation and keeps layer norms in float32.
+    The encoder's parameters are cast for the pass; the cast is differentiable, so gradients arrive at the float32 ones. On two
+    cores this is a third faster than autocast, which casts at each operation and keeps layer norms in float32.
     """
     step = Step(model)
     if dtype == "float32":
         return step(texts, rows)
     short = getattr(torch, dtype)
-    cast = {f"model.{name}": p.to(short) for name, p in model.named_parameters() if name.startswith("encoder.")}
+    cast = {
+        f"model.{name}": p.to(short) for name, p in model.named_parameters() if name.startswith("encoder.")
+    }
     return torch.func.functional_call(step, cast, (texts, rows)).float()
 
 

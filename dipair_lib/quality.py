@@ -7,6 +7,7 @@ twice weighs two, one not drawn weighs nothing. Weights of one give the plain me
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,9 @@ def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 def pearson(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Pearson correlation of score and label. [draws]; NaN where either is constant."""
-    return correlation(np.asarray(labels, np.float64)[None], np.asarray(logits, np.float64)[None, :, 0], weights)
+    return correlation(
+        np.asarray(labels, np.float64)[None], np.asarray(logits, np.float64)[None, :, 0], weights
+    )
 
 
 def spearman(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -87,7 +90,8 @@ def mid_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mid-ranks of values in a sample where value i stands weights[d, i] times. [draws, n]."""
     _, tie = np.unique(values, return_inverse=True)
     per_value = np.zeros((len(weights), tie.max() + 1))
-    np.add.at(per_value, (slice(None), tie), weights)
+    for draw, row in enumerate(weights):
+        per_value[draw] = np.bincount(tie, row, minlength=per_value.shape[1])
     return (np.cumsum(per_value, axis=1) - per_value / 2)[:, tie]
 
 
@@ -109,11 +113,17 @@ def check(metric: str, labels: np.ndarray, logits: np.ndarray) -> None:
         raise ValueError(f"logits: expected shape [{len(labels)}, outputs], but got {list(logits.shape)}")
     bad = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(bad):
-        raise ValueError(f"logits: {len(bad)} rows are not finite, the first is row {bad[0]}: the model diverged or the file is damaged")
+        raise ValueError(
+            f"logits: {len(bad)} rows are not finite, the first is row {bad[0]}: the model diverged or the file is damaged"
+        )
     if metric in {"auc", "f1"} and set(np.unique(labels)) != {0, 1}:
-        raise ValueError(f"{metric}: expected labels of both classes 0 and 1, but got {np.unique(labels)[:5].tolist()}")
+        raise ValueError(
+            f"{metric}: expected labels of both classes 0 and 1, but got {np.unique(labels)[:5].tolist()}"
+        )
     if metric in {"pearson", "spearman"} and len(np.unique(labels)) < 2:
-        raise ValueError(f"{metric}: expected labels that differ, but all are {labels[0] if len(labels) else 'missing'}")
+        raise ValueError(
+            f"{metric}: expected labels that differ, but all are {labels[0] if len(labels) else 'missing'}"
+        )
 
 
 def evaluate(metrics: Sequence[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
@@ -146,7 +156,7 @@ def interval(
     teacher_logits: np.ndarray | None = None,
     n_boot: int = 1000,
     seed: int = 0,
-) -> dict[str, float | int | None]:
+) -> dict[str, Any]:
     """The headline metric with its 95 % percentile interval from a bootstrap over groups, and its ratio to the teacher's, paired.
 
     Groups (queries), never pairs that share one, are what is drawn: pairs of one query are not independent. In each draw student and
@@ -179,7 +189,7 @@ def interval(
             teacher_draws.append(METRICS[metric](labels, teacher_logits, weights))
     drawn = np.concatenate(draws)
     low, high = bounds(drawn)
-    result: dict[str, float | int | None] = {
+    result: dict[str, Any] = {
         "quality": number(quality[0]),
         "quality_low": low,
         "quality_high": high,
@@ -219,7 +229,9 @@ def number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def row_fields(task: Task, logits: np.ndarray, teacher_logits: np.ndarray | None = None, n_boot: int = 1000) -> dict[str, object]:
+def row_fields(
+    task: Task, logits: np.ndarray, teacher_logits: np.ndarray | None = None, n_boot: int = 1000
+) -> dict[str, Any]:
     """The quality group of a result row: headline metric with interval and share of the teacher's, every other metric beside it.
 
     Args:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,25 @@ def costs(model: Any, texts: Texts, sample: int = 8) -> dict[str, Any]:
     tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
     known = {"params_total": total, "params_embedding": sum(t.weight.numel() for t in tables)}
     if isinstance(model, CrossEncoder):
-        flops = float(np.mean([count_flops(lambda r=r: model(*model.batch(texts, np.array([r])))) for r in rows]))
-        return {**known, "params_per_pair": total, "flops_per_text": None, "flops_per_pair": flops, "bytes_per_text": None}
+        flops = float(
+            np.mean([count_flops(partial(model, *model.batch(texts, np.array([r])))) for r in rows])
+        )
+        return {
+            **known,
+            "params_per_pair": total,
+            "flops_per_text": None,
+            "flops_per_pair": flops,
+            "bytes_per_text": None,
+        }
     per_text, prepared = [], []
     for number, tokens in enumerate(texts.tokens):
         which = texts.index[rows, number]
         for i in which:
             batch = tokens.take(np.array([i]))
-            per_text.append(count_flops(lambda b=batch, n=number: model.prepare(model.encode(*b, n), n)) + lstm_flops(model, batch[0].shape[1]))
+            per_text.append(
+                count_flops(partial(encode_and_prepare, model, batch, number))
+                + lstm_flops(model, batch[0].shape[1])
+            )
         with torch.no_grad():
             prepared.append(model.prepare(model.encode(*tokens.take(which), number), number))
     bytes_per_field = [sum(t[0].numel() * t.element_size() for t in p) for p in prepared]
@@ -66,11 +78,17 @@ def costs(model: Any, texts: Texts, sample: int = 8) -> dict[str, Any]:
 
 def baseline_costs(model: Constant | TfIdf, texts: Texts) -> dict[str, Any]:
     """Costs of a baseline; a sparse vector's bytes are its stored entries (8 bytes of value, 4 of index)."""
-    empty = dict.fromkeys(("params_embedding", "params_per_pair", "flops_per_text", "flops_per_pair", "bytes_per_text"))
+    empty = dict.fromkeys(
+        ("params_embedding", "params_per_pair", "flops_per_text", "flops_per_pair", "bytes_per_text")
+    )
     if isinstance(model, Constant):
         return {**empty, "params_total": len(model.config["logits"])}
     entries = [model.prepare(t[:500]).nnz / min(500, len(t)) for t in texts.distinct]
-    return {**empty, "params_total": sum(w.size for w in model.weights.values()), "bytes_per_text": float(np.mean(entries)) * 12}
+    return {
+        **empty,
+        "params_total": sum(w.size for w in model.weights.values()),
+        "bytes_per_text": float(np.mean(entries)) * 12,
+    }
 
 
 def count_flops(call: Callable[[], Any]) -> float:
@@ -80,11 +98,20 @@ def count_flops(call: Callable[[], Any]) -> float:
     return float(counter.get_total_flops())
 
 
+def encode_and_prepare(model: Any, batch: tuple[torch.Tensor, torch.Tensor], field: int) -> models.Prepared:
+    """Everything that is done once per text."""
+    prepared: models.Prepared = model.prepare(model.encode(*batch, field), field)
+    return prepared
+
+
 def lstm_flops(model: Any, tokens: int) -> float:
     """The LSTM's products, which the counter cannot see on a CPU: 2 directions, 4 gates, input and state."""
     if not isinstance(model, BiLSTM):
         return 0.0
-    return float(sum(2 * tokens * (lstm.weight_ih_l0.numel() + lstm.weight_hh_l0.numel()) for lstm in (model.ahead, model.back)))
+    weights: list[torch.Tensor] = [
+        lstm.all_weights[0][i] for lstm in (model.ahead, model.back) for i in (0, 1)
+    ]
+    return float(sum(2 * tokens * weight.numel() for weight in weights))
 
 
 def params_in_combine(model: Any, prepared: Sequence[models.Prepared]) -> int:
@@ -98,11 +125,13 @@ def params_in_combine(model: Any, prepared: Sequence[models.Prepared]) -> int:
 
 
 def ceiling(seconds: float = 0.3) -> dict[str, float]:
-    """What this machine can do at the threads in force: matrix products in GFLOP/s (float32, bfloat16) and memory copy in GB/s, medians."""
+    """What this machine can do at the threads in force: matrix products in GFLOP/s by dtype, memory copy in GB/s; medians."""
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(1024, 1024).to(dtype)
-        found[f"peak_gflops_{str(dtype).removeprefix('torch.')}"] = 2 * 1024**3 / median_of(lambda a=a: a @ a, seconds) / 1e9
+        found[f"peak_gflops_{str(dtype).removeprefix('torch.')}"] = (
+            2 * 1024**3 / median_of(partial(torch.matmul, a, a), seconds) / 1e9
+        )
     source = torch.zeros(32 * 2**20)
     target = torch.empty_like(source)
     found["copy_gb_per_s"] = 2 * source.numel() * 4 / median_of(lambda: target.copy_(source), seconds) / 1e9
@@ -154,7 +183,15 @@ class Contestant:
         return float(np.median(self.times[part])) if part in self.times else None
 
 
-def clock_rows(folder: str | Path, which: str = "missing", *, threads: int = 0, repeats: int = 7, requests: int = 40, sample: int = 96) -> list[str]:
+def clock_rows(
+    folder: str | Path,
+    which: str = "missing",
+    *,
+    threads: int = 0,
+    repeats: int = 7,
+    requests: int = 40,
+    sample: int = 96,
+) -> list[str]:
     """Clock the models of a results folder against their teacher, in turns, and fill the speed group of their rows.
 
     Args:
@@ -180,7 +217,9 @@ def clock_rows(folder: str | Path, which: str = "missing", *, threads: int = 0, 
     return clocked
 
 
-def clock_task(folder: Path, rows: list[results.Result], which: str, repeats: int, requests: int, sample: int) -> list[str]:
+def clock_task(
+    folder: Path, rows: list[results.Result], which: str, repeats: int, requests: int, sample: int
+) -> list[str]:
     """Clock the rows of one task in one session."""
     teachers = {r.run_id for r in rows if r.teacher_run == r.run_id}
     wanted = [r for r in rows if which == "all" or r.combine_s_per_pair is None]
@@ -188,7 +227,9 @@ def clock_task(folder: Path, rows: list[results.Result], which: str, repeats: in
     if not wanted:
         return []
     frame = task_of(wanted[0]).test
-    frame = frame.iloc[np.linspace(0, len(frame) - 1, min(sample, len(frame))).astype(int)].reset_index(drop=True)
+    frame = frame.iloc[np.linspace(0, len(frame) - 1, min(sample, len(frame))).astype(int)].reset_index(
+        drop=True
+    )
     entered = [entry for row in wanted + along for entry in enter(folder, row, frame, row.run_id in teachers)]
     with torch.inference_mode():
         for contestant in progress.track(entered, "warm-up"):
@@ -200,7 +241,7 @@ def clock_task(folder: Path, rows: list[results.Result], which: str, repeats: in
         latencies: dict[int, list[float]] = {id(c): [] for c in entered}
         for number in progress.track(range(requests + 2), "request clocks"):
             for contestant in entered:
-                seconds = timed(lambda c=contestant, n=number: c.request(n))
+                seconds = timed(partial(contestant.request, number))
                 if number >= 2:
                     latencies[id(contestant)].append(seconds)
     session = shared_fields(repeats)
@@ -212,7 +253,13 @@ def clock_task(folder: Path, rows: list[results.Result], which: str, repeats: in
 def task_of(row: results.Result) -> tasks.Task:
     """The task a row was made on, loaded again."""
     p = json.loads(row.parameters)
-    return tasks.load_task(p["task"], fields=p.get("fields", ()), label=p.get("label", ""), group=p.get("group", ""), max_train=p.get("max_train", 0))
+    return tasks.load_task(
+        p["task"],
+        fields=p.get("fields", ()),
+        label=p.get("label", ""),
+        group=p.get("group", ""),
+        max_train=p.get("max_train", 0),
+    )
 
 
 def shared_fields(repeats: int) -> dict[str, Any]:
@@ -230,16 +277,24 @@ def shared_fields(repeats: int) -> dict[str, Any]:
     }
 
 
-def clock_fields(row: results.Result, entered: list[Contestant], latencies: dict[int, list[float]]) -> dict[str, Any]:
+def clock_fields(
+    row: results.Result, entered: list[Contestant], latencies: dict[int, list[float]]
+) -> dict[str, Any]:
     """The speed group of one row from its own float32 contestant and its teacher's at every dtype."""
     own = next(c for c in entered if c.run_id == row.run_id and c.dtype == "float32")
     fields: dict[str, Any] = {"dtype": own.dtype, "batch_size": own.batch_size}
     noisy = False
-    for part, column in (("tokenize", "tokenize_s_per_text"), ("encode", "encode_s_per_text"), ("combine", "combine_s_per_pair")):
+    for part, column in (
+        ("tokenize", "tokenize_s_per_text"),
+        ("encode", "encode_s_per_text"),
+        ("combine", "combine_s_per_pair"),
+    ):
         times = own.times.get(part)
-        low, middle, high = np.percentile(times, [25, 50, 75]).tolist() if times else (None, None, None)
-        fields |= {column: middle, f"{column}_q1": low, f"{column}_q3": high}
-        noisy |= bool(times) and (high - low) / middle > NOISY
+        fields |= dict.fromkeys((column, f"{column}_q1", f"{column}_q3"))
+        if times:
+            low, middle, high = np.percentile(times, [25, 50, 75]).tolist()
+            fields |= {column: middle, f"{column}_q1": low, f"{column}_q3": high}
+            noisy |= (high - low) / middle > NOISY
     p50, p95, p99 = np.percentile(latencies[id(own)], [50, 95, 99]).tolist()
     teacher = {c.dtype: c.per_unit("combine") for c in entered if c.run_id == row.teacher_run}
     fastest = min(teacher, key=lambda d: teacher[d] or np.inf, default=None)
@@ -258,7 +313,9 @@ def clock_fields(row: results.Result, entered: list[Contestant], latencies: dict
 def enter(folder: Path, row: results.Result, frame: Any, is_teacher: bool) -> list[Contestant]:
     """A row's contestants: itself in float32, and a teacher also in bfloat16, whichever is faster."""
     model = models.load(folder / "rows" / row.run_id / "model")
-    fields = list(json.loads(row.parameters).get("fields") or []) or [c for c in frame.columns if c not in {"label", "group"}]
+    fields = list(json.loads(row.parameters).get("fields") or []) or [
+        c for c in frame.columns if c not in {"label", "group"}
+    ]
     if isinstance(model, Constant | TfIdf):
         return [baseline(row.run_id, model, [frame[f].tolist() for f in fields])]
     tokenizer = models.load_tokenizer(str(model.settings["backbone"]))
@@ -266,7 +323,9 @@ def enter(folder: Path, row: results.Result, frame: Any, is_teacher: bool) -> li
     words = [frame[f].tolist() for f in fields]
     if isinstance(model, CrossEncoder):
         dtypes = ("float32", "bfloat16") if is_teacher else ("float32",)
-        return [cross_encoder(row.run_id, distill.in_dtype(model, d), d, tokenizer, words, texts) for d in dtypes]
+        return [
+            cross_encoder(row.run_id, distill.in_dtype(model, d), d, tokenizer, words, texts) for d in dtypes
+        ]
     return [dual(row.run_id, model, tokenizer, words, texts)]
 
 
@@ -275,12 +334,14 @@ def tokenize_call(tokenizer: Any, words: list[list[str]], lengths: Sequence[int]
     return lambda: [tokenizer(w, truncation=True, max_length=n) for w, n in zip(words, lengths, strict=True)]
 
 
-def cross_encoder(run_id: str, model: CrossEncoder, dtype: str, tokenizer: Any, words: list[list[str]], texts: Texts) -> Contestant:
+def cross_encoder(
+    run_id: str, model: CrossEncoder, dtype: str, tokenizer: Any, words: list[list[str]], texts: Texts
+) -> Contestant:
     """A cross-encoder on the clock: tokenisation and the whole pass are per pair."""
     tokenise = tokenize_call(tokenizer, words, model.read_lengths)
     n = len(texts)
 
-    def score_all(size: int, rows: int = n) -> None:
+    def score_all(size: int, rows: int = n) -> Any:
         for batch in length_sorted(model.pair_lengths(texts)[:rows], size):
             model(*model.batch(texts, batch))
 
@@ -291,18 +352,20 @@ def cross_encoder(run_id: str, model: CrossEncoder, dtype: str, tokenizer: Any, 
         tokenizer([words[0][rows[0]]], truncation=True, max_length=model.read_lengths[0])
         model(*model.batch(texts, rows))
 
-    return Contestant(run_id, dtype, {"combine": (lambda: (tokenise(), score_all(size)), n)}, request, size)
+    return Contestant(run_id, dtype, {"combine": (lambda: [tokenise(), score_all(size)], n)}, request, size)
 
 
-def dual(run_id: str, model: DualEncoder | BiLSTM, tokenizer: Any, words: list[list[str]], texts: Texts) -> Contestant:
-    """A student behind the seam: tokenise and encode per text (one of each field counts as that many texts), gather and combine per pair."""
+def dual(
+    run_id: str, model: DualEncoder | BiLSTM, tokenizer: Any, words: list[list[str]], texts: Texts
+) -> Contestant:
+    """A student behind the seam: tokenise and encode per text, gather and combine per pair."""
     lengths = model.read_lengths
     n_texts = sum(len(t) for t in texts.tokens)
 
     def encode_all(size: int) -> None:
         for number, tokens in enumerate(texts.tokens):
             for batch in length_sorted(tokens.lengths, size):
-                model.prepare(model.encode(*tokens.take(batch), number), number)
+                encode_and_prepare(model, tokens.take(batch), number)
 
     with torch.inference_mode():
         size = best_size(BATCH_SIZES["encode"], encode_all)
@@ -312,7 +375,12 @@ def dual(run_id: str, model: DualEncoder | BiLSTM, tokenizer: Any, words: list[l
 
         def combine(batch: int) -> None:
             for start in range(0, len(pairs[0]), batch):
-                model.combine(*(distill.gather(p, rows[start : start + batch]) for p, rows in zip(prepared, pairs, strict=True)))
+                model.combine(
+                    *(
+                        distill.gather(p, rows[start : start + batch])
+                        for p, rows in zip(prepared, pairs, strict=True)
+                    )
+                )
 
         batch = best_size(BATCH_SIZES["combine"], combine)
 
@@ -338,13 +406,23 @@ def baseline(run_id: str, model: Constant | TfIdf, words: list[list[str]]) -> Co
     if isinstance(model, Constant):
         index = np.zeros((n, len(words)), np.int64)
         texts = Texts((), index, ())
-        return Contestant(run_id, "float32", {"combine": (lambda: model.predict(texts), n)}, lambda _: model.predict(texts), n)
+        return Contestant(
+            run_id,
+            "float32",
+            {"combine": (lambda: model.predict(texts), n)},
+            lambda _: model.predict(texts),
+            n,
+        )
     vectors = [model.prepare(w) for w in words]
     random = np.random.default_rng(0)
     pairs = [random.integers(0, n, 2048) for _ in words]
 
     def request(number: int) -> None:
-        asked = model.prepare([words[0][number % n]] * CANDIDATES) if len(words) > 1 else model.prepare([words[0][number % n]])
+        asked = (
+            model.prepare([words[0][number % n]] * CANDIDATES)
+            if len(words) > 1
+            else model.prepare([words[0][number % n]])
+        )
         model.combine(asked, *(v[(number + np.arange(CANDIDATES)) % n] for v in vectors[1:]))
 
     parts = {
@@ -359,5 +437,5 @@ def best_size(sizes: Sequence[int], call: Callable[[int], Any]) -> int:
     times = {}
     for size in sizes:
         call(size)
-        times[size] = timed(lambda s=size: call(s))
-    return min(times, key=lambda s: times[s])
+        times[size] = timed(partial(call, size))
+    return min(times, key=times.__getitem__)

@@ -47,7 +47,11 @@ class TestLosses:
 
     def test_mixed_weighs_the_labels_by_alpha(self) -> None:
         one, two, both = (
-            float(distill.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss=name, alpha=0.25)))
+            float(
+                distill.loss_of(
+                    self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss=name, alpha=0.25)
+                )
+            )
             for name in ("hard", "logits", "mixed")
         )
         assert both == pytest.approx(0.25 * one + 0.75 * two)
@@ -74,7 +78,9 @@ class TestTraining:
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert quality.evaluate(["auc"], data.labels, distill.predict(model, data.texts))["auc"] > 0.9  # type: ignore[operator]
 
-    def test_both_stages_bring_a_student_nearer_its_teacher(self, tiny_backbone: str, data: Data, tmp_path: Path) -> None:
+    def test_both_stages_bring_a_student_nearer_its_teacher(
+        self, tiny_backbone: str, data: Data, tmp_path: Path
+    ) -> None:
         model = student(tiny_backbone, pooled=True)
         distance = [squared(model, data)]
         stored, _ = distill.stored_outputs(model, data.texts, tmp_path)
@@ -134,7 +140,9 @@ def squared(model: Any, data: Data) -> float:
 
 
 class TestStages:
-    def test_stage_1_leaves_the_encoder_untouched_and_encodes_nothing(self, tiny_backbone: str, data: Data, tmp_path: Path) -> None:
+    def test_stage_1_leaves_the_encoder_untouched_and_encodes_nothing(
+        self, tiny_backbone: str, data: Data, tmp_path: Path
+    ) -> None:
         model = student(tiny_backbone)
         stored, _ = distill.stored_outputs(model, data.texts, tmp_path)
         before = {name: p.clone() for name, p in model.encoder.named_parameters()}
@@ -142,7 +150,9 @@ class TestStages:
         distill.fit_head(model, stored, data, TrainConfig(learning_rate=1e-2))
         assert all(torch.equal(p, before[name]) for name, p in model.encoder.named_parameters())
 
-    def test_stored_outputs_are_those_of_the_encoder(self, tiny_backbone: str, data: Data, tmp_path: Path) -> None:
+    def test_stored_outputs_are_those_of_the_encoder(
+        self, tiny_backbone: str, data: Data, tmp_path: Path
+    ) -> None:
         model = student(tiny_backbone, pooled=True)
         stored, counts = distill.stored_outputs(model, data.texts, tmp_path)
         n = sum(len(t) for t in data.texts.tokens)
@@ -153,7 +163,9 @@ class TestStages:
         torch.testing.assert_close(distill.prepare_stored(model, stored[1], 1), fresh, atol=0.05, rtol=0.05)
         assert distill.stored_outputs(model, data.texts, tmp_path)[1] == {"encoded": 0, "from_store": n}
 
-    def test_other_texts_do_not_meet_a_store(self, tiny_backbone: str, data: Data, tmp_path: Path, pairs: pd.DataFrame) -> None:
+    def test_other_texts_do_not_meet_a_store(
+        self, tiny_backbone: str, data: Data, tmp_path: Path, pairs: pd.DataFrame
+    ) -> None:
         model = student(tiny_backbone)
         distill.stored_outputs(model, data.texts, tmp_path)
         other = read(models.load_tokenizer(tiny_backbone), pairs[:30], ["query", "passage"], LENGTHS)

@@ -1,4 +1,5 @@
-"""Facts about the models: each head equals its textbook form, padding and batches change nothing, files are checked before they are used."""
+# mypy: disable-error-code="arg-type,misc,operator,union-attr"
+"""Facts about the models: textbook forms, padding and batches change nothing, files are checked before they are used."""
 
 from __future__ import annotations
 
@@ -60,7 +61,9 @@ class TestPaddingAndBatches:
     @pytest.mark.parametrize("kind", KINDS)
     def test_padding_changes_nothing(self, kind: str, tiny_backbone: str, texts: Texts) -> None:
         model, rows = students(tiny_backbone)[kind], np.arange(12)
-        torch.testing.assert_close(aligned_logits(model, texts, rows), aligned_logits(model, texts, rows, 30), **CLOSE)
+        torch.testing.assert_close(
+            aligned_logits(model, texts, rows), aligned_logits(model, texts, rows, 30), **CLOSE
+        )
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_batch_scores_as_its_rows_alone(self, kind: str, tiny_backbone: str, texts: Texts) -> None:
@@ -74,10 +77,14 @@ class TestPaddingAndBatches:
         model = students(tiny_backbone)[kind]
         with torch.no_grad():
             left, right = (
-                model.prepare(model.encode(*t.take(np.arange(n)), f), f) for f, (t, n) in enumerate(zip(texts.tokens, (3, 5), strict=True))
+                model.prepare(model.encode(*t.take(np.arange(n)), f), f)
+                for f, (t, n) in enumerate(zip(texts.tokens, (3, 5), strict=True))
             )
             tile = model.combine(tuple(t[:, None] for t in left), tuple(t[None, :] for t in right))
-            pairs = model.combine(tuple(t.repeat_interleave(5, 0) for t in left), tuple(t.repeat(3, *[1] * (t.dim() - 1)) for t in right))
+            pairs = model.combine(
+                tuple(t.repeat_interleave(5, 0) for t in left),
+                tuple(t.repeat(3, *[1] * (t.dim() - 1)) for t in right),
+            )
         assert tile.shape == (3, 5, 1)
         torch.testing.assert_close(tile.flatten(0, 1), pairs, **CLOSE)
 
@@ -88,7 +95,9 @@ class TestPaddingAndBatches:
             alone = torch.cat([model(*model.batch(texts, np.array([i]))) for i in range(10)])
         torch.testing.assert_close(together, alone, **CLOSE)
 
-    def test_joined_input_is_what_the_tokenizer_makes_of_a_pair(self, tiny_backbone: str, pairs: pd.DataFrame) -> None:
+    def test_joined_input_is_what_the_tokenizer_makes_of_a_pair(
+        self, tiny_backbone: str, pairs: pd.DataFrame
+    ) -> None:
         tokenizer = models.load_tokenizer(tiny_backbone)
         whole = read(tokenizer, pairs, FIELDS, [30, 30])
         model = models.CrossEncoder(tiny_backbone, (30, 30))
@@ -112,7 +121,7 @@ class TestTextbookForms:
         head = heads.CosineHead(scale=3.0)
         nn.init.constant_(head.shift, 0.5)
         a, b = kept_of([0, 0], 0, 4, pooled=6), kept_of([0, 0], 0, 4, pooled=6, seed=1)
-        expected = 3 * F.cosine_similarity(a.pooled, b.pooled)[:, None] + 0.5  # type: ignore[arg-type]
+        expected = 3 * F.cosine_similarity(a.pooled, b.pooled)[:, None] + 0.5
         torch.testing.assert_close(head.combine(head.prepare(a, 0), head.prepare(b, 1)), expected, **CLOSE)
 
     @pytest.mark.parametrize("k", [(1, 1), (2, 5)])
@@ -122,7 +131,7 @@ class TestTextbookForms:
         head = heads.FFNNHead([n * 4 for n in keeps], (16, 8), outputs=2)
         kept = [kept_of([1, 4, 2], n, 4, seed=i) for i, n in enumerate(keeps)]
         x = torch.cat([one.vectors.flatten(1) for one in kept], dim=1)
-        weight = torch.cat([layer.weight for layer in head.first], dim=1)  # type: ignore[arg-type]
+        weight = torch.cat([layer.weight for layer in head.first], dim=1)
         x = F.relu(x @ weight.T + head.first[0].bias)
         x = F.relu(head.rest[0](x))
         actual = head.combine(*(head.prepare(one, f) for f, one in enumerate(kept)))
@@ -131,7 +140,7 @@ class TestTextbookForms:
     def test_ffnn_with_residual_starts_at_the_cosine(self) -> None:
         head = heads.FFNNHead([2 * 4 + 6, 3 * 4 + 6], (16,), residual=True)
         a, b = kept_of([2, 1], 2, 4, pooled=6), kept_of([3, 3], 3, 4, pooled=6, seed=5)
-        expected = 10 * F.cosine_similarity(a.pooled, b.pooled)[:, None]  # type: ignore[arg-type]
+        expected = 10 * F.cosine_similarity(a.pooled, b.pooled)[:, None]
         torch.testing.assert_close(head.combine(head.prepare(a, 0), head.prepare(b, 1)), expected, **CLOSE)
 
     @pytest.mark.parametrize("layers", [1, 2])
@@ -142,10 +151,15 @@ class TestTextbookForms:
         for p in head.parameters():
             nn.init.normal_(p, std=0.3)
         kept = [kept_of([1, 3, 9], n, 16, seed=i) for i, n in enumerate(k)]
-        x = torch.cat([head.enter(one.vectors + head.position[f] + head.segment[f]) for f, one in enumerate(kept)], dim=1)
+        x = torch.cat(
+            [head.enter(one.vectors + head.position[f] + head.segment[f]) for f, one in enumerate(kept)],
+            dim=1,
+        )
         mask = torch.cat([one.mask for one in kept], dim=1)
         stack = nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, activation="gelu", batch_first=True, norm_first=True),
+            nn.TransformerEncoderLayer(
+                16, 4, 32, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            ),
             layers,
             enable_nested_tensor=False,
         )
@@ -161,7 +175,9 @@ class TestTextbookForms:
         states = [kept_of([1, 1], 1, 6, seed=i) for i in range(fields)]
         h = [s.vectors[:, 0] for s in states]
         parts = h if fields == 1 else [*h, h[0] * h[1], (h[0] - h[1]).abs()]
-        weight = torch.cat([own.weight for own in head.own] + ([head.both.weight] if head.both else []), dim=1)  # type: ignore[arg-type]
+        weight = torch.cat(
+            [own.weight for own in head.own] + ([head.both.weight] if head.both else []), dim=1
+        )
         expected = head.output(F.relu(torch.cat(parts, 1) @ weight.T + head.own[0].bias))
         actual = head.combine(*(head.prepare(s, f) for f, s in enumerate(states)))
         torch.testing.assert_close(actual, expected, **CLOSE)
@@ -177,7 +193,9 @@ class TestTextbookForms:
         x = torch.cat([model.frozen(known), model.trained(known)], dim=-1)
         packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1), batch_first=True, enforce_sorted=False)
         _, (h, _) = plain(packed)
-        torch.testing.assert_close(model.encode(ids, mask, 1).vectors[:, 0], torch.cat([h[0], h[1]], dim=1), **CLOSE)
+        torch.testing.assert_close(
+            model.encode(ids, mask, 1).vectors[:, 0], torch.cat([h[0], h[1]], dim=1), **CLOSE
+        )
 
 
 def copy_layer(plain: Any, ours: Any) -> None:
@@ -208,41 +226,63 @@ class TestSettings:
             ({"layers": 3}, "the backbone has only 2"),
         ],
     )
-    def test_settings_that_cannot_work_are_refused(self, change: dict[str, Any], message: str, tiny_backbone: str) -> None:
+    def test_settings_that_cannot_work_are_refused(
+        self, change: dict[str, Any], message: str, tiny_backbone: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
-            models.DualEncoder(**{"backbone": tiny_backbone, "read_lengths": (8, 12), "keep": (2, 2), "projection": 8, **change})
+            models.DualEncoder(
+                **{
+                    "backbone": tiny_backbone,
+                    "read_lengths": (8, 12),
+                    "keep": (2, 2),
+                    "projection": 8,
+                    **change,
+                }
+            )
 
     def test_first_layers_only(self, tiny_backbone: str) -> None:
-        assert len(models.load_backbone(tiny_backbone, layers=1).encoder.layer) == 1  # type: ignore[union-attr, arg-type]
+        assert len(models.load_backbone(tiny_backbone, layers=1).encoder.layer) == 1
 
 
 class TestFiles:
     @pytest.mark.parametrize("kind", [*KINDS, "cross-encoder"])
-    def test_a_model_read_back_scores_the_same(self, kind: str, tiny_backbone: str, texts: Texts, tmp_path: Path) -> None:
+    def test_a_model_read_back_scores_the_same(
+        self, kind: str, tiny_backbone: str, texts: Texts, tmp_path: Path
+    ) -> None:
         if kind == "cross-encoder":
             model: Any = models.CrossEncoder(tiny_backbone, (8, 12)).eval()
             again = models.load(models.save(model, tmp_path))
             with torch.no_grad():
-                assert torch.equal(model(*model.batch(texts, np.arange(4))), again(*model.batch(texts, np.arange(4))))  # type: ignore[operator]
+                assert torch.equal(
+                    model(*model.batch(texts, np.arange(4))), again(*model.batch(texts, np.arange(4)))
+                )
             return
         model = students(tiny_backbone)[kind]
         again = models.load(models.save(model, tmp_path))
-        assert torch.equal(aligned_logits(model, texts, np.arange(6)), aligned_logits(again, texts, np.arange(6)))
+        assert torch.equal(
+            aligned_logits(model, texts, np.arange(6)), aligned_logits(again, texts, np.arange(6))
+        )
 
-    def test_a_frozen_encoder_is_not_written_twice(self, tiny_backbone: str, texts: Texts, tmp_path: Path) -> None:
+    def test_a_frozen_encoder_is_not_written_twice(
+        self, tiny_backbone: str, texts: Texts, tmp_path: Path
+    ) -> None:
         model = students(tiny_backbone)["FFNN"]
         models.save(model, tmp_path / "whole")
         models.save(model, tmp_path / "frozen", frozen_encoder=True)
         sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("frozen", "whole")]
         assert sizes[0] < sizes[1] / 4
         again = models.load(tmp_path / "frozen")
-        assert torch.equal(aligned_logits(model, texts, np.arange(6)), aligned_logits(again, texts, np.arange(6)))
+        assert torch.equal(
+            aligned_logits(model, texts, np.arange(6)), aligned_logits(again, texts, np.arange(6))
+        )
 
     def test_damaged_weights_are_refused_by_name(self, tiny_backbone: str, tmp_path: Path) -> None:
         models.save(students(tiny_backbone)["FFNN"], tmp_path)
         path = tmp_path / "model.safetensors"
         path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(models.ModelError, match=r"model\.safetensors: expected sha256 .* damaged or foreign"):
+        with pytest.raises(
+            models.ModelError, match=r"model\.safetensors: expected sha256 .* damaged or foreign"
+        ):
             models.load(tmp_path)
 
     def test_pickled_weights_of_a_student_are_never_loaded(self, tiny_backbone: str, tmp_path: Path) -> None:
@@ -251,7 +291,9 @@ class TestFiles:
         with pytest.raises(models.ModelError, match=r"found model\.pt: pickled weights are never loaded"):
             models.load(tmp_path)
 
-    @pytest.mark.parametrize(("content", "message"), [("{", "not whole JSON"), ("{}", "not a config"), (None, "no such file")])
+    @pytest.mark.parametrize(
+        ("content", "message"), [("{", "not whole JSON"), ("{}", "not a config"), (None, "no such file")]
+    )
     def test_a_foreign_config_is_refused(self, content: str | None, message: str, tmp_path: Path) -> None:
         if content is not None:
             (tmp_path / "config.json").write_text(content)
@@ -261,9 +303,14 @@ class TestFiles:
 
 class TestBackbone:
     def test_embedded_weights_are_the_publishers(self) -> None:
-        assert backbones.sha256_of(backbones.embedded_directory() / "model.safetensors") == backbones.EMBEDDED_SHA256
+        assert (
+            backbones.sha256_of(backbones.embedded_directory() / "model.safetensors")
+            == backbones.EMBEDDED_SHA256
+        )
 
-    def test_other_weights_in_the_package_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_other_weights_in_the_package_are_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "fake_model_package" / "model").mkdir(parents=True)
         (tmp_path / "fake_model_package" / "__init__.py").write_text("raise SystemExit('imported')")
         (tmp_path / "fake_model_package" / "model" / "model.safetensors").write_bytes(b"other")
@@ -275,7 +322,9 @@ class TestBackbone:
         backbones.embedded_directory.cache_clear()
 
     def test_pickled_weights_are_refused(self, pickled_backbone: Path) -> None:
-        with pytest.raises(backbones.BackboneError, match=r"found pytorch_model\.bin: pickled weights are never loaded"):
+        with pytest.raises(
+            backbones.BackboneError, match=r"found pytorch_model\.bin: pickled weights are never loaded"
+        ):
             models.load_backbone(str(pickled_backbone))
 
     def test_remote_code_is_refused(self, tiny_backbone: str, tmp_path: Path) -> None:
@@ -287,7 +336,9 @@ class TestBackbone:
         with pytest.raises(backbones.BackboneError, match="asks for remote code"):
             models.load_backbone(str(tmp_path))
 
-    def test_a_half_precision_checkpoint_is_loaded_as_float32(self, tiny_backbone: str, tmp_path: Path) -> None:
+    def test_a_half_precision_checkpoint_is_loaded_as_float32(
+        self, tiny_backbone: str, tmp_path: Path
+    ) -> None:
         from transformers import AutoModel
 
         AutoModel.from_pretrained(tiny_backbone, dtype=torch.float16).save_pretrained(tmp_path)
@@ -323,9 +374,11 @@ class TestBaselines:
         model = models.Constant.fit(np.array([0, 0, 0, 1]), 2)
         assert model.config["logits"] == [pytest.approx(np.log(1 / 3))]
 
-    def test_tfidf_ranks_the_pair_with_words_in_common_first(self, texts: Texts, pairs: pd.DataFrame, tmp_path: Path) -> None:
+    def test_tfidf_ranks_the_pair_with_words_in_common_first(
+        self, texts: Texts, pairs: pd.DataFrame, tmp_path: Path
+    ) -> None:
         model = models.TfIdf.fit(texts, pairs["label"].to_numpy(), 2)
         logits = model.predict(texts)
         assert logits[pairs["label"] == 1].mean() > logits[pairs["label"] == 0].mean() + 1
         again = models.load(models.save(model, tmp_path))
-        np.testing.assert_allclose(again.predict(texts), logits, rtol=1e-6)  # type: ignore[union-attr]
+        np.testing.assert_allclose(again.predict(texts), logits, rtol=1e-6)

@@ -20,15 +20,23 @@ class TestByHand:
         assert quality.evaluate(["auc"], np.array([1, 1, 0, 0]), one([0.9, 0.5, 0.5, 0.1]))["auc"] == 3.5 / 4
 
     def test_the_threshold_of_one_logit_is_zero(self) -> None:
-        assert quality.evaluate(["accuracy", "f1"], np.array([1, 0, 1, 0]), one([0.1, 0.2, -0.1, -3])) == {"accuracy": 0.5, "f1": 0.5}
+        assert quality.evaluate(["accuracy", "f1"], np.array([1, 0, 1, 0]), one([0.1, 0.2, -0.1, -3])) == {
+            "accuracy": 0.5,
+            "f1": 0.5,
+        }
 
     def test_two_logits_score_by_their_difference(self) -> None:
         two = np.array([[5.0, 6.0], [9.0, 1.0], [0.0, 0.5], [1.0, 1.2]])
         labels = np.array([1, 0, 1, 0])
-        assert quality.evaluate(["auc"], labels, two) == quality.evaluate(["auc"], labels, one([1, -8, 0.5, 0.2]))
+        assert quality.evaluate(["auc"], labels, two) == quality.evaluate(
+            ["auc"], labels, one([1, -8, 0.5, 0.2])
+        )
 
     def test_a_constant_score_has_no_correlation(self) -> None:
-        assert quality.evaluate(["pearson", "spearman"], np.array([1.0, 2.0, 3.0]), one([7, 7, 7])) == {"pearson": None, "spearman": None}
+        assert quality.evaluate(["pearson", "spearman"], np.array([1.0, 2.0, 3.0]), one([7, 7, 7])) == {
+            "pearson": None,
+            "spearman": None,
+        }
 
 
 class TestAgainstLibraries:
@@ -64,7 +72,9 @@ class TestAgainstLibraries:
         weights = random.integers(0, 3, 60)
         repeated = np.repeat(np.arange(60), weights)
         weighted = quality.METRICS[metric](labels, logits, weights[None].astype(float))[0]
-        assert weighted == pytest.approx(quality.evaluate([metric], labels[repeated], logits[repeated])[metric])
+        assert weighted == pytest.approx(
+            quality.evaluate([metric], labels[repeated], logits[repeated])[metric]
+        )
 
 
 class TestIntervals:
@@ -75,7 +85,7 @@ class TestIntervals:
         groups = np.repeat(np.arange(10), 100)
         drawn = quality.interval("accuracy", labels, logits, groups)
         rows = quality.interval("accuracy", labels, logits, np.arange(1000))
-        width = [r["quality_high"] - r["quality_low"] for r in (drawn, rows)]  # type: ignore[operator]
+        width = [r["quality_high"] - r["quality_low"] for r in (drawn, rows)]
         assert width[0] > 5 * width[1]
 
     def test_a_student_equal_to_its_teacher_keeps_exactly_everything(self) -> None:
@@ -90,15 +100,24 @@ class TestIntervals:
         teacher = one((labels + random.normal(size=400)).tolist())
         student = teacher + random.normal(size=(400, 1)) * 0.05
         found = quality.interval("auc", labels, student, np.arange(400), teacher_logits=teacher)
-        assert found["retained_high"] - found["retained_low"] < (found["quality_high"] - found["quality_low"]) / 3  # type: ignore[operator]
+        assert (
+            found["retained_high"] - found["retained_low"]
+            < (found["quality_high"] - found["quality_low"]) / 3
+        )
 
     def test_the_interval_covers_the_truth_about_as_often_as_it_says(self) -> None:
         truth, hits = 0.7, 0
         for seed in range(200):
             random = np.random.default_rng(seed)
             right = random.random(150) < truth
-            found = quality.interval("accuracy", np.ones(150, int), one(np.where(right, 1, -1).tolist()), np.arange(150), n_boot=200)
-            hits += found["quality_low"] <= truth <= found["quality_high"]  # type: ignore[operator]
+            found = quality.interval(
+                "accuracy",
+                np.ones(150, int),
+                one(np.where(right, 1, -1).tolist()),
+                np.arange(150),
+                n_boot=200,
+            )
+            hits += found["quality_low"] <= truth <= found["quality_high"]
         assert 0.88 <= hits / 200 <= 0.99
 
     def test_a_draw_without_both_classes_is_left_out(self) -> None:
@@ -118,6 +137,8 @@ class TestBadInput:
             ("bleu", [1, 0], [[0.0], [1.0]], "expected one of auc"),
         ],
     )
-    def test_no_number_from_what_cannot_have_one(self, metric: str, labels: list[float], logits: list[list[float]], message: str) -> None:
+    def test_no_number_from_what_cannot_have_one(
+        self, metric: str, labels: list[float], logits: list[list[float]], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             quality.evaluate([metric], np.array(labels), np.array(logits))

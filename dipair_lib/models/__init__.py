@@ -43,15 +43,25 @@ def describe(model: Model, *, layers_of_teacher: int = 0) -> dict[str, Any]:
     if isinstance(model, TfIdf):
         return {"model": "TF-IDF", "family": "lexical"}
     settings: dict[str, Any] = model.settings
-    common = {"backbone": Path(settings["backbone"]).name, "read_lengths": "+".join(str(n) for n in settings["read_lengths"])}
+    common = {
+        "backbone": Path(settings["backbone"]).name,
+        "read_lengths": "+".join(str(n) for n in settings["read_lengths"]),
+    }
     if isinstance(model, CrossEncoder):
         depth = model.encoder.config.num_hidden_layers
-        name = "teacher" if depth == layers_of_teacher or not layers_of_teacher else f"cross-encoder {depth} layers"
+        name = (
+            "teacher"
+            if depth == layers_of_teacher or not layers_of_teacher
+            else f"cross-encoder {depth} layers"
+        )
         return {"model": name, "family": "cross-encoder", **common}
     if isinstance(model, BiLSTM):
         return {"model": f"BiLSTM {settings['hidden']}", "family": "bilstm", "head": "compare", **common}
     keep = settings["keep"]
-    tokens = {"keep": keep[0] if len(set(keep)) == 1 else "+".join(map(str, keep)), "projection": settings["projection"] or None}
+    tokens = {
+        "keep": keep[0] if len(set(keep)) == 1 else "+".join(map(str, keep)),
+        "projection": settings["projection"] or None,
+    }
     if settings["head"] == "cosine":
         return {"model": "DE-Cos", "family": "dual-encoder", "head": "cosine", **common}
     if not any(keep):
@@ -59,7 +69,13 @@ def describe(model: Model, *, layers_of_teacher: int = 0) -> dict[str, Any]:
     short = {"ffnn": "FFNN", "transformer": "TSF"}[settings["head"]]
     extra = (" + pooled" if settings["pooled"] else "") + (" + cosine" if settings["residual"] else "")
     head = settings["head"] + ("+pooled" if settings["pooled"] else "")
-    return {"model": f"DiPair-{short} k={tokens['keep']}{extra}", "family": "dipair", "head": head, **tokens, **common}
+    return {
+        "model": f"DiPair-{short} k={tokens['keep']}{extra}",
+        "family": "dipair",
+        "head": head,
+        **tokens,
+        **common,
+    }
 
 
 def save(model: Model, folder: Path, *, frozen_encoder: bool = False) -> Path:
@@ -91,7 +107,9 @@ def tensors_of(model: Model, frozen_encoder: bool) -> dict[str, torch.Tensor]:
     if isinstance(model, TfIdf):
         return model.tensors()
     skip = "encoder." if frozen_encoder else "\0"
-    return {name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith(skip)}
+    return {
+        name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith(skip)
+    }
 
 
 def load(folder: str | Path) -> Model:
@@ -114,7 +132,9 @@ def load(folder: str | Path) -> Model:
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     missing = [name for name in missing if not (config["frozen_encoder"] and name.startswith("encoder."))]
     if missing or unexpected:
-        raise ModelError(f"{folder / 'model.safetensors'}: does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        raise ModelError(
+            f"{folder / 'model.safetensors'}: does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -124,13 +144,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file: expected a folder that dipair-lab saved a model to") from None
+        raise ModelError(
+            f"{path}: no such file: expected a folder that dipair-lab saved a model to"
+        ) from None
     except ValueError as error:
         raise ModelError(f"{path}: not whole JSON ({error}): run the training again") from None
     if not isinstance(config, dict) or not {"kind", "frozen_encoder", "settings"} <= set(config):
-        raise ModelError(f"{path}: not a config of dipair-lab: expected the keys kind, frozen_encoder, settings")
+        raise ModelError(
+            f"{path}: not a config of dipair-lab: expected the keys kind, frozen_encoder, settings"
+        )
     if config["kind"] not in {*NETWORKS, Constant.kind, TfIdf.kind}:
-        raise ModelError(f"{path}: unknown kind {config['kind']!r}: expected one of {', '.join([*NETWORKS, Constant.kind, TfIdf.kind])}")
+        raise ModelError(
+            f"{path}: unknown kind {config['kind']!r}: expected one of {', '.join([*NETWORKS, Constant.kind, TfIdf.kind])}"
+        )
     return config
 
 
@@ -138,12 +164,16 @@ def read_tensors(folder: Path, config: dict[str, Any]) -> dict[str, torch.Tensor
     """The weights, after their hash was compared with the config's."""
     path = folder / "model.safetensors"
     if not path.exists():
-        others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+        others = sorted(
+            p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+        )
         hint = f" (found {', '.join(others)}: pickled weights are never loaded)" if others else ""
         raise ModelError(f"{path}: no such file{hint}")
     found = sha256_of(path)
     if found != config.get("sha256"):
-        raise ModelError(f"{path}: expected sha256 {config.get('sha256')}, but got {found}: the file is damaged or foreign")
+        raise ModelError(
+            f"{path}: expected sha256 {config.get('sha256')}, but got {found}: the file is damaged or foreign"
+        )
     try:
         return load_file(path)
     except SafetensorError as error:

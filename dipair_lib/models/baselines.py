@@ -27,7 +27,9 @@ class Constant:
         if not classes:
             return cls([float(np.mean(labels))])
         share = np.bincount(labels, minlength=classes) / len(labels)
-        return cls([float(np.log(share[1] / share[0]))] if classes == 2 else np.log(share.clip(1e-9)).tolist())
+        return cls(
+            [float(np.log(share[1] / share[0]))] if classes == 2 else np.log(share.clip(1e-9)).tolist()
+        )
 
     def predict(self, texts: Texts) -> np.ndarray:
         """float32 [rows, outputs]."""
@@ -52,10 +54,14 @@ class TfIdf:
     def fit(cls, texts: Texts, labels: np.ndarray, classes: int) -> TfIdf:
         """Fit on the training split; labels [rows], class index or score (classes 0)."""
         if len(texts.distinct) > 2:
-            raise ValueError(f"TF-IDF: expected one field or a pair, but the task has {len(texts.distinct)} fields")
+            raise ValueError(
+                f"TF-IDF: expected one field or a pair, but the task has {len(texts.distinct)} fields"
+            )
         found = vectorizer().fit([text for field in texts.distinct for text in field])
         words = found.get_feature_names_out().tolist()
-        model = cls(words, {"idf": found.idf_, "coef": np.ones((1, 1)), "shift": np.zeros(1)}, len(texts.distinct))
+        model = cls(
+            words, {"idf": found.idf_, "coef": np.ones((1, 1)), "shift": np.zeros(1)}, len(texts.distinct)
+        )
         features = model.features(texts)
         line = LogisticRegression(C=10.0, max_iter=1000) if classes else LinearRegression()
         line.fit(features, labels)
@@ -78,7 +84,9 @@ class TfIdf:
 
     def predict(self, texts: Texts) -> np.ndarray:
         """float32 [rows, outputs]."""
-        return self.combine(*(self.prepare(t)[texts.index[:, field]] for field, t in enumerate(texts.distinct)))
+        return self.combine(
+            *(self.prepare(t)[texts.index[:, field]] for field, t in enumerate(texts.distinct))
+        )
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The fitted numbers, for a safetensors file."""
@@ -92,4 +100,6 @@ def cosines(left: sparse.csr_matrix, right: sparse.csr_matrix) -> np.ndarray:
 
 def vectorizer(vocabulary: list[str] | None = None) -> TfidfVectorizer:
     """Word TF-IDF with sublinear counts and English stop words left out."""
-    return TfidfVectorizer(vocabulary=vocabulary, sublinear_tf=True, stop_words="english", max_features=50_000)
+    return TfidfVectorizer(
+        vocabulary=vocabulary, sublinear_tf=True, stop_words="english", max_features=50_000
+    )

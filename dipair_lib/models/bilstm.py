@@ -28,6 +28,7 @@ class BiLSTM(nn.Module):
     """
 
     kind = "bilstm"
+    position: torch.Tensor
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class BiLSTM(nn.Module):
         Each direction runs over the padded batch and is read at the text's own last token; the backward direction reads each text
         reversed within its own length. So padding never enters a state that is read, and the fast padded kernel can be used.
         """
-        known = self.position[ids.clamp(max=len(self.position) - 1)] * mask  # type: ignore[index]
+        known = self.position[ids.clamp(max=len(self.position) - 1)] * mask
         x = torch.cat([self.frozen(known), self.trained(known)], dim=-1)
         lengths = mask.sum(1)
         steps = torch.arange(ids.shape[1], device=ids.device)[None, :]
@@ -114,7 +115,9 @@ def positions(vocabulary: Sequence[int]) -> torch.Tensor:
 def reduced_embeddings(backbone: str, vocabulary: Sequence[int], width: int) -> torch.Tensor:
     """The backbone's word-piece embeddings of a vocabulary, centred and reduced to ``width`` by PCA, scaled to unit variance overall."""
     model: Any = load_backbone(backbone)
-    table = model.get_input_embeddings().weight.detach()[torch.as_tensor(vocabulary, dtype=torch.int64)].float()
+    table = (
+        model.get_input_embeddings().weight.detach()[torch.as_tensor(vocabulary, dtype=torch.int64)].float()
+    )
     table = table - table.mean(0)
     _, axes = torch.linalg.eigh(table.T @ table)
     reduced = table @ axes.flip(1)[:, :width]

@@ -44,13 +44,21 @@ class CrossEncoder(nn.Module):
         backbone_config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.encoder: Any = (
-            build_backbone(backbone_config, layers=layers) if backbone_config else load_backbone(backbone, layers=layers)
+        encoder: Any = (
+            build_backbone(backbone_config, layers=layers)
+            if backbone_config
+            else load_backbone(backbone, layers=layers)
         )
-        self.output = nn.Linear(self.encoder.config.hidden_size, outputs)
+        self.encoder = encoder
+        self.output = nn.Linear(encoder.config.hidden_size, outputs)
         nn.init.normal_(self.output.weight, std=0.02)
         nn.init.zeros_(self.output.bias)
-        self.settings = {"backbone": backbone, "read_lengths": list(read_lengths), "outputs": outputs, "layers": layers}
+        self.settings = {
+            "backbone": backbone,
+            "read_lengths": list(read_lengths),
+            "outputs": outputs,
+            "layers": layers,
+        }
 
     @property
     def config(self) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Dual encoders: DE-Cos, DE-FFNN, and DiPair (Chen et al. 2020, section 3): encode once per text, keep, project; only the head runs per pair."""
+"""Dual encoders: DE-Cos, DE-FFNN, and DiPair (Chen et al. 2020, section 3).
+
+Encode once per text, keep, project; only the head runs per pair.
+"""
 
 from __future__ import annotations
 
@@ -52,12 +55,17 @@ class DualEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_settings(read_lengths, keep, pooled, head)
-        self.encoder: Any = (
-            build_backbone(backbone_config, layers=layers) if backbone_config else load_backbone(backbone, layers=layers)
+        encoder: Any = (
+            build_backbone(backbone_config, layers=layers)
+            if backbone_config
+            else load_backbone(backbone, layers=layers)
         )
-        encoder_width = self.encoder.config.hidden_size
+        self.encoder = encoder
+        encoder_width: int = encoder.config.hidden_size
         if projection > encoder_width:
-            raise ValueError(f"projection: expected at most the encoder's width {encoder_width}, but got {projection}")
+            raise ValueError(
+                f"projection: expected at most the encoder's width {encoder_width}, but got {projection}"
+            )
         width = projection or encoder_width
         self.projection = nn.Linear(encoder_width, width) if projection and any(keep) else nn.Identity()
         self.pooled = pooled
@@ -102,8 +110,10 @@ class DualEncoder(nn.Module):
         """The shift of the logits [outputs]."""
         return self.head.final_bias  # type: ignore[return-value]
 
-    def cut(self, hidden: torch.Tensor, mask: torch.Tensor, field: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Keep: the first k outputs [texts, k, encoder width] (zero rows where the text is shorter), their mask, and the pooled vector or None."""
+    def cut(
+        self, hidden: torch.Tensor, mask: torch.Tensor, field: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Keep the first k outputs [texts, k, encoder width] (zero where the text is shorter), their mask, the pooled vector or None."""
         k = self.keep[field]
         missing = max(0, k - hidden.shape[1])
         kept_mask = nn.functional.pad(mask[:, :k], (0, missing))
@@ -134,13 +144,21 @@ def check_settings(read_lengths: Sequence[int], keep: Sequence[int], pooled: boo
     if head not in HEADS:
         raise ValueError(f"head: expected one of {', '.join(HEADS)}, but got {head!r}")
     if len(keep) != len(read_lengths):
-        raise ValueError(f"keep: expected one number for each of {len(read_lengths)} fields, but got {list(keep)}")
+        raise ValueError(
+            f"keep: expected one number for each of {len(read_lengths)} fields, but got {list(keep)}"
+        )
     for k, length in zip(keep, read_lengths, strict=True):
         if k < 0 or k > length:
             raise ValueError(f"keep: expected 0 to the read length {length}, but got {k}")
     if head == "cosine" and (not pooled or len(keep) != 2):
-        raise ValueError(f"head cosine: expected pooled=true and two fields, but got pooled={pooled} and {len(keep)} fields")
+        raise ValueError(
+            f"head cosine: expected pooled=true and two fields, but got pooled={pooled} and {len(keep)} fields"
+        )
     if head == "transformer" and (pooled or not all(keep)):
-        raise ValueError(f"head transformer: expected at least one token of each field and pooled=false, but got keep={list(keep)}")
+        raise ValueError(
+            f"head transformer: expected at least one token of each field and pooled=false, but got keep={list(keep)}"
+        )
     if not pooled and not all(keep):
-        raise ValueError(f"keep: with pooled=false each field must keep at least one token, but got {list(keep)}")
+        raise ValueError(
+            f"keep: with pooled=false each field must keep at least one token, but got {list(keep)}"
+        )

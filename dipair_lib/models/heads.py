@@ -9,8 +9,10 @@ A head with one field is a classifier of single texts; any number of fields work
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -70,22 +72,31 @@ class FFNNHead(nn.Module):
         residual: add the cosine of the pooled vectors (two fields only).
     """
 
-    def __init__(self, inputs: Sequence[int], hidden: Sequence[int] = (256, 128), outputs: int = 1, residual: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        hidden: Sequence[int] = (256, 128),
+        outputs: int = 1,
+        residual: bool = False,
+    ) -> None:
         super().__init__()
         if not hidden:
             raise ValueError("hidden: expected at least one hidden width, but got none")
         if residual and len(inputs) != 2:
             raise ValueError(f"residual: the cosine needs two fields, but the task has {len(inputs)}")
-        self.first = nn.ModuleList(nn.Linear(width, hidden[0], bias=field == 0) for field, width in enumerate(inputs))
-        for layer in self.first:  # each field's share is a slice of one wide layer: initialise it as that layer would be
+        first = [nn.Linear(width, hidden[0], bias=field == 0) for field, width in enumerate(inputs)]
+        for (
+            layer
+        ) in first:  # each field's share is a slice of one wide layer: initialise it as that layer would be
             bound = sum(inputs) ** -0.5
             nn.init.uniform_(layer.weight, -bound, bound)
-        widths = [*hidden, outputs]
-        self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
-        self.cosine = CosineHead(outputs) if residual else None
+        rest = [nn.Linear(a, b) for a, b in itertools.pairwise([*hidden, outputs])]
         if residual:
-            nn.init.zeros_(self.rest[-1].weight)
-            nn.init.zeros_(self.rest[-1].bias)
+            nn.init.zeros_(rest[-1].weight)
+            nn.init.zeros_(rest[-1].bias)
+        self.first: Any = nn.ModuleList(first)
+        self.rest: Any = nn.ModuleList(rest)
+        self.cosine = CosineHead(outputs) if residual else None
 
     @property
     def final_bias(self) -> nn.Parameter:
@@ -109,13 +120,20 @@ class FFNNHead(nn.Module):
 
 
 def flatten(kept: Kept) -> torch.Tensor:
-    """Everything kept of a text in one row: [texts, k * width (+ pooled width)]. The pooled vector has unit length times 10, the size of a token's."""
+    """Everything kept of a text in one row: [texts, (pooled width +) k * width].
+
+    The pooled vector gets length 10, about that of a token's.
+    """
     tokens = kept.vectors.flatten(1)
-    return tokens if kept.pooled is None else torch.cat([10 * F.normalize(kept.pooled, dim=-1), tokens], dim=1)
+    return (
+        tokens if kept.pooled is None else torch.cat([10 * F.normalize(kept.pooled, dim=-1), tokens], dim=1)
+    )
 
 
 class TransformerHead(nn.Module):
-    """DiPair-TSF: a small transformer over the kept tokens of all fields with position and segment embeddings; the first token's output is the pair.
+    """DiPair-TSF: a small transformer over the kept tokens of all fields, with position and segment embeddings.
+
+    The first token's output is the pair.
 
     Pre-norm layers. The first layer's queries, keys and values depend on one side only and are computed once per text; in the last layer
     only the first token's output is computed, because nothing else is read.
@@ -125,14 +143,24 @@ class TransformerHead(nn.Module):
         heads, layers, ffn: attention heads, layers, and hidden width of the feed-forward part (the paper's values are not known).
     """
 
-    def __init__(self, keep: Sequence[int], width: int, outputs: int = 1, heads: int = 4, layers: int = 1, ffn: int = 256) -> None:
+    def __init__(
+        self,
+        keep: Sequence[int],
+        width: int,
+        outputs: int = 1,
+        heads: int = 4,
+        layers: int = 1,
+        ffn: int = 256,
+    ) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"projection: expected a multiple of the head's {heads} attention heads, but got {width}")
+            raise ValueError(
+                f"projection: expected a multiple of the head's {heads} attention heads, but got {width}"
+            )
         self.position = nn.ParameterList(nn.Parameter(torch.randn(k, width) * 0.02) for k in keep)
         self.segment = nn.Parameter(torch.randn(len(keep), width) * 0.02)
         self.enter = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(Layer(width, heads, ffn) for _ in range(layers))
+        self.layers: Any = nn.ModuleList(Layer(width, heads, ffn) for _ in range(layers))
         self.leave = nn.LayerNorm(width)
         self.output = nn.Linear(width, outputs)
 
@@ -175,7 +203,9 @@ class Layer(nn.Module):
         """Queries, keys and values of tokens x, each shaped as x."""
         return self.project(self.before_attention(x)).chunk(3, dim=-1)
 
-    def forward(self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
         """x [..., queries, width]; q like x; k, v [..., tokens, width]; mask [..., tokens]. Masked tokens get -inf before the softmax."""
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for t in (q, k, v))
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
@@ -200,7 +230,9 @@ class CompareHead(nn.Module):
     def __init__(self, width: int, fields: int, hidden: int = 200, outputs: int = 1) -> None:
         super().__init__()
         if fields > 2:
-            raise ValueError(f"the BiLSTM of Tang et al. compares two sentences or reads one, but the task has {fields} fields")
+            raise ValueError(
+                f"the BiLSTM of Tang et al. compares two sentences or reads one, but the task has {fields} fields"
+            )
         self.own = nn.ModuleList(nn.Linear(width, hidden, bias=field == 0) for field in range(fields))
         self.both = nn.Linear(2 * width, hidden, bias=False) if fields == 2 else None
         self.output = nn.Linear(hidden, outputs)

@@ -44,7 +44,9 @@ class Tokens:
         lengths = self.lengths[rows]
         width = max(length, int(lengths.max(initial=1)))
         mask = np.arange(width)[None, :] < lengths[:, None]
-        positions = np.minimum(self.offsets[rows][:, None] + np.arange(width)[None, :], max(len(self.ids) - 1, 0))
+        positions = np.minimum(
+            self.offsets[rows][:, None] + np.arange(width)[None, :], max(len(self.ids) - 1, 0)
+        )
         ids = np.where(mask, self.ids[positions], 0)
         return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(mask)
 
@@ -52,10 +54,14 @@ class Tokens:
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> Tokens:
     """Word pieces of texts, [CLS] and [SEP] included, cut to at most ``length``."""
     if length < 3:
-        raise ValueError(f"read length: expected at least 3 word pieces ([CLS], one, [SEP]), but got {length}")
+        raise ValueError(
+            f"read length: expected at least 3 word pieces ([CLS], one, [SEP]), but got {length}"
+        )
     if len(texts) == 0:
         return Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
-    encoded = tokenizer(list(texts), truncation=True, max_length=length, return_attention_mask=False)["input_ids"]
+    encoded = tokenizer(list(texts), truncation=True, max_length=length, return_attention_mask=False)[
+        "input_ids"
+    ]
     offsets = np.cumsum([0, *(len(e) for e in encoded)], dtype=np.int64)
     ids = np.fromiter((i for e in encoded for i in e), dtype=np.int32, count=int(offsets[-1]))
     return Tokens(ids, offsets)
@@ -79,7 +85,9 @@ class Texts:
         return len(self.index)
 
 
-def read(tokenizer: PreTrainedTokenizerBase, frame: pd.DataFrame, fields: Sequence[str], lengths: Sequence[int]) -> Texts:
+def read(
+    tokenizer: PreTrainedTokenizerBase, frame: pd.DataFrame, fields: Sequence[str], lengths: Sequence[int]
+) -> Texts:
     """Tokenise the rows of a task's split.
 
     Args:
