@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from torch.nn import functional as F
 
 from . import progress, quality
 from .models import Constant, CrossEncoder, DualEncoder, Model, TfIdf, load_tokenizer
-from .models.heads import Kept, Prepared
+from .models.heads import CosineHead, Prepared
 from .models.tokens import Texts, Tokens, length_sorted, read, tokenize
 from .results import Result
 from .tasks import Task
 
 LOSSES = ("hard", "logits", "mixed")
+SUB_BATCH = 32  # texts encoded together within a training step: few enough to be of like length, enough to fill a core
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def fit(model: Any, data: Data, config: TrainConfig, *, what: str = "training") 
     """
     require_targets(data, config)
     torch.manual_seed(config.seed)
-    dtype = encoder_dtype(config.dtype) if hasattr(model, "encoder") else "float32"
+    dtype = encoder_dtype(config.dtype)
     parameters = trainable(model)
     start_bias(model, data, config)
     batches = list(batches_of(model, data, config))
@@ -214,6 +215,7 @@ def fit_head(
     torch.manual_seed(config.seed)
     parameters = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
     start_bias(model, data, config)
+    start_cosine(model, stored, data, config)
     batches = list(batches_of(model, data, config))
     optimizer, schedule = optimizer_of(parameters, config, len(batches))
     begun, running = time.perf_counter(), float("nan")
@@ -301,10 +303,22 @@ def prepare_all(
 ) -> Prepared:
     """Encode and prepare every text of a field, length-sorted; tensors [texts, ...] in the texts' own order."""
     batches = length_sorted(tokens.lengths, batch_size)
-    done = [
-        model.prepare(model.encode(*tokens.take(rows), field), field)
-        for rows in progress.track(batches, what)
-    ]
+    return prepare_batches(model, tokens, field, batches, progress.track(batches, what))
+
+
+def prepare_batches(
+    model: Any,
+    tokens: Tokens,
+    field: int,
+    batches: list[np.ndarray],
+    steps: Iterable[np.ndarray] | None = None,
+) -> Prepared:
+    """Encode and prepare texts batch by batch; tensors [texts, ...] in ascending order of the texts' positions.
+
+    Args:
+        batches: positions of texts. steps: the same batches behind a progress bar.
+    """
+    done = [model.prepare(model.encode(*tokens.take(rows), field), field) for rows in steps or batches]
     back = torch.from_numpy(np.argsort(np.concatenate(batches)))
     return tuple(torch.cat(parts)[back] for parts in zip(*done, strict=True))
 
@@ -385,29 +399,39 @@ def frozen_cosine(backbone: str, read_lengths: Sequence[int], train: Data, folde
     keep = [0] * len(read_lengths)
     model = DualEncoder(backbone, read_lengths, keep, True, 0, "cosine", outputs=outputs_for(train.classes))
     stored, _ = stored_outputs(model, train.texts, folder)
-    prepared = [prepare_stored(model, s, field) for field, s in enumerate(stored)]
-    rows = train.texts.index
-    cosine = (gather(prepared[0], rows[:, 0])[0] * gather(prepared[1], rows[:, 1])[0]).sum(1).numpy()[:, None]
-    line: Any = LogisticRegression(C=100.0) if train.classes else LinearRegression()
-    line.fit(cosine, train.labels)
-    with torch.no_grad():
-        model.head.scale.copy_(torch.from_numpy(np.ravel(line.coef_)))  # type: ignore[union-attr, operator]
-        model.head.shift.copy_(torch.from_numpy(np.ravel(line.intercept_)))  # type: ignore[union-attr, operator]
+    start_cosine(model, stored, train, TrainConfig(loss="hard"))
     return model.eval()
 
 
-def prepare_stored(model: DualEncoder, stored: Stored, field: int, chunk: int = 1024) -> Prepared:
-    """Prepare every text of a field from its stored outputs: tensors [texts, ...]."""
+def start_cosine(model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig) -> None:
+    """Where a head holds a cosine, start its scale and shift on the line that fits the targets best.
+
+    With any other line the first thing a training would do is to bend the encoder towards the targets' mean and spread.
+    """
+    cosine = next((m for m in model.head.modules() if isinstance(m, CosineHead)), None)
+    if cosine is None:
+        return
+    places = data.texts.index
+    unit = [prepare_stored(model, s, f, cosine)[0][places[:, f]] for f, s in enumerate(stored)]
+    x = (unit[0] * unit[1]).sum(1, keepdim=True).numpy()
+    line: Any = LogisticRegression(C=100.0) if config.loss == "hard" and data.classes else LinearRegression()
+    line.fit(x, data.labels if config.loss == "hard" else data.teacher)
+    with torch.no_grad():
+        cosine.scale.copy_(torch.from_numpy(np.ravel(line.coef_)))
+        cosine.shift.copy_(torch.from_numpy(np.ravel(line.intercept_)))
+
+
+def prepare_stored(
+    model: DualEncoder, stored: Stored, field: int, head: Any = None, chunk: int = 1024
+) -> Prepared:
+    """Prepare every text of a field from its stored outputs, for the model's head or a part of it: tensors [texts, ...]."""
+    head = head or model.head
     parts = []
     with torch.no_grad():
         for start in range(0, len(stored.hidden), chunk):
             mask = stored.mask[start : start + chunk]
-            parts.append(
-                model.prepare(
-                    model.project(*model.cut(stored.hidden[start : start + chunk].float(), mask, field)),
-                    field,
-                )
-            )
+            cut = model.cut(stored.hidden[start : start + chunk].float(), mask, field)
+            parts.append(head.prepare(model.project(*cut), field))
     return tuple(torch.cat(p) for p in zip(*parts, strict=True))
 
 
@@ -579,14 +603,14 @@ class Step(nn.Module):
         self.model = model
 
     def forward(self, texts: Texts, rows: np.ndarray) -> torch.Tensor:
-        """Logits [rows, outputs]; each distinct text of the batch is encoded once."""
+        """Logits [rows, outputs]; each distinct text of the batch is encoded once, beside others of about its length."""
         if isinstance(self.model, CrossEncoder):
             return self.model(*self.model.batch(texts, rows))
         prepared = []
         for field, tokens in enumerate(texts.tokens):
             distinct, place = np.unique(texts.index[rows, field], return_inverse=True)
-            kept: Kept = self.model.encode(*tokens.take(distinct), field)
-            prepared.append(gather(self.model.prepare(kept, field), place))
+            batches = [distinct[part] for part in length_sorted(tokens.lengths[distinct], SUB_BATCH)]
+            prepared.append(gather(prepare_batches(self.model, tokens, field, batches), place))
         return self.model.combine(*prepared)
 
 
@@ -599,6 +623,11 @@ def logits_in(model: Any, texts: Texts, rows: np.ndarray, dtype: str) -> torch.T
     step = Step(model)
     if dtype == "float32":
         return step(texts, rows)
+    if not hasattr(
+        model, "encoder"
+    ):  # an LSTM's kernel wants input and weights in one dtype: autocast sees to that
+        with torch.autocast("cpu", getattr(torch, dtype)):
+            return step(texts, rows).float()
     short = getattr(torch, dtype)
     cast = {
         f"model.{name}": p.to(short) for name, p in model.named_parameters() if name.startswith("encoder.")

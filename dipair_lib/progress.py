@@ -12,7 +12,9 @@ from typing import TypeVar
 from tqdm.auto import tqdm
 
 Item = TypeVar("Item")
-FILE_VARIABLE = "DIPAIR_PROGRESS"  # the suite names a file here: bars would stand still in an executed notebook
+FILE_VARIABLE = (
+    "DIPAIR_PROGRESS"  # the suite names a file here: bars would stand still in an executed notebook
+)
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
@@ -42,7 +44,9 @@ def say(what: str, done: int = 0, total: int | None = None, eta_s: float | None 
         return
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps({"what": what, "done": done, "total": total, "eta_s": eta_s}), encoding="utf8")
+        temporary.write_text(
+            json.dumps({"what": what, "done": done, "total": total, "eta_s": eta_s}), encoding="utf8"
+        )
         os.replace(temporary, path)
     except OSError:  # a display that cannot be written must not stop a training
         return

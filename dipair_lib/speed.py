@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import distill, models, progress, results, tasks
 from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, TfIdf
+from .models.heads import CosineHead
 from .models.tokens import Texts, length_sorted, read
 
 BATCH_SIZES = {"cross-encoder": (16, 32, 64), "encode": (16, 64), "combine": (256, 2048, 16384)}
@@ -71,7 +72,8 @@ def costs(model: Any, texts: Texts, sample: int = 8) -> dict[str, Any]:
         **known,
         "params_per_pair": params_in_combine(model, prepared),
         "flops_per_text": float(np.mean(per_text)),
-        "flops_per_pair": count_flops(lambda: model.combine(*prepared)) / len(rows),
+        "flops_per_pair": count_flops(lambda: model.combine(*prepared)) / len(rows)
+        + dot_flops(model, prepared),
         "bytes_per_text": float(np.mean(bytes_per_field)),
     }
 
@@ -112,6 +114,12 @@ def lstm_flops(model: Any, tokens: int) -> float:
         lstm.all_weights[0][i] for lstm in (model.ahead, model.back) for i in (0, 1)
     ]
     return float(sum(2 * tokens * weight.numel() for weight in weights))
+
+
+def dot_flops(model: Any, prepared: Sequence[models.Prepared]) -> float:
+    """The cosine's dot product, which is no matrix product to the counter: 2 x width, wherever a head has one."""
+    has_cosine = any(isinstance(m, CosineHead) for m in model.modules())
+    return 2.0 * prepared[0][-1].shape[-1] if has_cosine else 0.0
 
 
 def params_in_combine(model: Any, prepared: Sequence[models.Prepared]) -> int:

@@ -32,12 +32,8 @@ class ModelError(ValueError):
     """A model folder that cannot be loaded: missing, damaged or foreign files."""
 
 
-def describe(model: Model, *, layers_of_teacher: int = 0) -> dict[str, Any]:
-    """The model group of a result row: display name, family, backbone, head, keep, read_lengths, projection.
-
-    Args:
-        layers_of_teacher: word pieces are all read and no layer is missing in a teacher; give its depth to name a smaller cross-encoder.
-    """
+def describe(model: Model) -> dict[str, Any]:
+    """The model group of a result row: display name, family, backbone, head, keep, read_lengths, projection."""
     if isinstance(model, Constant):
         return {"model": "constant", "family": "constant"}
     if isinstance(model, TfIdf):
@@ -48,12 +44,7 @@ def describe(model: Model, *, layers_of_teacher: int = 0) -> dict[str, Any]:
         "read_lengths": "+".join(str(n) for n in settings["read_lengths"]),
     }
     if isinstance(model, CrossEncoder):
-        depth = model.encoder.config.num_hidden_layers
-        name = (
-            "teacher"
-            if depth == layers_of_teacher or not layers_of_teacher
-            else f"cross-encoder {depth} layers"
-        )
+        name = f"cross-encoder {settings['layers']} layers" if settings["layers"] else "teacher"
         return {"model": name, "family": "cross-encoder", **common}
     if isinstance(model, BiLSTM):
         return {"model": f"BiLSTM {settings['hidden']}", "family": "bilstm", "head": "compare", **common}

@@ -1,0 +1,265 @@
+"""One HTML file from the rows of a results folder: the answer first, then pictures, tables, method, data, environment.
+
+No script and no address from outside: figures are inline SVG whose points carry ``<title>`` children, so that hovering and screen readers
+work without JavaScript. Everything that came from data or files is escaped by the template. Computes no result of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from dipair_lib import results, tradeoff
+
+LIMITS = (
+    tradeoff.Limits(min_retained=0.99),
+    tradeoff.Limits(min_retained=0.95),
+    tradeoff.Limits(min_retained=0.90),
+)
+FIGURES = {
+    "quality_speed": (
+        "Quality against speed",
+        "Right is faster, up is better. Bars are 95 % intervals of quality and quartiles of the clock; the line joins the models that no "
+        "other beats on both. The teacher's band is its own interval: within it a student is as good as the teacher.",
+    ),
+    "kept": (
+        "What the number of kept tokens brings",
+        "One line per head. The contrast is the teacher itself reading a truncated input: truncating what is read loses more than "
+        "truncating what the encoder hands on, and it stays as slow as a full pass per pair.",
+    ),
+    "price": (
+        "What a text costs once, what a pair costs each time",
+        "A student pays once per text and caches the result; a cross-encoder pays everything per pair. Logarithmic bars.",
+    ),
+}
+COLUMNS = {  # the text table under each figure; names as in tradeoff.table
+    "quality_speed": [
+        "model",
+        "quality",
+        "of the teacher",
+        "pairs/s, cached",
+        "speed-up, same dtype",
+        "remarks",
+    ],
+    "kept": ["model", "tokens kept", "tokens read", "quality", "pairs/s, cached"],
+    "price": ["model", "once per text", "per pair", "cache per text", "parameters", "FLOP per pair"],
+}
+SVG = "{http://www.w3.org/2000/svg}"
+SIZE_LIMIT = 2_000_000
+
+
+def write(folder: Path | str, out: Path | str | None = None) -> Path:
+    """Write the report of a results folder.
+
+    Args:
+        folder: with ``rows/`` or a ``rows.jsonl``.
+        out: the file; ``folder/report.html`` if not given. Written to a temporary name, then renamed.
+
+    Raises:
+        ResultError: the folder holds no readable row.
+    """
+    folder = Path(folder)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rows = results.load_results(folder, damaged="warn")
+    if not rows:
+        raise results.ResultError(
+            f"{folder}: no result row to report: run a suite first (dipair run notebooks/suites/demo.yaml)"
+        )
+    page = html(tradeoff.frame(rows), title=folder.resolve().name, damaged=[str(w.message) for w in caught])
+    return results.write_atomic(Path(out) if out else folder / "report.html", page.encode("utf8"))
+
+
+def html(data: pd.DataFrame, title: str, damaged: list[str] | None = None) -> str:
+    """The whole page from a frame of ``tradeoff.frame``; ``damaged`` are messages about files that were left out."""
+    measured = data[data["family"] != "published"]
+    environment = Environment(
+        loader=PackageLoader("dipair_lib", "."), autoescape=True, undefined=StrictUndefined
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        tasks=[section(data[data["task"] == task]) for task in measured["task"].dropna().unique()],
+        published=cells(tradeoff.published(data)),
+        damaged=damaged or [],
+        machine=machine(measured),
+        command=command(measured.iloc[-1]) if len(measured) else "",
+        commits=sorted({str(c)[:12] for c in measured["git_commit"].dropna()}),
+        reuse=f"{data.attrs.get('reuse', tradeoff.REUSE):,.0f}",
+        n_boot=sorted({int(n) for n in measured["n_boot"].dropna()}),
+    )
+    if len(page.encode("utf8")) > SIZE_LIMIT:
+        raise results.ResultError(
+            f"report: {len(page):,} characters for {len(measured)} rows is over the 2 MB it may have: report fewer rows at once"
+        )
+    return page
+
+
+def section(data: pd.DataFrame) -> dict[str, Any]:
+    """What the page says of one task."""
+    whole = tradeoff.table(data)
+    choices = [tradeoff.select(data, limits) for limits in LIMITS]
+    winners = [choice.winner for choice in choices if choice.winner]
+    first = data[data["family"] != "published"].iloc[0]
+    return {
+        "name": tradeoff.plain(first["task"]),
+        "n_models": len(whole),
+        "n_examples": number(first["n_examples"]),
+        "n_groups": number(first["n_groups"]),
+        "n_train": number(first["n_train"]),
+        "choices": [
+            {"limit": str(limits), "sentence": choice.sentence}
+            for limits, choice in zip(LIMITS, choices, strict=True)
+        ],
+        "one_seed": bool((data["seeds"].fillna(1) <= 1).all()),
+        "noisy": int(data["noisy"].sum()),
+        "figures": [
+            {
+                "title": FIGURES[name][0],
+                "reading": FIGURES[name][1],
+                "svg": Markup(
+                    svg(
+                        tradeoff.draw(name, data, winners)
+                        if name == "quality_speed"
+                        else tradeoff.draw(name, data),
+                        data,
+                        name,
+                    )
+                ),
+                "table": cells(whole[COLUMNS[name]]),
+            }
+            for name in FIGURES
+        ],
+        "table": cells(whole),
+        "sanity": sanity(data),
+        "notes": notes(first["data_notes"]),
+        "sha256": str(first["data_sha256"] or "")[:16],
+    }
+
+
+def svg(figure: Figure, data: pd.DataFrame, name: str) -> str:
+    """A figure as inline SVG whose points have hover texts; no metadata, no namespace addresses, ids of its own."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
+        figure.savefig(
+            buffer,
+            format="svg",
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+            transparent=True,
+        )
+    root = ElementTree.fromstring(buffer.getvalue())
+    for metadata in root.findall(f"{SVG}metadata"):
+        root.remove(metadata)
+    for group in root.iter(f"{SVG}g"):
+        run = group.get("id", "").split(":", 2)
+        if run[0] == "row" and run[-1] in data.index:
+            title = ElementTree.Element(f"{SVG}title")
+            title.text = tradeoff.hover(data.loc[run[-1]])
+            group.insert(0, title)
+    root.attrib.pop("width", None)
+    root.attrib.pop("height", None)
+    root.set("role", "img")
+    root.set("aria-label", FIGURES[name][0] + "; the table below holds the same numbers")
+    ElementTree.register_namespace("", SVG[1:-1])
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    text = ElementTree.tostring(root, encoding="unicode")
+    return re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+
+
+def cells(table: pd.DataFrame) -> dict[str, Any]:
+    """A table as plain lists for the template."""
+    return {"head": [str(c) for c in table.columns], "rows": table.astype(str).to_numpy().tolist()}
+
+
+def sanity(data: pd.DataFrame) -> dict[str, Any]:
+    """The order constant < lexical < frozen cosine < teacher: its steps, and whether it holds."""
+    steps = tradeoff.sanity(data)
+    found = steps["holds"].dropna().tolist()
+    said = (
+        "holds"
+        if found and all(found)
+        else "does not hold"
+        if False in found
+        else "cannot be checked: rows are missing"
+    )
+    known = [f"{s.step} {s.quality:.3f}" for s in steps.itertuples() if pd.notna(s.quality)]
+    return {"said": said, "steps": " < ".join(known) if said == "holds" else ", ".join(known)}
+
+
+def notes(text: str | None) -> list[tuple[str, str]]:
+    """The task's notes as pairs of name and one line of text; a long mapping (packages) is counted and its largest named."""
+    try:
+        values: Mapping[str, Any] = json.loads(text or "{}")
+    except ValueError:
+        return []
+    return [(tradeoff.plain(name), tradeoff.plain(one_line(value), 600)) for name, value in values.items()]
+
+
+def one_line(value: Any) -> str:
+    """A note's value for people."""
+    if not isinstance(value, Mapping):
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if len(value) <= 12:
+        return "; ".join(f"{k}: {one_line(v)}" for k, v in value.items())
+    largest = sorted(
+        value.items(), key=lambda item: -max((n for n in as_list(item[1]) if isinstance(n, int)), default=0)
+    )[:12]
+    return f"{len(value)} in all, the largest: " + "; ".join(
+        f"{k} {' '.join(map(str, as_list(v)))}" for k, v in largest
+    )
+
+
+def as_list(value: Any) -> list[Any]:
+    """The parts of a note: of a list, of a mapping, or the value alone."""
+    return (
+        list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+    )
+
+
+def machine(data: pd.DataFrame) -> list[tuple[str, str]]:
+    """Where it ran: each property with every value found in the rows."""
+    names = {
+        "device_name": "processor", "hardware": "instructions", "threads": "threads on the clock", "device": "device on the clock",
+        "peak_gflops": "matrix product, float32, GFLOP/s", "copy_gb_per_s": "memory copy, GB/s", "repeats": "turns on the clock",
+        "request_candidates": "candidates in one request", "python": "Python", "torch": "torch", "transformers": "transformers",
+        "platform": "platform",
+    }  # fmt: skip
+    found = []
+    for column, name in names.items():
+        values = data[column].dropna().unique().tolist()
+        if values:
+            found.append(
+                (name, ", ".join(f"{v:,.4g}" if isinstance(v, float) else tradeoff.plain(v) for v in values))
+            )
+    return found
+
+
+def command(row: pd.Series) -> str:
+    """The line that makes these rows again."""
+    try:
+        parameters = json.loads(row["parameters"] or "{}")
+    except ValueError:
+        parameters = {}
+    words = ["dipair", "run", f"notebooks/suites/{row['suite']}.yaml"]
+    for name in ("task", "fields", "label", "group", "kind"):
+        value = parameters.get(name)
+        if value and value != "pydocs":
+            words += ["-p", f"{name}={json.dumps(value) if isinstance(value, list) else value}"]
+    return tradeoff.plain(shlex.join(words), 1000)
+
+
+def number(value: Any) -> str:
+    """A count with thousands separators, or a dash."""
+    return f"{value:,.0f}" if tradeoff.known(value) else tradeoff.DASH

@@ -1,0 +1,1010 @@
+"""From result rows to a decision: derived columns, the Pareto front, plots, and the choice under limits.
+
+A row (`results.Result`) stores only what was measured. Everything here is derived from rows and never written back:
+pairs per second, speed-ups, the share of the machine's matrix peak, Pareto flags. Plots are pure functions from a
+frame to given Axes; they keep no pyplot state, and every drawn point carries the gid `row:<panel>:<run_id>`, which
+`report` turns into a hover text. A published number is shown apart and never stands beside a clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from dipair_lib.results import Result
+
+REUSE = 1000.0  # pairs that share a text, where an end-to-end price is stated without another number
+TIE = 0.10  # speeds this close to the fastest are one speed: quality decides between them
+DASH = "–"  # what stands for "not measured"; never 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """How one column is drawn and compared."""
+
+    label: str
+    better: str  # "higher" or "lower"
+    log: bool = False
+    unit: str = ""
+
+    @property
+    def title(self) -> str:
+        """Axis label with the unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+AXES: dict[str, Axis] = {
+    "quality": Axis("quality", "higher"),
+    "retained": Axis("share of the teacher's quality", "higher"),
+    "pairs_per_s": Axis("pairs per second, texts cached", "higher", log=True),
+    "pairs_per_s_reuse": Axis("pairs per second, encoding included at the stated reuse", "higher", log=True),
+    "pairs_per_s_once": Axis("pairs per second, every text encoded for one pair", "higher", log=True),
+    "text_s": Axis("once per text", "lower", log=True, unit="s"),
+    "combine_s_per_pair": Axis("per pair", "lower", log=True, unit="s"),
+    "latency_p95_s": Axis("95th percentile of one request", "lower", log=True, unit="s"),
+    "bytes_per_text": Axis("cache per text", "lower", log=True, unit="B"),
+    "params_total": Axis("parameters", "lower", log=True),
+    "flops_per_pair": Axis("FLOP per pair", "lower", log=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How one family of models is drawn: a colour (Okabe-Ito) and, for whoever sees no colour, a marker."""
+
+    label: str
+    colour: str
+    marker: str
+
+
+FAMILIES: dict[str, Family] = {
+    "cross-encoder": Family("cross-encoder", "#d55e00", "D"),
+    "dipair": Family("DiPair", "#0072b2", "o"),
+    "dual-encoder": Family("dual encoder", "#56b4e9", "v"),
+    "bilstm": Family("BiLSTM", "#009e73", "^"),
+    "static": Family("static vectors", "#cc79a7", "P"),
+    "lexical": Family("lexical", "#e69f00", "s"),
+    "constant": Family("constant", "#8c8c8c", "X"),
+}
+INK, MUTED, GRID, CARD = "#1b1f24", "#5b6470", "#dfe3e8", "#ffffff"
+
+NAME_WIDTH = 34  # characters of a model's name that fit beside a point
+
+
+# ---------------------------------------------------------------------------------------------------- numbers
+
+
+def plain(text: object, width: int = 200) -> str:
+    """Text from data, safe to draw or print on one line: no control or direction characters, at most `width` long."""
+    flat = re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]+",
+        " ",
+        str(text),
+    )
+    return flat if len(flat) <= width else flat[: width - 1] + "…"
+
+
+def known(value: object) -> bool:
+    """Whether a cell holds something: not None, NaN or NA."""
+    return value is not None and not bool(pd.isna(value))  # type: ignore[call-overload]
+
+
+def si(value: float | None, unit: str = "", digits: int = 3) -> str:
+    """Three significant digits with an SI prefix: 1234567 -> "1.23 M", 0.00042 with unit "s" -> "420 µs"."""
+    if not known(value):
+        return DASH
+    number = float(value)  # type: ignore[arg-type]
+    if number == 0 or not math.isfinite(number):
+        return f"{number:g} {unit}".strip()
+    power = math.floor(math.log10(abs(float(f"{number:.{digits - 1}e}"))) / 3)
+    power = max(-4, min(5, power if unit == "s" or abs(number) >= 1 else 0))
+    if unit == "s" and power > 0:
+        power = 0
+    scaled = number / 1000.0**power
+    whole = len(str(int(abs(scaled)))) if abs(scaled) >= 1 else 1
+    text = f"{scaled:.{max(0, digits - whole)}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text and abs(scaled) >= 1 else text
+    prefix = {-4: "p", -3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}[power]
+    return f"{text} {prefix}{unit}".strip()
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.9876 -> "98.8 %"."""
+    return f"{100 * value:.{digits}f} %" if known(value) else DASH  # type: ignore[operator]
+
+
+def times(value: float | None) -> str:
+    """A speed-up: 6161.2 -> "6,160x", 1.234 -> "1.23x"."""
+    if not known(value):
+        return DASH
+    number = float(f"{value:.2e}")
+    return f"{number:,.0f}x" if number >= 100 else f"{number:.3g}x"
+
+
+def within(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
+    """A number with its interval: "0.852 (0.840 to 0.863)"."""
+    if not known(value):
+        return DASH
+    interval = f" ({low:.{digits}f} to {high:.{digits}f})" if known(low) and known(high) else ""
+    return f"{value:.{digits}f}{interval}"
+
+
+def percent_within(value: float | None, low: float | None, high: float | None) -> str:
+    """A share with its interval: "98.9 % (97.0 to 100.9)"."""
+    if not known(value):
+        return DASH
+    interval = f" ({100 * low:.1f} to {100 * high:.1f})" if known(low) and known(high) else ""  # type: ignore[operator]
+    return percent(value) + interval
+
+
+# ------------------------------------------------------------------------------------------- derived columns
+
+
+def frame(rows: Iterable[Result], reuse: float = REUSE) -> pd.DataFrame:
+    """All rows with their derived columns, indexed by run_id, in the order given.
+
+    Derived: `pairs_per_s` (texts cached; `_low`, `_high` from the quartiles of the clock), `pairs_per_s_reuse` (each
+    text encoded once for `reuse` pairs), `pairs_per_s_once` (for one pair), `text_s` (tokenise and encode one text),
+    `speedup` (against the teacher at this row's dtype, in this row's clock session), `speedup_vs_fastest` (against the
+    teacher at its fastest dtype), the same two with `_reuse`, `peak_fraction` (of the measured matrix peak),
+    `kept_tokens` (over all fields), `seeds` (how many seeds of this model are here), `teacher`, `pareto`.
+
+    Raises ValueError when two rows share a run_id.
+    """
+    table = pd.DataFrame(
+        [dataclasses.asdict(row) for row in rows],
+        columns=[field.name for field in dataclasses.fields(Result)],
+    )
+    twice = table["run_id"][table["run_id"].duplicated()]
+    if len(twice):
+        raise ValueError(f"every row needs a run_id of its own, but {twice.iloc[0]!r} comes more than once")
+    for field in dataclasses.fields(Result):
+        kind = str(field.type)
+        if "str" not in kind and ("float" in kind or "int" in kind):
+            table[field.name] = pd.to_numeric(table[field.name]).astype(float)
+    table.index = pd.Index(table["run_id"], name=None)
+
+    measured = table["family"] != "published"
+    combine = table["combine_s_per_pair"].where(measured & (table["combine_s_per_pair"] > 0))
+    table["pairs_per_s"] = 1 / combine
+    table["pairs_per_s_low"] = 1 / table["combine_s_per_pair_q3"].where(combine.notna())
+    table["pairs_per_s_high"] = 1 / table["combine_s_per_pair_q1"].where(combine.notna())
+    # An encode clock of null beside a combine clock says that nothing is done once per text (a cross-encoder).
+    encode = table["encode_s_per_text"]
+    table["text_s"] = (encode + table["tokenize_s_per_text"].fillna(0)).where(encode.notna(), 0.0)
+    table["text_s"] = table["text_s"].where(combine.notna())
+    fields_here = table["read_lengths"].map(lambda text: str(text).count("+") + 1 if known(text) else 0)
+    table["n_fields"] = fields_here.groupby(table["task"]).transform("max").where(lambda n: n > 0, 2)
+    table["pairs_per_s_reuse"] = pairs_per_s_at(table, reuse)
+    table["pairs_per_s_once"] = pairs_per_s_at(table, 1)
+    for name, price in (
+        ("teacher_s_per_pair", "speedup"),
+        ("teacher_fastest_s_per_pair", "speedup_vs_fastest"),
+    ):
+        table[price] = table[name] * table["pairs_per_s"]
+        table[price.replace("speedup", "speedup_reuse")] = table[name] * table["pairs_per_s_reuse"]
+    table["peak_fraction"] = table["flops_per_pair"] * table["pairs_per_s"] / (table["peak_gflops"] * 1e9)
+    table["kept_tokens"] = [_kept(keep, n) for keep, n in zip(table["keep"], table["n_fields"], strict=True)]
+    table["read_tokens"] = [_kept(length, 1) for length in table["read_lengths"]]
+    table["seeds"] = table.groupby(["task", "model"], dropna=False)["seed"].transform("nunique")
+    table["noisy"] = table["noisy"].eq(True) & combine.notna()
+    table["teacher"] = _is_teacher(table)
+    table["pareto"] = False
+    for _, part in table[measured & (table["family"] != "constant")].groupby("task"):
+        table.loc[part.index, "pareto"] = pareto(part)
+    table.attrs["reuse"] = float(reuse)
+    return table
+
+
+def pairs_per_s_at(table: pd.DataFrame, reuse: float) -> pd.Series:
+    """Pairs per second, encoding included, when every text takes part in `reuse` pairs; NaN where not clocked."""
+    if not reuse >= 1:
+        raise ValueError(f"reuse is the number of pairs that share a text, at least 1, but got {reuse}")
+    return 1 / (1 / table["pairs_per_s"] + table["n_fields"] * table["text_s"] / reuse)
+
+
+def pareto(table: pd.DataFrame, x: str = "pairs_per_s", y: str = "quality") -> pd.Series:
+    """Flags of the rows that no other row beats on both axes; directions from AXES, rows with a null are never on it."""
+    signs = [1.0 if AXES[name].better == "higher" else -1.0 for name in (x, y)]
+    points = table[[x, y]].to_numpy(dtype=float) * signs
+    flags = np.isfinite(points).all(axis=1)
+    for i in np.flatnonzero(flags):
+        others = points[np.isfinite(points).all(axis=1)]
+        flags[i] = not ((others >= points[i]).all(axis=1) & (others > points[i]).any(axis=1)).any()
+    return pd.Series(flags, index=table.index)
+
+
+def _kept(keep: object, n_fields: float) -> float:
+    """Tokens over all fields: 8 with two fields -> 16, "8+16" -> 24, null or unreadable -> NaN."""
+    if not known(keep):
+        return float("nan")
+    parts = re.findall(r"\d+", str(keep) if isinstance(keep, str) else str(int(keep)))  # type: ignore[call-overload]
+    if not parts:
+        return float("nan")
+    return float(sum(map(int, parts)) * (1 if len(parts) > 1 else int(n_fields)))
+
+
+def _is_teacher(table: pd.DataFrame) -> pd.Series:
+    """The rows the others name as their teacher; alone in its folder, a teacher is the row called so."""
+    named = table["run_id"].isin(set(table["teacher_run"].dropna()))
+    called = (table["family"] == "cross-encoder") & (table["model"].astype(str).str.lower() == "teacher")
+    return named | called
+
+
+def teacher_of(table: pd.DataFrame) -> pd.Series | None:
+    """The teacher's line (the last one if a folder holds several), or None."""
+    rows = table[table["teacher"] & table["quality"].notna()]
+    return rows.iloc[-1] if len(rows) else None
+
+
+def sanity(table: pd.DataFrame) -> pd.DataFrame:
+    """The order that must hold before any claim: constant < lexical < frozen cosine < teacher, for one task.
+
+    Returns one line per step (step, model, quality, holds); `holds` compares with the step before and is None for the
+    first step and wherever a row is missing.
+    """
+    _one_task(table)
+    cosine = (table["family"] == "dual-encoder") & (table["head"].astype(str).str.startswith("cos"))
+    frozen = cosine & ~(table["train_seconds"].fillna(0) > 0) & ~(table["steps"].fillna(0) > 0)
+    steps = {
+        "constant": table["family"] == "constant",
+        "lexical": table["family"] == "lexical",
+        "frozen cosine": frozen,
+        "teacher": table["teacher"],
+    }
+    lines: list[dict[str, Any]] = []
+    before: float | None = None
+    for step, mask in steps.items():
+        rows = table[mask & table["quality"].notna()].sort_values("quality", kind="stable")
+        quality = float(rows["quality"].iloc[-1]) if len(rows) else None
+        holds = quality > before if quality is not None and before is not None else None
+        model = plain(rows["model"].iloc[-1]) if len(rows) else None
+        lines.append({"step": step, "model": model, "quality": quality, "holds": holds})
+        before = quality
+    return pd.DataFrame(lines).astype({"holds": object})
+
+
+# --------------------------------------------------------------------------------------------------- limits
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a user can live with; None is no limit."""
+
+    min_retained: float | None = 0.95  # share of the teacher's quality
+    sure: bool = False  # also the lower end of its interval must reach min_retained
+    min_pairs_per_s: float | None = None  # encoding included, at `reuse`
+    reuse: float = REUSE  # pairs that share a text
+    max_p95_s: float | None = None  # 95th percentile of one request, seconds
+    max_cache_bytes: float | None = None  # for n_texts cached texts
+    n_texts: float = 1.0
+    max_params: float | None = None
+
+    def __str__(self) -> str:
+        parts = [
+            self.min_retained is not None
+            and f"keeps at least {100 * self.min_retained:g} % of the teacher{' for sure' if self.sure else ''}",
+            self.min_pairs_per_s is not None and f"scores at least {si(self.min_pairs_per_s)} pairs/s",
+            self.max_p95_s is not None and f"answers 95 % of requests within {si(self.max_p95_s, 's')}",
+            self.max_cache_bytes is not None
+            and f"caches {si(self.n_texts)} text{'s' if self.n_texts != 1 else ''} in {si(self.max_cache_bytes, 'B')}",
+            self.max_params is not None and f"has at most {si(self.max_params)} parameters",
+        ]
+        return " and ".join(part for part in parts if part) or "is clocked"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What `select` found, as run ids of the frame it was given."""
+
+    sentence: str
+    winner: str | None
+    alternatives: tuple[str, ...]  # the other rows within the limits, best first
+    nearest: str | None  # when nothing is within the limits
+    excluded: Mapping[str, str]  # run_id -> why
+    speed: pd.Series  # pairs/s at the limits' reuse
+
+
+def select(table: pd.DataFrame, limits: Limits | None = None) -> Choice:
+    """The student to deploy under `limits`, out of the rows of one task.
+
+    The rule: among the students within every limit, the fastest at the stated reuse. Students within 10 % of that
+    speed count as equally fast (clocks do not tell them apart), and of these the best quality wins. The teacher, the
+    constant and published rows are no students; a row without a clock cannot be called fast.
+    """
+    limits = limits or Limits()
+    _one_task(table)
+    speed = pairs_per_s_at(table, limits.reuse)
+    excluded: dict[str, list[str]] = {str(run): [] for run in table.index}
+    students: list[str] = []
+    broken: dict[str, int] = {}
+    for run, row in table.iterrows():
+        run = str(run)
+        kind = _no_student(row)
+        if kind:
+            excluded[run] = [kind]
+            continue
+        excluded[run] = _broken_limits(row, float(speed[run]), limits)
+        if known(speed[run]) and known(row["retained"]):
+            students.append(run)
+            broken[run] = len(excluded[run])
+    within_limits = [run for run in students if not excluded[run]]
+    ranked = _rank(table, speed, within_limits)
+    nearest = None
+    if not ranked and students:
+        nearest = min(students, key=lambda run: (broken[run], -table.at[run, "retained"]))
+    winner = ranked[0] if ranked else None
+    return Choice(
+        sentence=_sentence(table, limits, speed, winner, nearest, excluded),
+        winner=winner,
+        alternatives=tuple(ranked[1:]),
+        nearest=nearest,
+        excluded={run: "; ".join(why) for run, why in excluded.items() if why},
+        speed=speed,
+    )
+
+
+def _no_student(row: pd.Series) -> str:
+    """Why a row is not among the students, or nothing."""
+    if row["family"] == "published":
+        return "a published number, measured elsewhere"
+    if row["family"] == "constant":
+        return "a sanity row that looks at no text"
+    return "the teacher itself" if row["teacher"] else ""
+
+
+def _broken_limits(row: pd.Series, speed: float, limits: Limits) -> list[str]:
+    """Each limit a row breaks, in words; a value that is missing breaks the limit on it."""
+    why = []
+    if not known(speed):
+        why.append("not clocked")
+    if not known(row["retained"]):
+        why.append("its share of the teacher's quality is not known")
+    elif limits.min_retained is not None:
+        low = row["retained_low"]
+        if row["retained"] < limits.min_retained:
+            why.append(
+                f"keeps {percent(row['retained'])} of the teacher, below {100 * limits.min_retained:g} %"
+            )
+        elif limits.sure and not (known(low) and low >= limits.min_retained):
+            why.append(f"its interval starts at {percent(low)}, below {100 * limits.min_retained:g} %")
+    if limits.min_pairs_per_s is not None and known(speed) and speed < limits.min_pairs_per_s:
+        why.append(f"{si(speed)} pairs/s, below {si(limits.min_pairs_per_s)}")
+    for column, limit, factor, unit, what in (
+        ("latency_p95_s", limits.max_p95_s, 1.0, "s", "p95 of one request"),
+        ("bytes_per_text", limits.max_cache_bytes, limits.n_texts, "B", "cache"),
+        ("params_total", limits.max_params, 1.0, "", "parameters"),
+    ):
+        if limit is None:
+            continue
+        if not known(row[column]):
+            why.append(f"{what} not measured")
+        elif row[column] * factor > limit:
+            why.append(f"{what} {si(row[column] * factor, unit)}, above {si(limit, unit)}")
+    return why
+
+
+def _rank(table: pd.DataFrame, speed: pd.Series, runs: list[str]) -> list[str]:
+    """Fastest first; whoever is within TIE of the fastest left is ranked by quality."""
+    left = sorted(runs, key=lambda run: -speed[run])
+    ranked: list[str] = []
+    while left:
+        tied = [run for run in left if speed[run] >= (1 - TIE) * speed[left[0]]]
+        best = max(tied, key=lambda run: (table.at[run, "quality"], speed[run]))
+        ranked.append(best)
+        left.remove(best)
+    return ranked
+
+
+def _sentence(
+    table: pd.DataFrame,
+    limits: Limits,
+    speed: pd.Series,
+    winner: str | None,
+    nearest: str | None,
+    excluded: Mapping[str, list[str]],
+) -> str:
+    """The answer in words, every number with its interval."""
+    if winner is None and nearest is None:
+        if not table["pairs_per_s"].notna().any():
+            return "No row is clocked yet, so no student can be called fast: measure the clocks first."
+        return "No student here has both a clock and a share of the teacher's quality: train one first."
+    if winner is None:
+        row = table.loc[nearest]
+        return (
+            f"No model here {limits}. The nearest is {plain(row['model'])} ({'; '.join(excluded[str(nearest)])}): "
+            f"it keeps {percent_within(row['retained'], row['retained_low'], row['retained_high'])} of the teacher."
+        )
+    row = table.loc[winner]
+    teacher = teacher_of(table)
+    against = f", the teacher {teacher['quality']:.3f}" if teacher is not None else ""
+    text = (
+        f"{plain(row['model'])} is the fastest model here that {limits}: it keeps "
+        f"{percent_within(row['retained'], row['retained_low'], row['retained_high'])}, {_metric_name(plain(row['metric']))} "
+        f"{within(row['quality'], row['quality_low'], row['quality_high'])}{against}. With texts cached it scores "
+        f"{si(row['pairs_per_s'])} pairs/s{_speedups(row, row['pairs_per_s'])}; with every text encoded for "
+        f"{limits.reuse:,.0f} pair{'s' if limits.reuse != 1 else ''}, {si(speed[winner])} pairs/s"
+        f"{_speedups(row, speed[winner])}. A text costs {si(row['text_s'], 's')} once"
+        f"{' and ' + si(row['bytes_per_text'], 'B') + ' of cache' if known(row['bytes_per_text']) else ''}."
+    )
+    low = row["retained_low"]
+    if limits.min_retained is not None and not (known(low) and low >= limits.min_retained):
+        text += f" Not certain: the interval reaches below {100 * limits.min_retained:g} %."
+    if row["noisy"]:
+        text += " Its clock was noisy: measure it again before relying on the speed."
+    return text
+
+
+def _speedups(row: pd.Series, speed: float) -> str:
+    """ ", 3,100x the teacher at float32 and 800x the teacher at its fastest (bfloat16)", as far as clocked."""
+    parts = []
+    if known(row["teacher_s_per_pair"]):
+        parts.append(
+            f"{times(speed * row['teacher_s_per_pair'])} the teacher at the same {plain(row['dtype'])}"
+        )
+    if known(row["teacher_fastest_s_per_pair"]):
+        fastest = speed * row["teacher_fastest_s_per_pair"]
+        parts.append(f"{times(fastest)} the teacher at its fastest ({plain(row['teacher_fastest_dtype'])})")
+    return (", " + " and ".join(parts)) if parts else ""
+
+
+def _one_task(table: pd.DataFrame) -> None:
+    """Plots and choices never mix tasks: their qualities are on different scales."""
+    tasks = table["task"].dropna().unique()
+    if len(tasks) > 1:
+        raise ValueError(
+            f"expected the rows of one task, but got {', '.join(map(str, tasks))}: take one, e.g. "
+            f"frame[frame['task'] == {str(tasks[0])!r}]"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+def table(data: pd.DataFrame) -> pd.DataFrame:
+    """Every measured row as text for people, best quality first; a dash where nothing was measured."""
+    data = data[data["family"] != "published"].sort_values("quality", ascending=False, kind="stable")
+    reuse = data.attrs.get("reuse", REUSE)
+    lines = []
+    for _, row in data.iterrows():
+        marks = [
+            row["pareto"] and "on the front",
+            row["noisy"] and "noisy clock",
+            row["teacher"] and "teacher",
+        ]
+        lines.append(
+            {
+                "model": plain(row["model"]),
+                "family": plain(row["family"]),
+                "metric": plain(row["metric"]),
+                "quality": within(row["quality"], row["quality_low"], row["quality_high"]),
+                "of the teacher": percent_within(row["retained"], row["retained_low"], row["retained_high"]),
+                "pairs/s, cached": si(row["pairs_per_s"]),
+                "speed-up, same dtype": times(row["speedup"]),
+                "speed-up, teacher's fastest": times(row["speedup_vs_fastest"]),
+                f"pairs/s at {reuse:,.0f} pairs per text": si(row["pairs_per_s_reuse"]),
+                "speed-up at that reuse": times(row["speedup_reuse"]),
+                "pairs/s at 1 pair per text": si(row["pairs_per_s_once"]),
+                "once per text": si(row["text_s"], "s"),
+                "per pair": si(row["combine_s_per_pair"], "s"),
+                "p95 of a request": si(row["latency_p95_s"], "s"),
+                "cache per text": si(row["bytes_per_text"], "B"),
+                "parameters": si(row["params_total"]),
+                "FLOP per pair": si(row["flops_per_pair"]),
+                "of matrix peak": percent(row["peak_fraction"]),
+                "dtype": plain(row["dtype"]) if known(row["dtype"]) else DASH,
+                "tokens kept": plain(row["keep"]) if known(row["keep"]) else DASH,
+                "tokens read": plain(row["read_lengths"]) if known(row["read_lengths"]) else DASH,
+                "seed": f"{row['seed']:.0f}" if known(row["seed"]) else DASH,
+                "remarks": ", ".join(mark for mark in marks if mark) or DASH,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def published(data: pd.DataFrame) -> pd.DataFrame:
+    """Published numbers with their sources; they carry no clock of ours and stand beside none."""
+    rows = data[data["family"] == "published"]
+    columns = {"model": "model", "task": "task", "metric": "metric", "quality": "quality", "source": "source"}
+    shown = [
+        {name: plain(row[column], 400) if known(row[column]) else DASH for column, name in columns.items()}
+        for _, row in rows.iterrows()
+    ]
+    return pd.DataFrame(shown, columns=list(columns.values()))
+
+
+def hover(row: pd.Series) -> str:
+    """One row in one line: what a point says when it is pointed at or read aloud."""
+    parts = [
+        f"{plain(row['model'])}: {plain(row['metric'])} "
+        f"{within(row['quality'], row['quality_low'], row['quality_high'])}",
+        f"keeps {percent_within(row['retained'], row['retained_low'], row['retained_high'])} of the teacher"
+        if known(row["retained"])
+        else "",
+        f"{si(row['pairs_per_s'])} pairs/s cached, {times(row['speedup'])} the teacher"
+        if known(row["pairs_per_s"])
+        else "not clocked",
+        f"{si(row['text_s'], 's')} once per text, {si(row['combine_s_per_pair'], 's')} per pair"
+        if known(row["pairs_per_s"])
+        else "",
+        "noisy clock" if row["noisy"] else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+# ----------------------------------------------------------------------------------------------------- plots
+
+
+def plot_quality_speed(
+    data: pd.DataFrame, ax: Axes, speed: str = "pairs_per_s", highlight: Iterable[str] = ()
+) -> None:
+    """Quality against pairs per second (log axis), intervals on both, the front, the teacher with its band.
+
+    Rows without a clock are left to the table. A constant is drawn at the lower edge, so that it does not squeeze the
+    others. `highlight` names run ids to ring (a choice and its alternatives).
+    """
+    _one_task(data)
+    rows = data[(data["family"] != "published") & data[speed].notna() & data["quality"].notna()]
+    _style(ax)
+    metric = plain(data["metric"].dropna().iloc[0]) if data["metric"].notna().any() else "quality"
+    ax.set_xlabel(AXES[speed].title)
+    ax.set_ylabel(f"{_metric_name(metric)} on the test split")
+    if rows.empty:
+        _say(ax, "no row is clocked yet")
+        return
+    ax.set_xscale("log")
+    others = rows[rows["family"] != "constant"]
+    heights = pd.concat([others[name] for name in ("quality", "quality_low", "quality_high")]).dropna()
+    if len(heights):
+        margin = max(0.08 * (heights.max() - heights.min()), 1e-3)
+        ax.set_ylim(heights.min() - margin, heights.max() + margin)
+    floor = ax.get_ylim()[0]
+    lows = rows["pairs_per_s_low"] if speed == "pairs_per_s" else rows[speed]
+    highs = rows["pairs_per_s_high"] if speed == "pairs_per_s" else rows[speed]
+    ax.set_xlim(
+        0.35 * np.nanmin([lows.min(), rows[speed].min()]), 2.8 * np.nanmax([highs.max(), rows[speed].max()])
+    )
+    _log_ticks(ax.xaxis)
+
+    teacher = teacher_of(data)
+    if teacher is not None:
+        ax.axhline(
+            teacher["quality"],
+            color=FAMILIES["cross-encoder"].colour,
+            lw=1,
+            ls=(0, (5, 3)),
+            zorder=1,
+            label="teacher's quality, with its interval",
+        )
+        if known(teacher["quality_low"]):
+            ax.axhspan(
+                teacher["quality_low"],
+                teacher["quality_high"],
+                color=FAMILIES["cross-encoder"].colour,
+                alpha=0.10,
+                lw=0,
+                zorder=0,
+            )
+    front = others[pareto(others, speed)].sort_values(speed)
+    if len(front):
+        ax.plot(front[speed], front["quality"], color=MUTED, lw=1.2, zorder=2, label="Pareto front")
+
+    ringed = set(highlight)
+    names, bars = [], []
+    if teacher is not None:
+        bars.append((ax.get_xlim()[0], teacher["quality"], ax.get_xlim()[1], teacher["quality"]))
+    for run, row in rows.iterrows():
+        y = max(row["quality"], floor)
+        low, high = (
+            (row["pairs_per_s_low"], row["pairs_per_s_high"]) if speed == "pairs_per_s" else (np.nan, np.nan)
+        )
+        if known(low) and known(high):
+            ax.plot([low, high], [y, y], color=INK, lw=0.9, zorder=3)
+        if known(row["quality_low"]) and row["family"] != "constant":
+            ax.plot(
+                [row[speed]] * 2,
+                [row["quality_low"], row["quality_high"]],
+                color=INK,
+                lw=0.9,
+                alpha=0.45,
+                zorder=3,
+            )
+            bars.append((row[speed], row["quality_low"], row[speed], row["quality_high"]))
+        _point(ax, row[speed], y, row, f"row:speed:{run}")
+        if run in ringed:
+            ax.plot(
+                [row[speed]],
+                [y],
+                ls="",
+                marker="o",
+                ms=15,
+                mfc="none",
+                mec=INK,
+                mew=1.4,
+                zorder=5,
+                clip_on=False,
+            )
+        name = plain(row["model"], NAME_WIDTH)
+        names.append(f"{name}: {row['quality']:.3f}, below this axis" if row["quality"] < floor else name)
+    _legend(ax, rows["family"], noisy=bool(rows["noisy"].any()))
+    marked = rows["pareto"] | rows["teacher"] | rows.index.isin(ringed)
+    wanted = np.ones(len(rows), bool) if len(rows) <= 24 else marked.to_numpy()
+    label_points(
+        ax, rows[speed].to_numpy(), np.maximum(rows["quality"].to_numpy(), floor), names, wanted, bars
+    )
+
+
+def plot_kept(data: pd.DataFrame, quality_ax: Axes, speed_ax: Axes) -> None:
+    """Quality (upper) and pairs/s (lower) against the tokens kept over all fields, one line per head.
+
+    The contrast is the teacher reading a truncated input: there, fewer tokens are tokens that were never read. A line
+    passes through the median where several rows share a head and a number of tokens; every row is drawn.
+    """
+    _one_task(data)
+    data = data[data["family"] != "published"]
+    teacher = teacher_of(data)
+    heads = data[data["family"].isin(["dipair", "dual-encoder"]) & data["kept_tokens"].notna()]
+    lines: list[tuple[str, pd.DataFrame, dict[str, Any]]] = []
+    for i, ((family, head), part) in enumerate(heads.groupby(["family", "head"])):
+        # A colour is a family, here as in every figure; the head is in the marker and the dashes.
+        marker, dashes = _HEADS[i % len(_HEADS)]
+        look = {
+            "color": FAMILIES[str(family)].colour,
+            "marker": marker,
+            "ls": dashes,
+            "ms": 9 if marker == "*" else 7,
+        }
+        name = f"{FAMILIES[str(family)].label}, {plain(head, 20)}"
+        lines.append((name, part.assign(tokens=part["kept_tokens"]), look))
+    if teacher is not None:
+        same = (data["family"] == "cross-encoder") & (data["params_total"] == teacher["params_total"])
+        part = data[(same | data["teacher"]) & data["read_tokens"].notna()]
+        look = {"color": FAMILIES["cross-encoder"].colour, "marker": "D", "ls": (0, (4, 2)), "ms": 7}
+        if len(part):
+            lines.append(("teacher, input truncated", part.assign(tokens=part["read_tokens"]), look))
+    for ax, column, title in (
+        (quality_ax, "quality", "quality on the test split"),
+        (speed_ax, "pairs_per_s", "pairs/s, texts cached"),
+    ):
+        _style(ax)
+        ax.set_xlabel("tokens kept (or, truncated, read) over all fields")
+        ax.set_ylabel(
+            _metric_name(plain(data["metric"].iloc[0])) if column == "quality" and len(data) else title
+        )
+        if not any(part[column].notna().any() for _, part, _ in lines):
+            _say(
+                ax,
+                "no row here is clocked yet"
+                if column == "pairs_per_s"
+                else "no row keeps a number of tokens",
+            )
+            continue
+        ax.set_xscale("log", base=2)
+        if column == "pairs_per_s":
+            ax.set_yscale("log")
+            _log_ticks(ax.yaxis)
+        elif teacher is not None and known(teacher["quality_low"]):
+            ax.axhspan(
+                teacher["quality_low"],
+                teacher["quality_high"],
+                alpha=0.10,
+                lw=0,
+                color=FAMILIES["cross-encoder"].colour,
+                zorder=0,
+            )
+        for _, part, look in lines:
+            part = part[part[column].notna()]
+            middle = part.groupby("tokens")[column].median()
+            ax.plot(middle.index, middle, color=look["color"], lw=1.6, ls=look["ls"], zorder=2)
+            for run, row in part.iterrows():
+                if column == "quality" and known(row["quality_low"]):
+                    ax.plot(
+                        [row["tokens"]] * 2,
+                        [row["quality_low"], row["quality_high"]],
+                        color=look["color"],
+                        lw=0.9,
+                        alpha=0.6,
+                        zorder=2,
+                    )
+                hollow = column == "pairs_per_s" and row["noisy"]
+                ax.plot(
+                    [row["tokens"]],
+                    [row[column]],
+                    ls="",
+                    marker=look["marker"],
+                    ms=look["ms"],
+                    mec=INK,
+                    mew=0.6,
+                    zorder=4,
+                    mfc=CARD if hollow else look["color"],
+                    gid=f"row:kept-{column}:{run}",
+                )
+        ticks = sorted({float(token) for _, part, _ in lines for token in part["tokens"]})
+        ax.xaxis.set_major_locator(FixedLocator(_apart(ticks)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_locator(NullLocator())
+    handles = [Line2D([], [], lw=1.6, mec=INK, mew=0.6, label=name, **look) for name, _, look in lines]
+    if handles:
+        quality_ax.figure.legend(
+            handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8.5
+        )
+
+
+def plot_price(data: pd.DataFrame, axes: Iterable[Axes]) -> None:
+    """Four panels of bars on log axes, one bar per row: once per text, per pair, cache per text, parameters.
+
+    A dash stands for what was not measured; "0" for what costs nothing (a cross-encoder does nothing once per text).
+    """
+    _one_task(data)
+    rows = data[data["family"] != "published"].sort_values("quality", kind="stable", na_position="first")
+    places = np.arange(len(rows))
+    panels = (
+        ("text_s", "once per text", "s"),
+        ("combine_s_per_pair", "per pair", "s"),
+        ("bytes_per_text", "cache per text", "B"),
+        ("params_total", "parameters", ""),
+    )
+    for i, (ax, (column, title, unit)) in enumerate(zip(axes, panels, strict=True)):
+        _style(ax)
+        ax.grid(False, axis="y")
+        ax.set_title(title, loc="left", fontsize=9.5, color=INK)
+        values = rows[column]
+        positive = values[values > 0]
+        ax.set_ylim(-0.7, len(rows) - 0.3)
+        ax.set_yticks(
+            places, [plain(name, NAME_WIDTH).replace("$", r"\$") for name in rows["model"]] if i == 0 else []
+        )
+        ax.tick_params(axis="y", length=0, labelcolor=INK)
+        ax.set_xscale("log")
+        low, high = (positive.min(), positive.max()) if len(positive) else (1.0, 10.0)
+        left = 10 ** math.floor(math.log10(low) - 0.3)
+        # Room to the right of the longest bar for its number: about four tenths of the panel.
+        ax.set_xlim(left, left * (high / left) ** 1.75)
+        ax.xaxis.set_major_locator(LogLocator(numticks=4))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _, unit=unit: si(value, unit)))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.tick_params(axis="x", labelsize=7.5)
+        for place, (run, row) in zip(places, rows.iterrows(), strict=True):
+            value = row[column]
+            end = left
+            if known(value) and value > 0:
+                family = FAMILIES.get(row["family"], FAMILIES["constant"])
+                ax.barh(
+                    place,
+                    value - left,
+                    left=left,
+                    height=0.62,
+                    color=family.colour,
+                    edgecolor=INK,
+                    linewidth=0.5,
+                    gid=f"row:{column}:{run}",
+                )[0].set_gid(f"row:{column}:{run}")
+                end = value
+            text = ("0" if value == 0 else si(value, unit)) if known(value) else DASH
+            ax.annotate(
+                text,
+                (end, place),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7.5,
+                color=INK,
+                parse_math=False,
+            )
+
+
+def draw(name: str, data: pd.DataFrame, highlight: Iterable[str] = ()) -> Figure:
+    """A figure of its own for one of "quality_speed", "kept", "price", drawn from the rows of one task."""
+    if name == "quality_speed":
+        figure = Figure(figsize=(9.2, 6.0), dpi=110, layout="constrained")
+        plot_quality_speed(data, figure.subplots(), highlight=highlight)
+    elif name == "kept":
+        figure = Figure(figsize=(9.2, 4.2), dpi=110, layout="constrained")
+        plot_kept(data, *figure.subplots(1, 2))
+    elif name == "price":
+        n = int((data["family"] != "published").sum())
+        figure = Figure(figsize=(9.2, 1.0 + 0.27 * max(n, 3)), dpi=110, layout="constrained")
+        plot_price(data, figure.subplots(1, 4))
+    else:
+        raise ValueError(f"unknown figure {name!r}: expected one of quality_speed, kept, price")
+    return figure
+
+
+# ------------------------------------------------------------------------------------- the plots' own helpers
+
+_HEADS: tuple[tuple[str, Any], ...] = (
+    ("o", "-"),
+    ("*", (0, (6, 1.5, 1, 1.5))),
+    ("p", (0, (1, 1))),
+    ("h", (0, (8, 2))),
+)
+_METRICS = {"auc": "AUC-ROC", "f1": "F1", "macro_f1": "macro F1"}
+
+
+def _metric_name(metric: str) -> str:
+    return _METRICS.get(metric, metric)
+
+
+def _style(ax: Axes) -> None:
+    """Quiet axes: two spines, a light grid, muted numbers."""
+    ax.set_facecolor("none")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(MUTED)
+    ax.tick_params(colors=MUTED, labelsize=8.5)
+    ax.xaxis.label.set(color=INK, fontsize=9.5)
+    ax.yaxis.label.set(color=INK, fontsize=9.5)
+    ax.grid(True, color=GRID, lw=0.6, zorder=0)
+    ax.set_axisbelow(True)
+
+
+def _log_ticks(axis: Any) -> None:
+    axis.set_major_locator(LogLocator(numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
+    axis.set_minor_locator(NullLocator())
+
+
+def _say(ax: Axes, text: str) -> None:
+    """An empty panel says why it is empty."""
+    ax.set(xticks=[], yticks=[])
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=MUTED, fontsize=10)
+
+
+def _point(ax: Axes, x: float, y: float, row: pd.Series, gid: str) -> None:
+    """One row; hollow where its clock was noisy."""
+    family = FAMILIES.get(row["family"], FAMILIES["constant"])
+    ax.plot(
+        [x],
+        [y],
+        ls="",
+        marker=family.marker,
+        ms=8,
+        mec=family.colour if row["noisy"] else INK,
+        mew=1.6 if row["noisy"] else 0.6,
+        mfc=CARD if row["noisy"] else family.colour,
+        zorder=4,
+        gid=gid,
+        clip_on=False,
+    )
+
+
+def _legend(ax: Axes, families: pd.Series, noisy: bool) -> None:
+    here = [name for name in FAMILIES if name in set(families)]
+    handles = [
+        Line2D(
+            [],
+            [],
+            ls="",
+            marker=FAMILIES[name].marker,
+            ms=8,
+            mec=INK,
+            mew=0.6,
+            mfc=FAMILIES[name].colour,
+            label=FAMILIES[name].label,
+        )
+        for name in here
+    ]
+    if noisy:
+        handles.append(
+            Line2D([], [], ls="", marker="o", ms=8, mec=INK, mew=1.6, mfc=CARD, label="hollow: noisy clock")
+        )
+    handles += [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
+    ax.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.01),
+        ncols=min(5, max(1, len(handles))),
+        frameon=False,
+        fontsize=8.5,
+        columnspacing=1.4,
+        handletextpad=0.4,
+    )
+
+
+def _apart(ticks: list[float], ratio: float = 1.25) -> list[float]:
+    """Ticks thinned so that neighbours on a log axis stay `ratio` apart."""
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or tick >= ratio * kept[-1]:
+            kept.append(tick)
+    return kept
+
+
+def label_points(
+    ax: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    names: list[str],
+    wanted: np.ndarray | None = None,
+    avoid: Iterable[tuple[float, float, float, float]] = (),
+    size: float = 8.5,
+) -> list[Annotation]:
+    """Name points so that no label covers another label or a point; a thin line leads where a label stands away.
+
+    Greedy over places around each point, then improved twice. x, y: [points] in data units; wanted: [points] bool; avoid: lines
+    (x0, y0, x1, y1) in data units that labels should rather not cross.
+    """
+    ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the layout the labels are placed in
+    points = (
+        ax.transData.transform(np.column_stack([x, y])) * 72 / ax.figure.dpi
+    )  # [points, 2], in typographic points
+    frame_box = ax.get_window_extent().extents * 72 / ax.figure.dpi
+    font = FontProperties(size=size)
+    chosen = np.flatnonzero(wanted if wanted is not None else np.ones(len(names), bool))
+    markers = np.column_stack([points - 6, points + 6])
+    lines = np.array(list(avoid), dtype=float).reshape(-1, 2)
+    lines = (ax.transData.transform(lines) * 72 / ax.figure.dpi).reshape(-1, 4) + (-1, -1, 1, 1)
+    offsets = np.array(
+        [
+            (radius * math.cos(angle), radius * math.sin(angle))
+            for radius in (9.0, 15.0, 24.0, 36.0, 50.0, 66.0)
+            for angle in np.linspace(0, 2 * math.pi, 16, endpoint=False)
+        ]
+    )
+    places: dict[int, np.ndarray] = {}
+    shifts: dict[int, np.ndarray] = {}
+    for _ in range(3):
+        for i in chosen:
+            width, height, _descent = text_to_path.get_text_width_height_descent(names[i], font, ismath=False)
+            # Anchor the side of the label that faces the point.
+            side = np.clip(offsets[:, 0] / 9.0, -1, 1)
+            corner = (
+                points[i]
+                + offsets
+                + np.column_stack([(side - 1) / 2 * width, np.full(len(offsets), -height / 2)])
+            )
+            boxes = np.column_stack([corner, corner + (width, height)])
+            others = [box for j, box in places.items() if j != i]
+            cost = 0.4 * np.hypot(*offsets.T) + 8 * _overlap(boxes, markers).sum(axis=1)
+            cost += 0.4 * _overlap(boxes, lines).sum(axis=1)
+            if others:
+                cost += 12 * _overlap(boxes, np.array(others)).sum(axis=1)
+            outside = np.maximum(0, frame_box[:2] - boxes[:, :2]) + np.maximum(
+                0, boxes[:, 2:] - frame_box[2:]
+            )
+            cost += 200 * outside.sum(axis=1)
+            best = int(np.argmin(cost))
+            places[i], shifts[i] = boxes[best], boxes[best, :2] - points[i]
+    notes = []
+    for i in chosen:
+        box = places[i]
+        nearest = np.clip(points[i], box[:2], box[2:])
+        far = np.hypot(*(nearest - points[i])) > 13
+        note = ax.annotate(
+            names[i],
+            (x[i], y[i]),
+            xytext=tuple(shifts[i]),
+            textcoords="offset points",
+            fontsize=size,
+            color=INK,
+            ha="left",
+            va="bottom",
+            zorder=6,
+            annotation_clip=False,
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.6, "shrinkA": 0, "shrinkB": 5}
+            if far
+            else None,
+        )
+        note.set_in_layout(False)
+        notes.append(note)
+    return notes
+
+
+def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Overlap areas [boxes, others] of boxes given as x0, y0, x1, y1."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    return np.prod(np.maximum(0, high - low), axis=2)

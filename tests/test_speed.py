@@ -1,0 +1,125 @@
+"""Facts about costs and clocks: FLOPs and bytes worked out by hand, every contestant does its work, nothing stored is invented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dipair_lib import models, progress, speed
+from dipair_lib.models.tokens import Texts, read
+
+
+@pytest.fixture(scope="module")
+def texts(tiny_backbone: str, pairs: pd.DataFrame) -> Texts:
+    return read(models.load_tokenizer(tiny_backbone), pairs, ["query", "passage"], [8, 12])
+
+
+class TestCosts:
+    def test_ffnn_head_by_hand(self, tiny_backbone: str, texts: Texts) -> None:
+        model = models.DualEncoder(tiny_backbone, (8, 12), (2, 2), projection=8, hidden=(16, 4))
+        found = speed.costs(model, texts)
+        # per pair only 16 -> 4 -> 1 remain, a multiplication and an addition each; biases are no products
+        assert found["flops_per_pair"] == 2 * (16 * 4 + 4 * 1)
+        assert found["params_per_pair"] == 16 * 4 + 4 + 4 + 1
+        assert found["bytes_per_text"] == 16 * 4
+        assert found["params_total"] == sum(p.numel() for p in model.parameters())
+
+    def test_the_cosine_costs_one_dot_product(self, tiny_backbone: str, texts: Texts) -> None:
+        model = models.DualEncoder(tiny_backbone, (8, 12), (0, 0), True, 0, "cosine")
+        found = speed.costs(model, texts)
+        assert found["flops_per_pair"] == 2 * 32
+        assert found["bytes_per_text"] == 32 * 4
+        assert found["params_per_pair"] == 2
+
+    def test_more_kept_tokens_cost_an_ffnn_nothing_per_pair_and_a_transformer_more(self, tiny_backbone: str, texts: Texts) -> None:
+        per_pair = {
+            (head, k): speed.costs(models.DualEncoder(tiny_backbone, (8, 12), (k, k), projection=8, head=head), texts)["flops_per_pair"]
+            for head in ("ffnn", "transformer")
+            for k in (1, 6)
+        }
+        assert per_pair["ffnn", 1] == per_pair["ffnn", 6]
+        assert per_pair["transformer", 1] < per_pair["transformer", 6]
+
+    def test_lstm_by_hand(self, tiny_backbone: str) -> None:
+        model = models.BiLSTM(range(5, 20), tiny_backbone, (8, 12), width=12, hidden=10, fc=6)
+        # 2 directions x 4 gates x 10 x (24 inputs + 10 states), times 2, times 7 tokens
+        assert speed.lstm_flops(model, 7) == 2 * 4 * 10 * (24 + 10) * 2 * 7
+
+    def test_a_cross_encoder_has_no_cost_per_text(self, tiny_backbone: str, texts: Texts) -> None:
+        found = speed.costs(models.CrossEncoder(tiny_backbone, (8, 12)), texts)
+        assert found["flops_per_text"] is None
+        assert found["bytes_per_text"] is None
+        assert found["flops_per_pair"] > 0
+
+
+class TestContestants:
+    def test_every_part_of_a_student_runs_and_is_counted(self, tiny_backbone: str, texts: Texts, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(speed, "BATCH_SIZES", {"encode": (4, 8), "combine": (16, 64), "cross-encoder": (4,)})
+        model = models.DualEncoder(tiny_backbone, (8, 12), (2, 2), projection=8).eval()
+        seen = {"encoded": 0, "pairs": 0}
+        encode, combine = model.encode, model.combine
+
+        def counted_encode(ids: torch.Tensor, mask: torch.Tensor, field: int) -> Any:
+            seen["encoded"] += len(ids)
+            return encode(ids, mask, field)
+
+        def counted_combine(*prepared: Any) -> torch.Tensor:
+            logits = combine(*prepared)
+            seen["pairs"] += len(logits)
+            return logits
+
+        monkeypatch.setattr(model, "encode", counted_encode)
+        monkeypatch.setattr(model, "combine", counted_combine)
+        contestant = speed.dual("r", model, models.load_tokenizer(tiny_backbone), list(texts.distinct), texts)
+        seen |= {"encoded": 0, "pairs": 0}
+        contestant.measure()
+        assert seen == {"encoded": contestant.parts["encode"][1], "pairs": contestant.parts["combine"][1]}
+        assert seen["encoded"] == sum(len(t) for t in texts.tokens)
+        assert set(contestant.times) == {"tokenize", "encode", "combine"}
+        seen |= {"encoded": 0, "pairs": 0}
+        contestant.request(3)
+        assert seen == {"encoded": 1, "pairs": speed.CANDIDATES}
+
+    def test_a_cross_encoder_scores_every_pair_of_its_sample(
+        self, tiny_backbone: str, texts: Texts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = models.CrossEncoder(tiny_backbone, (8, 12)).eval()
+        words = [[texts.distinct[f][i] for i in texts.index[:, f]] for f in (0, 1)]
+        contestant = speed.cross_encoder("r", model, "float32", models.load_tokenizer(tiny_backbone), words, texts)
+        seen: list[int] = []
+        batch = model.batch
+        monkeypatch.setattr(model, "batch", lambda t, rows: seen.append(len(rows)) or batch(t, rows))
+        contestant.measure()
+        assert sum(seen) == len(texts) == contestant.parts["combine"][1]
+
+    def test_the_best_batch_size_is_the_quickest(self) -> None:
+        import time
+
+        assert speed.best_size((1, 2), lambda size: time.sleep(0.02 if size == 1 else 0.001)) == 2
+
+    def test_ceiling_is_measured(self) -> None:
+        found = speed.ceiling(seconds=0.01)
+        assert set(found) == {"peak_gflops_float32", "peak_gflops_bfloat16", "copy_gb_per_s"}
+        assert all(np.isfinite(v) and v > 0 for v in found.values())
+
+    def test_an_unknown_choice_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="expected none, missing or all, but got 'some'"):
+            speed.clock_rows(tmp_path, "some")
+
+
+class TestProgress:
+    def test_under_a_suite_the_state_is_in_its_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import json
+
+        monkeypatch.setenv(progress.FILE_VARIABLE, str(tmp_path / "p.json"))
+        assert list(progress.track([1, 2, 3], "counting")) == [1, 2, 3]
+        assert json.loads((tmp_path / "p.json").read_text()) == {"what": "counting", "done": 0, "total": 3, "eta_s": None}
+
+    def test_a_display_that_cannot_be_written_stops_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(progress.FILE_VARIABLE, str(tmp_path / "missing" / "p.json"))
+        assert list(progress.track([1, 2], "counting")) == [1, 2]
