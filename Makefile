@@ -6,12 +6,13 @@ BIN := .venv/bin
 # The stamp's name holds the content of the pins: a checkout that only touches the files installs nothing.
 STAMP := .venv/.pins-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 
-.PHONY: help demo test lint lab clean
+.PHONY: help demo test lint lab reference clean
 help:
 	@echo "make demo   train the teacher and the students, clock them, write results/demo/report.html"
 	@echo "make test   run the tests"
 	@echo "make lint   check style and types"
 	@echo "make lab    open the notebooks in JupyterLab"
+	@echo "make reference  copy the measured demo to results/reference (SUITE=name for another suite)"
 	@echo "make clean  remove .venv, caches and build leftovers (results and built data stay)"
 
 $(STAMP):
@@ -35,6 +36,14 @@ lint: $(STAMP)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks
+
+# What is committed of a measured suite: rows, report, the executed comparison and its picture; numbers only, no texts.
+SUITE ?= demo
+reference: $(STAMP)
+	mkdir -p results/reference/$(SUITE)
+	cp results/$(SUITE)/rows.jsonl results/$(SUITE)/report.html results/reference/$(SUITE)/
+	cp results/$(SUITE)/notebooks/04_tradeoff-*.ipynb results/reference/$(SUITE)/04_tradeoff.ipynb
+	$(BIN)/python -c "from dipair_lib import explorer; explorer.save_picture('results/reference/$(SUITE)')"
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -64,12 +64,20 @@ def static(data: pd.DataFrame, limits: Limits | None = None) -> str:
     return f"<p><b>{html.escape(choice.sentence)}</b></p>" + table.to_html(index=False, escape=True, border=0)
 
 
-def picture(data: pd.DataFrame, choice: Choice) -> bytes:
+def picture(data: pd.DataFrame, choice: Choice, dpi: int = 80) -> bytes:
     """The trade-off as PNG, the winner and the nearest alternatives ringed."""
     ringed = [run for run in (choice.winner, *choice.alternatives[:2]) if run]
     buffer = io.BytesIO()
-    tradeoff.draw("quality_speed", data, ringed).savefig(buffer, format="png", dpi=80)
+    tradeoff.draw("quality_speed", data, ringed).savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+def save_picture(folder: Path | str, task: str = "") -> Path:
+    """Write the trade-off of a results folder to ``quality_speed.png`` in it, at the default limits."""
+    data = load(folder, task)
+    return results.write_atomic(
+        Path(folder) / "quality_speed.png", picture(data, tradeoff.select(data), dpi=110)
+    )
 
 
 def show(folder: Path | str, task: str = "", limits: Limits | None = None) -> Any:
@@ -126,7 +134,9 @@ def show(folder: Path | str, task: str = "", limits: Limits | None = None) -> An
     )
 
     def refresh(**values: Any) -> None:
-        wanted = {name: value or None for name, value in values.items()} | {"sure": values["sure"]}
+        wanted: dict[str, Any] = {name: value or None for name, value in values.items()} | {
+            "sure": values["sure"]
+        }
         choice, lines = view(data, replace(start, n_texts=1e6, **wanted))
         sentence.value = f"<b>{html.escape(choice.sentence)}</b>"
         image.value = picture(data, choice)

@@ -37,8 +37,9 @@ FIGURES = {
     ),
     "kept": (
         "What the number of kept tokens brings",
-        "One line per head. The contrast is the teacher itself reading a truncated input: truncating what is read loses more than "
-        "truncating what the encoder hands on, and it stays as slow as a full pass per pair.",
+        "One line per head. The contrast is the teacher itself, retrained to read only its first word pieces. DiPair's claim is that "
+        "truncating what the encoder hands on loses less than truncating what is read, at a far lower price per pair: see whether it "
+        "holds here.",
     ),
     "price": (
         "What a text costs once, what a pair costs each time",
@@ -119,10 +120,7 @@ def section(data: pd.DataFrame) -> dict[str, Any]:
         "n_examples": number(first["n_examples"]),
         "n_groups": number(first["n_groups"]),
         "n_train": number(first["n_train"]),
-        "choices": [
-            {"limit": str(limits), "sentence": choice.sentence}
-            for limits, choice in zip(LIMITS, choices, strict=True)
-        ],
+        "choices": answers(choices),
         "one_seed": bool((data["seeds"].fillna(1) <= 1).all()),
         "noisy": int(data["noisy"].sum()),
         "figures": [
@@ -147,6 +145,17 @@ def section(data: pd.DataFrame) -> dict[str, Any]:
         "notes": notes(first["data_notes"]),
         "sha256": str(first["data_sha256"] or "")[:16],
     }
+
+
+def answers(choices: list[tradeoff.Choice]) -> list[dict[str, str]]:
+    """A heading and a sentence per limit; limits that the same model answers share one."""
+    found: list[dict[str, str]] = []
+    for limits, choice in zip(LIMITS, choices, strict=True):
+        if choice.winner and found and found[-1]["winner"] == choice.winner:
+            found[-1]["limit"] += f" (or {100 * (limits.min_retained or 0):g} %)"
+        else:
+            found.append({"limit": str(limits), "sentence": choice.sentence, "winner": choice.winner or ""})
+    return found
 
 
 def svg(figure: Figure, data: pd.DataFrame, name: str) -> str:

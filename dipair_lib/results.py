@@ -56,7 +56,7 @@ FAMILIES = (
 NOT_IDENTITY = frozenset({"out", "clock", "threads"})
 # What a results folder may hold; anything else is named by `verify`.
 KNOWN_FILES = frozenset(
-    {"rows", "notebooks", "teacher", "report.html", "rows.jsonl", ".lock", ".pid", "README.md"}
+    {"rows", "notebooks", "teacher", "encoded", "report.html", "rows.jsonl", ".lock", ".pid", "README.md"}
 )
 
 

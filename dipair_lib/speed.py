@@ -26,7 +26,7 @@ from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, TfIdf
 from .models.heads import CosineHead
 from .models.tokens import Texts, length_sorted, read
 
-BATCH_SIZES = {"cross-encoder": (16, 32, 64), "encode": (16, 64), "combine": (256, 2048, 16384)}
+BATCH_SIZES = {"cross-encoder": (16, 48), "encode": (16, 48), "combine": (256, 1024, 4096)}
 NOISY = 0.25
 CANDIDATES = 20
 
@@ -196,9 +196,9 @@ def clock_rows(
     which: str = "missing",
     *,
     threads: int = 0,
-    repeats: int = 7,
-    requests: int = 40,
-    sample: int = 96,
+    repeats: int = 5,
+    requests: int = 30,
+    sample: int = 48,
 ) -> list[str]:
     """Clock the models of a results folder against their teacher, in turns, and fill the speed group of their rows.
 
@@ -238,20 +238,18 @@ def clock_task(
     frame = frame.iloc[np.linspace(0, len(frame) - 1, min(sample, len(frame))).astype(int)].reset_index(
         drop=True
     )
-    entered = [entry for row in wanted + along for entry in enter(folder, row, frame, row.run_id in teachers)]
+    todo = progress.track(wanted + along, "warm-up and batch sizes")
+    entered = [entry for row in todo for entry in enter(folder, row, frame, row.run_id in teachers)]
     with torch.inference_mode():
-        for contestant in progress.track(entered, "warm-up"):
-            contestant.measure()
-            contestant.times.clear()
         for _ in progress.track(range(repeats), "offline clocks"):
             for contestant in entered:
                 contestant.measure()
-        latencies: dict[int, list[float]] = {id(c): [] for c in entered}
-        for number in progress.track(range(requests + 2), "request clocks"):
+        latencies: dict[int, list[float]] = {id(c): [] for c in entered if c.dtype == "float32"}
+        for number in progress.track(range(requests + 1), "request clocks"):
             for contestant in entered:
-                seconds = timed(partial(contestant.request, number))
-                if number >= 2:
-                    latencies[id(contestant)].append(seconds)
+                if contestant.dtype == "float32":
+                    latencies[id(contestant)].append(timed(partial(contestant.request, number)))
+        latencies = {key: seconds[1:] for key, seconds in latencies.items()}  # the first request is warm-up
     session = shared_fields(repeats)
     for row in wanted:
         results.update_result(folder, row.run_id, **session, **clock_fields(row, entered, latencies))

@@ -667,7 +667,7 @@ def plot_kept(data: pd.DataFrame, quality_ax: Axes, speed_ax: Axes) -> None:
             "ls": dashes,
             "ms": 9 if marker == "*" else 7,
         }
-        name = f"{FAMILIES[str(family)].label}, {plain(head, 20)}"
+        name = f"{FAMILIES[str(family)].label}, {plain(head, 32)}"
         lines.append((name, part.assign(tokens=part["kept_tokens"]), look))
     if teacher is not None:
         same = (data["family"] == "cross-encoder") & (data["params_total"] == teacher["params_total"])
@@ -940,9 +940,9 @@ def label_points(
     points = (
         ax.transData.transform(np.column_stack([x, y])) * 72 / ax.figure.dpi
     )  # [points, 2], in typographic points
-    frame_box = ax.get_window_extent().extents * 72 / ax.figure.dpi
+    frame_box = np.asarray(ax.get_window_extent().extents) * 72 / ax.figure.dpi
     font = FontProperties(size=size)
-    chosen = np.flatnonzero(wanted if wanted is not None else np.ones(len(names), bool))
+    chosen = np.flatnonzero(wanted if wanted is not None else np.ones(len(names), bool)).tolist()
     markers = np.column_stack([points - 6, points + 6])
     lines = np.array(list(avoid), dtype=float).reshape(-1, 2)
     lines = (ax.transData.transform(lines) * 72 / ax.figure.dpi).reshape(-1, 4) + (-1, -1, 1, 1)

@@ -36,9 +36,13 @@ class TestCosts:
         assert found["bytes_per_text"] == 32 * 4
         assert found["params_per_pair"] == 2
 
-    def test_more_kept_tokens_cost_an_ffnn_nothing_per_pair_and_a_transformer_more(self, tiny_backbone: str, texts: Texts) -> None:
+    def test_more_kept_tokens_cost_an_ffnn_nothing_per_pair_and_a_transformer_more(
+        self, tiny_backbone: str, texts: Texts
+    ) -> None:
         per_pair = {
-            (head, k): speed.costs(models.DualEncoder(tiny_backbone, (8, 12), (k, k), projection=8, head=head), texts)["flops_per_pair"]
+            (head, k): speed.costs(
+                models.DualEncoder(tiny_backbone, (8, 12), (k, k), projection=8, head=head), texts
+            )["flops_per_pair"]
             for head in ("ffnn", "transformer")
             for k in (1, 6)
         }
@@ -58,8 +62,12 @@ class TestCosts:
 
 
 class TestContestants:
-    def test_every_part_of_a_student_runs_and_is_counted(self, tiny_backbone: str, texts: Texts, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(speed, "BATCH_SIZES", {"encode": (4, 8), "combine": (16, 64), "cross-encoder": (4,)})
+    def test_every_part_of_a_student_runs_and_is_counted(
+        self, tiny_backbone: str, texts: Texts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            speed, "BATCH_SIZES", {"encode": (4, 8), "combine": (16, 64), "cross-encoder": (4,)}
+        )
         model = models.DualEncoder(tiny_backbone, (8, 12), (2, 2), projection=8).eval()
         seen = {"encoded": 0, "pairs": 0}
         encode, combine = model.encode, model.combine
@@ -90,10 +98,17 @@ class TestContestants:
     ) -> None:
         model = models.CrossEncoder(tiny_backbone, (8, 12)).eval()
         words = [[texts.distinct[f][i] for i in texts.index[:, f]] for f in (0, 1)]
-        contestant = speed.cross_encoder("r", model, "float32", models.load_tokenizer(tiny_backbone), words, texts)
+        contestant = speed.cross_encoder(
+            "r", model, "float32", models.load_tokenizer(tiny_backbone), words, texts
+        )
         seen: list[int] = []
         batch = model.batch
-        monkeypatch.setattr(model, "batch", lambda t, rows: seen.append(len(rows)) or batch(t, rows))
+
+        def counted(t: Texts, rows: np.ndarray) -> Any:
+            seen.append(len(rows))
+            return batch(t, rows)
+
+        monkeypatch.setattr(model, "batch", counted)
         contestant.measure()
         assert sum(seen) == len(texts) == contestant.parts["combine"][1]
 
@@ -113,13 +128,22 @@ class TestContestants:
 
 
 class TestProgress:
-    def test_under_a_suite_the_state_is_in_its_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_under_a_suite_the_state_is_in_its_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         import json
 
         monkeypatch.setenv(progress.FILE_VARIABLE, str(tmp_path / "p.json"))
         assert list(progress.track([1, 2, 3], "counting")) == [1, 2, 3]
-        assert json.loads((tmp_path / "p.json").read_text()) == {"what": "counting", "done": 0, "total": 3, "eta_s": None}
+        assert json.loads((tmp_path / "p.json").read_text()) == {
+            "what": "counting",
+            "done": 0,
+            "total": 3,
+            "eta_s": None,
+        }
 
-    def test_a_display_that_cannot_be_written_stops_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_display_that_cannot_be_written_stops_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv(progress.FILE_VARIABLE, str(tmp_path / "missing" / "p.json"))
         assert list(progress.track([1, 2], "counting")) == [1, 2]

@@ -1,0 +1,312 @@
+"""Facts about what is derived from rows: exact small numbers, the front, the choice under limits, pictures, the page, the explorer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dipair_lib import explorer, report, results, tradeoff
+from dipair_lib.results import Result
+from dipair_lib.tradeoff import Limits
+
+TEACHER = "01_teacher-0.teacher"
+HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e & <img src=x onerror=alert(2)>"
+
+
+def row(name: str, family: str = "dipair", **fields: Any) -> Result:
+    """A row with a clock: quality .8 of the teacher's .9, a microsecond per pair, a millisecond per text."""
+    known: dict[str, Any] = {
+        "run_id": "run." + re.sub(r"[^A-Za-z0-9-]+", "-", name)[:40],
+        "created_utc": "2026-01-01T00:00:00+00:00",
+        "notebook": "03_dipair",
+        "suite": "demo",
+        "task": "toy",
+        "split": "test",
+        "model": name,
+        "family": family,
+        "head": "ffnn",
+        "keep": 8,
+        "read_lengths": "16+32",
+        "metric": "auc",
+        "quality": 0.8,
+        "quality_low": 0.78,
+        "quality_high": 0.82,
+        "retained": 0.8 / 0.9,
+        "retained_low": 0.87,
+        "retained_high": 0.91,
+        "n_boot": 1000,
+        "teacher_run": TEACHER,
+        "seed": 0,
+        "steps": 10,
+        "train_seconds": 1.0,
+        "params_total": 1000,
+        "bytes_per_text": 512.0,
+        "flops_per_pair": 2000.0,
+        "dtype": "float32",
+        "tokenize_s_per_text": 2e-4,
+        "encode_s_per_text": 8e-4,
+        "combine_s_per_pair": 1e-6,
+        "combine_s_per_pair_q1": 0.9e-6,
+        "combine_s_per_pair_q3": 1.25e-6,
+        "latency_p95_s": 0.01,
+        "teacher_s_per_pair": 1e-2,
+        "teacher_fastest_s_per_pair": 2e-3,
+        "teacher_fastest_dtype": "bfloat16",
+        "peak_gflops": 100.0,
+        "noisy": False,
+        "data_sha256": "0" * 64,
+        "parameters": json.dumps({"task": "toy"}),
+    }
+    return Result(**{**known, **fields})
+
+
+def teacher(**fields: Any) -> Result:
+    own = {
+        "quality": 0.9,
+        "quality_low": 0.88,
+        "quality_high": 0.92,
+        "retained": 1.0,
+        "retained_low": 1.0,
+        "retained_high": 1.0,
+    }
+    speed = {
+        "encode_s_per_text": None,
+        "tokenize_s_per_text": None,
+        "combine_s_per_pair": 1e-2,
+        "bytes_per_text": None,
+    }
+    clock = {"combine_s_per_pair_q1": 0.9e-2, "combine_s_per_pair_q3": 1.1e-2, "keep": None, "head": None}
+    return row("teacher", "cross-encoder", **{**own, **speed, **clock, "run_id": TEACHER, **fields})
+
+
+def floor(name: str, family: str, quality: float, **fields: Any) -> Result:
+    untrained = {"steps": None, "train_seconds": None, "keep": None}
+    return row(
+        name,
+        family,
+        quality=quality,
+        quality_low=quality - 0.02,
+        quality_high=quality + 0.02,
+        **{**untrained, **fields},
+    )
+
+
+@pytest.fixture
+def rows() -> list[Result]:
+    return [
+        teacher(),
+        floor("constant", "constant", 0.5),
+        floor("TF-IDF", "lexical", 0.6),
+        floor("frozen cosine", "dual-encoder", 0.7, head="cosine"),
+        row("fast"),
+        row("good", quality=0.88, quality_low=0.86, quality_high=0.9, retained=0.88 / 0.9, retained_low=0.965, retained_high=0.99,
+            combine_s_per_pair=1e-5, combine_s_per_pair_q1=0.9e-5, combine_s_per_pair_q3=1.1e-5, keep=16),
+        row("beaten", quality=0.75, combine_s_per_pair=2e-6),
+        row("not clocked", quality=0.89, combine_s_per_pair=None, combine_s_per_pair_q1=None, combine_s_per_pair_q3=None),
+    ]  # fmt: skip
+
+
+class TestDerived:
+    def test_by_hand(self, rows: list[Result]) -> None:
+        line = tradeoff.frame(rows, reuse=100).loc["run.fast"]
+        assert line["pairs_per_s"] == pytest.approx(1e6)
+        assert (line["pairs_per_s_low"], line["pairs_per_s_high"]) == pytest.approx((8e5, 1 / 0.9e-6))
+        # one pair, and a hundredth of two texts of a millisecond each
+        assert line["pairs_per_s_reuse"] == pytest.approx(1 / (1e-6 + 2 * 1e-3 / 100))
+        assert line["speedup"] == pytest.approx(1e4)
+        assert line["speedup_vs_fastest"] == pytest.approx(2e3)
+        assert line["peak_fraction"] == pytest.approx(2000 * 1e6 / 100e9)
+
+    def test_a_cross_encoder_pays_nothing_per_text(self, rows: list[Result]) -> None:
+        line = tradeoff.frame(rows).loc[TEACHER]
+        assert line["text_s"] == 0
+        assert line["pairs_per_s_once"] == line["pairs_per_s"] == pytest.approx(100)
+
+    def test_what_was_not_clocked_is_missing_not_zero(self, rows: list[Result]) -> None:
+        data = tradeoff.frame(rows)
+        assert np.isnan(data.loc["run.not-clocked", "pairs_per_s"])
+        table = tradeoff.table(data).set_index("model")
+        assert table.at["not clocked", "pairs/s, cached"] == tradeoff.DASH
+
+    def test_the_front_holds_what_nothing_beats_on_both(self, rows: list[Result]) -> None:
+        data = tradeoff.frame(rows)
+        front = set(data[data["pareto"]]["model"])
+        assert {"teacher", "good", "fast"} <= front
+        assert "beaten" not in front
+
+    def test_sanity_order(self, rows: list[Result]) -> None:
+        data = tradeoff.frame(rows)
+        assert tradeoff.sanity(data)["holds"].tolist() == [None, True, True, True]
+        worse = tradeoff.frame(
+            [dataclasses.replace(r, quality=0.65) if r.run_id == TEACHER else r for r in rows]
+        )
+        assert tradeoff.sanity(worse)["holds"].tolist()[-1] is False
+
+
+class TestSelect:
+    def test_the_fastest_within_the_limits(self, rows: list[Result]) -> None:
+        data = tradeoff.frame(rows)
+        assert tradeoff.select(data, Limits(min_retained=0.95, reuse=1e6)).winner == "run.good"
+        assert tradeoff.select(data, Limits(min_retained=0.80, reuse=1e6)).winner == "run.fast"
+
+    def test_each_other_model_has_its_reason(self, rows: list[Result]) -> None:
+        choice = tradeoff.select(tradeoff.frame(rows), Limits(min_retained=0.95))
+        assert "teacher" in choice.excluded[TEACHER]
+        assert "run.fast" in choice.excluded
+        assert set(choice.excluded) | {choice.winner, *choice.alternatives} == {r.run_id for r in rows}
+
+    def test_when_nothing_is_within_the_limits_it_says_so_and_names_the_nearest(
+        self, rows: list[Result]
+    ) -> None:
+        choice = tradeoff.select(tradeoff.frame(rows), Limits(min_retained=0.999))
+        assert choice.winner is None
+        assert choice.sentence.startswith("No model here keeps at least 99.9 %")
+        assert "good" in choice.sentence
+
+    def test_an_interval_below_the_limit_is_said(self, rows: list[Result]) -> None:
+        data = tradeoff.frame(rows)
+        assert "Not certain" in tradeoff.select(data, Limits(min_retained=0.97)).sentence
+        assert "Not certain" not in tradeoff.select(data, Limits(min_retained=0.95)).sentence
+        assert tradeoff.select(data, Limits(min_retained=0.97, sure=True)).winner is None
+
+    @pytest.mark.parametrize(
+        "limits",
+        [
+            Limits(max_p95_s=1e-3),
+            Limits(max_cache_bytes=1.0),
+            Limits(min_pairs_per_s=1e12),
+            Limits(max_params=1),
+        ],
+    )
+    def test_every_limit_excludes(self, limits: Limits, rows: list[Result]) -> None:
+        assert (
+            tradeoff.select(tradeoff.frame(rows), dataclasses.replace(limits, min_retained=None)).winner
+            is None
+        )
+
+    def test_tasks_are_never_mixed(self, rows: list[Result]) -> None:
+        with pytest.raises(ValueError, match="rows of one task"):
+            tradeoff.select(tradeoff.frame([*rows, row("other", task="another")]))
+
+
+class TestPictures:
+    def test_every_clocked_row_is_a_point_at_its_numbers(self, rows: list[Result]) -> None:
+        data = tradeoff.frame(rows)
+        figure = tradeoff.draw("quality_speed", data)
+        drawn: dict[str, Any] = {str(line.get_gid()): line for line in figure.axes[0].lines}
+        points = {gid.split(":", 2)[2]: line for gid, line in drawn.items() if gid.startswith("row:")}
+        assert set(points) == set(data.index[data["pairs_per_s"].notna()])
+        assert points["run.fast"].get_xydata().tolist() == [[pytest.approx(1e6), 0.8]]
+        assert figure.axes[0].get_xscale() == "log"
+
+    @pytest.mark.parametrize("name", ["quality_speed", "kept", "price"])
+    def test_pictures_of_one_row_and_of_no_clock_are_drawn(self, name: str) -> None:
+        bare = row("alone", combine_s_per_pair=None, combine_s_per_pair_q1=None, combine_s_per_pair_q3=None)
+        for data in (tradeoff.frame([teacher()]), tradeoff.frame([bare])):
+            tradeoff.draw(name, data).draw_without_rendering()
+
+    def test_hover_texts_are_in_the_svg(self, rows: list[Result]) -> None:
+        data = tradeoff.frame(rows)
+        text = report.svg(tradeoff.draw("quality_speed", data), data, "quality_speed")
+        assert "<title>fast: auc 0.800" in text.replace("AUC-ROC", "auc")
+        assert text.count("<title>") == data["pairs_per_s"].notna().sum()
+
+
+def saved(folder: Path, rows: list[Result]) -> Path:
+    """A results folder that holds only rows.jsonl, as a committed reference does."""
+    (folder / "rows.jsonl").write_text("".join(r.to_json() + "\n" for r in rows), encoding="utf8")
+    return folder
+
+
+class TestPage:
+    def test_one_file_without_script_or_address(self, rows: list[Result], tmp_path: Path) -> None:
+        path = report.write(saved(tmp_path, rows))
+        page = path.read_text(encoding="utf8")
+        assert path.stat().st_size < 2_000_000
+        assert not re.search(r"<script|https?://|//cdn|@import|url\((?!#)|<link|<iframe", page)
+        assert not re.search(r"\b(src|href)=\"(?!#)", page)
+
+    def test_the_answer_stands_before_the_pictures(self, rows: list[Result], tmp_path: Path) -> None:
+        page = report.write(saved(tmp_path, rows)).read_text(encoding="utf8")
+        assert page.index("good is the fastest model here that keeps at least 95 %") < page.index("<svg")
+        assert "Sanity order holds" in page
+
+    def test_text_from_data_is_escaped(self, rows: list[Result], tmp_path: Path) -> None:
+        rows[4] = row(
+            HOSTILE,
+            run_id="run.hostile",
+            quality=0.89,
+            retained=0.99,
+            data_notes=json.dumps({HOSTILE: {HOSTILE: HOSTILE}}),
+        )
+        rows = [dataclasses.replace(r, task=HOSTILE, data_notes=json.dumps({HOSTILE: HOSTILE})) for r in rows]
+        page = report.write(saved(tmp_path, rows)).read_text(encoding="utf8")
+        assert "<script" not in page
+        assert "<img" not in page
+        assert "\x1b" not in page
+        assert "\u202e" not in page
+        assert "&lt;script&gt;" in page
+
+    def test_tables_hold_the_rows(self, rows: list[Result], tmp_path: Path) -> None:
+        page = report.write(saved(tmp_path, rows)).read_text(encoding="utf8")
+        for one in rows:
+            assert f"<td>{one.model}</td>" in page
+
+    def test_an_empty_folder_says_what_to_do(self, tmp_path: Path) -> None:
+        with pytest.raises(results.ResultError, match="run a suite first"):
+            report.write(tmp_path)
+
+    def test_the_command_names_the_own_data(self) -> None:
+        own = row("x", parameters=json.dumps({"task": "my pairs.csv", "fields": ["a", "b"], "label": "y"}))
+        line = tradeoff.frame([own]).iloc[0]
+        assert report.command(line) == (
+            "dipair run notebooks/suites/demo.yaml -p 'task=my pairs.csv' -p 'fields=[\"a\", \"b\"]' -p label=y"
+        )
+
+
+class TestExplorer:
+    def test_the_table_tells_why(self, rows: list[Result]) -> None:
+        choice, table = explorer.view(tradeoff.frame(rows), Limits(min_retained=0.95))
+        assert table.index[0] == choice.winner == "run.good"
+        assert table.loc["run.good", "verdict"] == "within the limits"
+        assert table.loc["run.good", "model"] == "good"
+        assert "%" in str(table.loc["run.fast", "verdict"])
+
+    def test_static_view_is_escaped(self, rows: list[Result]) -> None:
+        rows[4] = row(HOSTILE, run_id="run.hostile", retained=0.99)
+        page = explorer.static(tradeoff.frame(rows), Limits())
+        assert "<script" not in page
+        assert "&lt;script&gt;" in page
+
+    def test_moving_a_control_changes_the_answer(self, rows: list[Result], tmp_path: Path) -> None:
+        box = explorer.show(saved(tmp_path, rows))
+        controls = {c.description: c for c in box.children if getattr(c, "description", "")}
+        sentence = next(c for c in box.children if type(c).__name__ == "HTML")
+        before = sentence.value
+        controls["quality kept, at least"].value = 1.0
+        assert "No model here" in sentence.value
+        assert sentence.value != before
+
+    def test_no_rows_says_what_to_run(self, tmp_path: Path) -> None:
+        with pytest.raises(results.ResultError, match="dipair run"):
+            explorer.load(tmp_path)
+
+    def test_pictures_are_png(self, rows: list[Result]) -> None:
+        data = tradeoff.frame(rows)
+        assert explorer.picture(data, tradeoff.select(data)).startswith(b"\x89PNG")
+
+
+def test_published_rows_have_no_clock_and_stand_apart(rows: list[Result]) -> None:
+    quoted = row("BERT-Tiny", "published", source="papers", quality=0.936, combine_s_per_pair=1e-9)
+    data = tradeoff.frame([*rows, quoted])
+    assert np.isnan(data.loc["run.BERT-Tiny", "pairs_per_s"])
+    assert "BERT-Tiny" not in tradeoff.table(data)["model"].tolist()
+    assert isinstance(tradeoff.published(data), pd.DataFrame)
+    assert tradeoff.published(data)["model"].tolist() == ["BERT-Tiny"]
