@@ -197,8 +197,8 @@ def clock_rows(
     *,
     threads: int = 0,
     repeats: int = 5,
-    requests: int = 30,
-    sample: int = 48,
+    requests: int = 24,
+    sample: int = 40,
 ) -> list[str]:
     """Clock the models of a results folder against their teacher, in turns, and fill the speed group of their rows.
 

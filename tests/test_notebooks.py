@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
+from conftest import sentences
 
 from dipair_lib import results, suite
 
@@ -112,3 +114,65 @@ def test_suites_fit_the_notebooks() -> None:
         last = max(r.stage for r in read.runs)
         assert [r.label for r in read.runs if r.alone and r.stage < last] == [], path.name
         assert "04_tradeoff" in {r.notebook for r in read.runs if r.stage == last}, path.name
+
+
+OWN = {"projection": "16", "keep": "[4]", "stage1_epochs": "1.0", "clock": "none"}
+
+
+def run_smoke(task: Path, backbone: str, out: Path, **parameters: str) -> Path:
+    """The smoke suite on a file of one's own, as the README's command does it; 04_tradeoff keeps its clock."""
+    given = {**OWN, **parameters, "task": str(task), "backbone": backbone}
+    given.pop("clock")
+    status = suite.run_suite(FOLDER / "suites" / "smoke.yaml", given, jobs=2, out=out, stream=io.StringIO())
+    assert status == 0, [p.name for p in (out / "notebooks").glob("*.failed.ipynb")]
+    return out
+
+
+class TestOwnData:
+    """Every notebook, really executed, on a CSV of one's own with a backbone of one's own."""
+
+    def test_pairs_of_three_columns(self, pairs: pd.DataFrame, tiny_backbone: str, tmp_path: Path) -> None:
+        many = pd.concat(
+            [
+                pairs.assign(group=pairs["group"] + 1000 * i, query=pairs["query"] + f" {w}")
+                for i, w in enumerate(["red", "old", "sleeps"])
+            ]
+        )
+        many[["query", "passage", "label"]].to_csv(tmp_path / "pairs.csv", index=False)
+        out = run_smoke(
+            tmp_path / "pairs.csv", tiny_backbone, tmp_path / "mine", fields="[query, passage]", label="label"
+        )
+        rows = {r.model: r for r in results.load_results(out)}
+        assert set(rows) == {
+            "constant", "TF-IDF", "frozen cosine", "teacher", "BiLSTM 150 (logits)", "DiPair-FFNN k=4", "DiPair-TSF k=4",
+        }  # fmt: skip
+        assert results.verify(out) == []
+        teacher = rows["teacher"]
+        for row in rows.values():
+            assert row.teacher_run == teacher.run_id
+            assert row.combine_s_per_pair is not None and row.combine_s_per_pair > 0
+            assert row.clock_id == teacher.clock_id
+        page = (out / "report.html").read_text(encoding="utf8")
+        assert "DiPair-TSF k=4" in page
+        assert "pairs.csv" in page
+
+    def test_single_sentences_of_three_classes(self, tiny_backbone: str, tmp_path: Path) -> None:
+        colours = ["red", "green", "blue"]
+        frame = pd.DataFrame({"text": [f"the {c} {w}" for c in colours for w in sentences(40, seed=len(c))]})
+        frame["colour"] = [text.split()[1] for text in frame["text"]]
+        frame.to_csv(tmp_path / "colours.tsv", sep="\t", index=False)
+        out = run_smoke(
+            tmp_path / "colours.tsv", tiny_backbone, tmp_path / "mine", fields="[text]", label="colour"
+        )
+        rows = {r.model: r for r in results.load_results(out)}
+        assert set(rows) == {
+            "constant",
+            "TF-IDF",
+            "teacher",
+            "BiLSTM 150 (logits)",
+            "DiPair-FFNN k=4",
+            "DiPair-TSF k=4",
+        }
+        assert {r.metric for r in rows.values()} == {"accuracy"}
+        assert results.load_logits(out, rows["DiPair-TSF k=4"].run_id).logits.shape[1] == 3
+        assert results.verify(out) == []
