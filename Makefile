@@ -42,7 +42,11 @@ SUITE ?= demo
 reference: $(STAMP)
 	mkdir -p results/reference/$(SUITE)
 	cp results/$(SUITE)/rows.jsonl results/$(SUITE)/report.html results/reference/$(SUITE)/
-	cp results/$(SUITE)/notebooks/04_tradeoff-*.ipynb results/reference/$(SUITE)/04_tradeoff.ipynb
+	$(BIN)/python -c "import glob, nbformat; \
+		done = [p for p in glob.glob('results/$(SUITE)/notebooks/04_tradeoff-*.ipynb') if not p.endswith('.failed.ipynb')]; \
+		nb = nbformat.read(done[-1], 4); \
+		[part.metadata.pop('papermill', 0) for part in (nb, *nb.cells)]; \
+		nbformat.write(nb, 'results/reference/$(SUITE)/04_tradeoff.ipynb')"
 	$(BIN)/python -c "from dipair_lib import explorer; explorer.save_picture('results/reference/$(SUITE)')"
 
 clean:

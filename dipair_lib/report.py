@@ -19,7 +19,6 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from dipair_lib import results, tradeoff
@@ -127,7 +126,7 @@ def section(data: pd.DataFrame) -> dict[str, Any]:
             {
                 "title": FIGURES[name][0],
                 "reading": FIGURES[name][1],
-                "svg": Markup(
+                "svg": (
                     svg(
                         tradeoff.draw(name, data, winners)
                         if name == "quality_speed"
