@@ -126,15 +126,7 @@ def section(data: pd.DataFrame) -> dict[str, Any]:
             {
                 "title": FIGURES[name][0],
                 "reading": FIGURES[name][1],
-                "svg": (
-                    svg(
-                        tradeoff.draw(name, data, winners)
-                        if name == "quality_speed"
-                        else tradeoff.draw(name, data),
-                        data,
-                        name,
-                    )
-                ),
+                "svg": svg(tradeoff.draw(name, data, winners if name == "quality_speed" else ()), data, name),
                 "table": cells(whole[COLUMNS[name]]),
             }
             for name in FIGURES
