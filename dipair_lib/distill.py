@@ -120,8 +120,9 @@ def read_splits(
 def choose_read_lengths(
     task: Task, backbone: str, asked: Sequence[int] = (), most: int = 128, sample: int = 2000
 ) -> list[int]:
-    """Word pieces to read of each field: as asked, or enough to read 95 % of the training texts whole, at most ``most``."""
+    """Word pieces to read of each field: as asked (one number is for all), or enough to read 95 % of the texts whole, at most ``most``."""
     if asked:
+        asked = list(asked) * len(task.fields) if len(asked) == 1 else asked
         if len(asked) != len(task.fields):
             raise ValueError(
                 f"read_lengths: expected one number for each field {list(task.fields)}, but got {list(asked)}"
