@@ -370,7 +370,9 @@ def stored_outputs(
 
 
 def write_outputs(model: DualEncoder, tokens: Tokens, length: int, path: Path, batch_size: int) -> None:
-    """Encode every text and write float16 [texts, length, width] to a temporary name, then rename."""
+    """Encode every text and write float16 [texts, length, width] to a temporary name, then rename; the caller holds the file's lock."""
+    for left in path.parent.glob(f"{path.stem}.*.tmp"):  # by a run that was killed while it wrote
+        left.unlink()
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     width = model.encoder.config.hidden_size
     try:

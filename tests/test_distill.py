@@ -163,6 +163,15 @@ class TestStages:
         torch.testing.assert_close(distill.prepare_stored(model, stored[1], 1), fresh, atol=0.05, rtol=0.05)
         assert distill.stored_outputs(model, data.texts, tmp_path)[1] == {"encoded": 0, "from_store": n}
 
+    def test_what_a_killed_run_left_is_removed(self, tiny_backbone: str, data: Data, tmp_path: Path) -> None:
+        model = student(tiny_backbone)
+        distill.stored_outputs(model, data.texts, tmp_path)
+        whole = sorted(p.name for p in tmp_path.iterdir())
+        for path in tmp_path.glob("*.npy"):
+            path.rename(path.with_suffix(".123.tmp"))
+        distill.stored_outputs(model, data.texts, tmp_path)
+        assert sorted(p.name for p in tmp_path.iterdir()) == whole
+
     def test_other_texts_do_not_meet_a_store(
         self, tiny_backbone: str, data: Data, tmp_path: Path, pairs: pd.DataFrame
     ) -> None:
