@@ -6,6 +6,7 @@ every head that is trained on them, the teacher's logits are computed once per (
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -17,21 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from filelock import FileLock
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from . import progress, quality
-from .models import Constant, CrossEncoder, DualEncoder, Model, TfIdf, load_tokenizer
+from . import models, progress, quality
+from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, Model, TfIdf, load_tokenizer
 from .models.heads import CosineHead, Prepared
 from .models.tokens import Texts, Tokens, length_sorted, read, tokenize
 from .results import Result
 from .tasks import Task
 
-LOSSES = ("hard", "logits", "mixed")
-SUB_BATCH = 32  # texts encoded together within a training step: few enough to be of like length, enough to fill a core
+LOSSES = ("hard", "logits", "soft", "kl")
+SUB_BATCH = 32  # texts a transformer encodes together within a training step: few enough to be of like length, enough to fill a core
+LSTM_SUB_BATCH = 128  # the same for an LSTM, whose steps are small
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,13 @@ class TrainConfig:
         learning_rate: peak, after a linear warm-up; it falls linearly to 0.
         batch_size: pairs per step.
         epochs: passes over the rows. A fraction (0.5) reads that part of the groups.
-        loss: ``hard`` (labels), ``logits`` (MSE to the teacher's raw logits: Tang et al. 2019, section 3.3, found it best), or ``mixed``.
-        alpha: weight of the hard loss in ``mixed``: alpha * CE + (1 - alpha) * MSE.
+        epoch_rows: rows of one epoch; 0 means all. With augmented data it is the number of original rows, so that runs with more and
+            fewer synthetic rows take the same number of steps.
+        loss: ``hard`` (labels), or what is compared with the teacher: ``logits`` (MSE on raw logits: Tang et al. 2019, section 3.3,
+            found it best), ``soft`` (cross-entropy to the teacher's softened probabilities) or ``kl`` (their divergence; the same
+            gradient, but 0 where the student agrees).
+        alpha: weight of the hard loss beside it: alpha * CE + (1 - alpha) * distance to the teacher. The paper found 0 best.
+        temperature: of ``soft`` and ``kl``; their loss is multiplied by its square, so that gradients keep their size.
         optimizer: ``adamw``, or ``adadelta`` (Tang et al.: learning rate 1.0, rho 0.95, no warm-up).
         warmup: share of the steps. weight_decay: of adamw.
         dtype: of the encoder's arithmetic: ``auto`` takes what is fastest on this machine (weights stay float32).
@@ -53,8 +61,10 @@ class TrainConfig:
     learning_rate: float = 1e-4
     batch_size: int = 32
     epochs: float = 1
+    epoch_rows: int = 0
     loss: str = "logits"
     alpha: float = 0.0
+    temperature: float = 1.0
     optimizer: str = "adamw"
     warmup: float = 0.1
     weight_decay: float = 0.01
@@ -68,7 +78,9 @@ class TrainConfig:
             raise ValueError(f"alpha: expected 0 to 1, but got {self.alpha}")
         if self.optimizer not in {"adamw", "adadelta"}:
             raise ValueError(f"optimizer: expected adamw or adadelta, but got {self.optimizer!r}")
-        for name in ("learning_rate", "batch_size", "epochs"):
+        if self.epoch_rows < 0:
+            raise ValueError(f"epoch_rows: expected 0 (all) or more, but got {self.epoch_rows}")
+        for name in ("learning_rate", "batch_size", "epochs", "temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected more than 0, but got {getattr(self, name)}")
 
@@ -93,34 +105,60 @@ class Data:
 
 
 def read_splits(
-    task: Task, backbone: str, read_lengths: Sequence[int], teacher: dict[str, np.ndarray] | None = None
+    task: Task, tokenizer: Any, read_lengths: Sequence[int], teacher: dict[str, np.ndarray] | None = None
 ) -> dict[str, Data]:
-    """Tokenise a task's train, dev and test rows for a backbone, with the teacher's logits beside them if there are any.
+    """Tokenise a task's train, dev and test rows, with the teacher's logits beside them if there are any.
 
     Args:
-        read_lengths: word pieces read of each field, [CLS] and [SEP] included.
+        tokenizer: a backbone's name, or a tokenizer.
+        read_lengths: word pieces (special ones included) or words read of each field.
         teacher: from ``load_teacher_logits``.
     """
-    tokenizer = load_tokenizer(backbone)
     splits = {}
     for split in ("train", "dev", "test"):
         frame = getattr(task, split)
-        texts = read(tokenizer, frame, task.fields, read_lengths)
         logits = teacher[split] if teacher else None
-        if logits is not None and len(logits) != len(frame):
-            raise TeacherError(
-                f"teacher logits of {split}: expected {len(frame)} rows, but got {len(logits)}: run 01_teacher again"
-            )
-        splits[split] = Data(
-            texts, frame["label"].to_numpy(), frame["group"].to_numpy(), len(task.classes), logits
-        )
+        if logits is not None:
+            check_teacher(task, split, frame, logits)
+        splits[split] = read_rows(task, frame, tokenizer, read_lengths, logits)
     return splits
 
 
+def read_rows(
+    task: Task,
+    frame: pd.DataFrame,
+    tokenizer: Any,
+    read_lengths: Sequence[int],
+    logits: np.ndarray | None = None,
+) -> Data:
+    """Tokenise some rows of a task (or synthetic ones), with the teacher's logits [rows, outputs] beside them."""
+    tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    texts = read(tokenizer, frame, task.fields, read_lengths)
+    return Data(texts, frame["label"].to_numpy(), frame["group"].to_numpy(), len(task.classes), logits)
+
+
+def check_teacher(task: Task, split: str, frame: pd.DataFrame, logits: np.ndarray) -> None:
+    """Raise unless the teacher's logits are of as many rows and of the same labels as the student is to learn."""
+    outputs = outputs_for(len(task.classes))
+    if len(logits) != len(frame):
+        raise TeacherError(
+            f"teacher logits of {split}: expected {len(frame)} rows, but got {len(logits)}: run 01_teacher again"
+        )
+    if logits.shape[1] != outputs:
+        raise TeacherError(
+            f"teacher logits of {split}: expected {outputs} per row for the labels "
+            f"{', '.join(task.classes) or 'of a score'}, but got {logits.shape[1]}: the teacher has other labels; train it on this task"
+        )
+
+
 def choose_read_lengths(
-    task: Task, backbone: str, asked: Sequence[int] = (), most: int = 128, sample: int = 2000
+    task: Task, tokenizer: Any, asked: Sequence[int] = (), most: int = 128, sample: int = 2000
 ) -> list[int]:
-    """Word pieces to read of each field: as asked (one number is for all), or enough to read 95 % of the texts whole, at most ``most``."""
+    """Word pieces (or words) to read of each field: as asked (one number is for all), or enough to read 95 % of the texts whole.
+
+    Args:
+        tokenizer: a backbone's name, or a tokenizer. most: upper limit. sample: texts looked at.
+    """
     if asked:
         asked = list(asked) * len(task.fields) if len(asked) == 1 else asked
         if len(asked) != len(task.fields):
@@ -128,7 +166,7 @@ def choose_read_lengths(
                 f"read_lengths: expected one number for each field {list(task.fields)}, but got {list(asked)}"
             )
         return [int(n) for n in asked]
-    tokenizer = load_tokenizer(backbone)
+    tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     frame = task.train.sample(min(sample, len(task.train)), random_state=0)
     return [
         int(np.ceil(np.quantile(tokenize(tokenizer, frame[f].tolist(), most).lengths, 0.95)))
@@ -141,17 +179,12 @@ def lengths_of(row: Result) -> list[int]:
     return [int(n) for n in (row.read_lengths or "").split("+") if n]
 
 
-def vocabulary_of(texts: Texts) -> list[int]:
-    """The word pieces that occur in any field, sorted."""
-    return np.unique(np.concatenate([t.ids for t in texts.tokens])).tolist()  # type: ignore[no-any-return]
-
-
 def training_fields(config: TrainConfig, *fits: Fitted | None) -> dict[str, Any]:
     """The training group of a row: loss, alpha, and steps and seconds over all stages (a stage not run is None)."""
     done = [fit for fit in fits if fit]
     return {
         "loss": config.loss,
-        "alpha": {"hard": 1.0, "logits": 0.0, "mixed": config.alpha}[config.loss],
+        "alpha": config.alpha if config.loss != "hard" else 1.0,
         "steps": sum(fit.steps for fit in done),
         "train_seconds": sum(fit.seconds for fit in done),
         "stages": "+".join(str(number) for number, fit in enumerate(fits, 1) if fit)
@@ -162,12 +195,18 @@ def training_fields(config: TrainConfig, *fits: Fitted | None) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training cost and where it ended: optimiser steps, seconds of wall clock, last running loss, dtype of the encoder."""
+    """What a training cost and where it ended.
+
+    Attributes:
+        steps: of the optimiser. seconds: of wall clock. loss: last running mean. dtype: of the encoder's arithmetic.
+        dev: the dev metric after each epoch, where there was one to look at; the weights kept are those of the best.
+    """
 
     steps: int
     seconds: float
     loss: float
     dtype: str
+    dev: tuple[float, ...] = ()
 
 
 def outputs_for(classes: int) -> int:
@@ -175,32 +214,76 @@ def outputs_for(classes: int) -> int:
     return 1 if classes in (0, 2) else classes
 
 
-def fit(model: Any, data: Data, config: TrainConfig, *, what: str = "training") -> Fitted:
+def fit(
+    model: Any,
+    data: Data,
+    config: TrainConfig,
+    *,
+    what: str = "training",
+    dev: Data | None = None,
+    metric: str = "",
+) -> Fitted:
     """Train a network on rows, all of its parameters except the word-piece embeddings of a transformer (they are half of MiniLM's
     weights, most rows get no gradient in a short run, and updating them costs a tenth of each step).
+
+    Args:
+        dev: rows to look at after each of several epochs; the weights of the best by ``metric`` are kept. None keeps the last.
 
     Ctrl-C during training raises KeyboardInterrupt after the weights reached so far were left in ``model``.
     """
     require_targets(data, config)
     torch.manual_seed(config.seed)
     dtype = encoder_dtype(config.dtype)
-    parameters = trainable(model)
+    parameters = trainable(model, config)
     start_bias(model, data, config)
-    batches = list(batches_of(model, data, config))
+    epochs = list(epochs_of(model, data, config))
+    batches = [rows for epoch in epochs for rows in epoch]
+    ends = set(np.cumsum([len(epoch) for epoch in epochs]).tolist())
+    best = Best(metric, dev if len(epochs) > 1 else None)
     optimizer, schedule = optimizer_of(parameters, config, len(batches))
     begun, running = time.perf_counter(), float("nan")
     model.train()
-    for rows in progress.track(batches, what):
-        logits = logits_in(model, data.texts, rows, dtype)
-        loss = loss_of(logits, data, rows, config)
+    for step, rows in enumerate(progress.track(batches, what), 1):
+        loss = loss_of(logits_in(model, data.texts, rows, dtype), data, rows, config)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        if config.optimizer == "adamw":
+            nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         running = smooth(running, float(loss.detach()))
+        if step in ends:
+            best.look(model.eval())
+            model.train()
+    best.restore(model)
     model.eval()
-    return Fitted(len(batches), time.perf_counter() - begun, running, dtype)
+    return Fitted(len(batches), time.perf_counter() - begun, running, dtype, tuple(best.seen))
+
+
+class Best:
+    """The weights of the best epoch by a dev metric (higher is better); without dev rows it does nothing."""
+
+    def __init__(self, metric: str, dev: Data | None) -> None:
+        self.metric, self.dev = metric, dev
+        self.seen: list[float] = []
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def look(self, model: Any) -> None:
+        """Score dev and remember the weights if no earlier epoch was better. An undefined metric counts as the worst."""
+        if self.dev is None:
+            return
+        found = quality.evaluate([self.metric], self.dev.labels, predict(model, self.dev.texts, what=""))[
+            self.metric
+        ]
+        value = -np.inf if found is None else found
+        if not self.seen or value > max(self.seen):
+            self.weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+        self.seen.append(value)
+
+    def restore(self, model: Any) -> None:
+        """Put the remembered weights back."""
+        if self.weights:
+            model.load_state_dict(self.weights)
 
 
 def fit_head(
@@ -217,7 +300,7 @@ def fit_head(
     parameters = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
     start_bias(model, data, config)
     start_cosine(model, stored, data, config)
-    batches = list(batches_of(model, data, config))
+    batches = [rows for epoch in epochs_of(model, data, config) for rows in epoch]
     optimizer, schedule = optimizer_of(parameters, config, len(batches))
     begun, running = time.perf_counter(), float("nan")
     model.train()
@@ -277,7 +360,7 @@ def predict(
     """Raw logits of rows, float32 [rows, outputs]. Distinct texts are encoded once, in length-sorted batches."""
     if isinstance(model, Constant | TfIdf):
         return model.predict(texts)
-    chosen = encoder_dtype(dtype) if hasattr(model, "encoder") else "float32"
+    chosen = dtype_of(model) if dtype == "auto" else dtype
     fast = in_dtype(model, chosen)
     with torch.inference_mode():
         if isinstance(fast, CrossEncoder):
@@ -297,6 +380,11 @@ def predict(
                 for rows in parts
             ]
         )
+
+
+def dtype_of(model: Model) -> str:
+    """The dtype of the arithmetic that ``predict`` uses for a model, weights aside."""
+    return encoder_dtype("auto") if hasattr(model, "encoder") else "float32"
 
 
 def prepare_all(
@@ -393,7 +481,7 @@ def hash_of(*parts: Any) -> str:
     """A short hash of names and arrays."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part).encode())
+        digest.update(part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
@@ -463,6 +551,74 @@ def teacher_file(out: Path, run_id: str) -> Path:
     return Path(out) / "teacher" / f"{run_id}.npz"
 
 
+def part_of(frame: pd.DataFrame, share: float) -> np.ndarray:
+    """Positions of about that share of rows, whole groups; a smaller share's rows are among a larger one's."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share: expected more than 0 and at most 1, but got {share}")
+    codes = np.unique(frame["group"], return_inverse=True)[1]
+    place = np.random.default_rng(0).permutation(codes.max() + 1)[codes]
+    order = np.argsort(place, kind="stable")
+    wanted = max(1, round(share * len(frame)))
+    return np.flatnonzero(place <= place[order[wanted - 1]])
+
+
+def synthetic_logits(
+    out: Path, teacher_row: Result, task: Task, synthetic: pd.DataFrame, batch_size: int = 64
+) -> np.ndarray:
+    """The teacher's raw logits on synthetic rows, float32 [rows, outputs]; computed once per round and stored beside its others."""
+    parts = [np.zeros((0, outputs_for(len(task.classes))), np.float32)]
+    teacher: Any = None
+    for number, rows in synthetic.groupby("round"):
+        digest = hash_of(*(text for field in task.fields for text in rows[field]))
+        path = teacher_file(out, teacher_row.run_id).with_suffix("") / f"{digest}.npz"
+        with locked(path):
+            if not path.exists():
+                teacher = teacher or models.load(Path(out) / "rows" / teacher_row.run_id / "model")
+                data = read_rows(task, rows, models.tokenizer_of(teacher), teacher.read_lengths)
+                what = f"teacher on synthetic rows, round {number + 1}"
+                store_teacher_logits(
+                    path, digest, {"train": predict(teacher, data.texts, batch_size=batch_size, what=what)}
+                )
+            parts.append(load_teacher_logits(path, digest)["train"])
+    return np.concatenate(parts)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, so that of two runs that need it one computes it; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        yield
+
+
+def with_synthetic(
+    frame: pd.DataFrame,
+    logits: np.ndarray,
+    synthetic: pd.DataFrame,
+    made: np.ndarray,
+    labels: str = "teacher",
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Original and synthetic rows together, and the teacher's logits of both.
+
+    Args:
+        frame, logits: the original rows. synthetic, made: from ``augment.synthesize`` and ``synthetic_logits``.
+        labels: of synthetic rows: ``teacher`` takes the class it finds most likely (Tang et al. 2019, section 3.3, for unlabelled
+            rows; its score where labels are scores), ``source`` keeps the label of the row each was made of: no teacher is needed then.
+    """
+    if labels not in {"teacher", "source"}:
+        raise ValueError(f"synthetic_labels: expected teacher or source, but got {labels!r}")
+    columns = [c for c in frame.columns if c in synthetic.columns]
+    added = synthetic[columns].copy()
+    if labels == "teacher" and len(added):
+        found = made[:, 0] if frame["label"].dtype.kind == "f" else quality.predicted_class(made)
+        added["label"] = found.astype(frame["label"].dtype)
+    # A round's rows of one group stay together, apart from the other rounds'.
+    span = int(frame["group"].max()) + 1
+    added["group"] = added["group"].astype("int64") + span * (1 + synthetic["round"].astype("int64"))
+    together = pd.concat([frame[columns], added.astype(frame[columns].dtypes)], ignore_index=True)
+    return together, np.concatenate([logits, made])
+
+
 def store_teacher_logits(path: Path, fingerprint: str, logits: dict[str, np.ndarray]) -> Path:
     """Write the teacher's raw logits of each split, float32 [rows, outputs], with the fingerprint of the data they belong to."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -513,20 +669,41 @@ def require_targets(data: Data, config: TrainConfig) -> None:
         raise ValueError(
             f"loss {config.loss!r} needs teacher logits, but there are none: run 01_teacher first, or use loss 'hard'"
         )
+    if config.loss in {"soft", "kl"} and data.classes == 0:
+        raise ValueError(
+            f"loss {config.loss!r} compares probabilities of classes, but this task's labels are scores: use 'logits'"
+        )
     if len(data.texts) == 0:
         raise ValueError("training: expected rows, but there are none")
 
 
 def loss_of(logits: torch.Tensor, data: Data, rows: np.ndarray, config: TrainConfig) -> torch.Tensor:
-    """alpha * hard + (1 - alpha) * MSE on raw logits (Tang et al. 2019, equation 4); a mean over the rows."""
-    alpha = {"hard": 1.0, "logits": 0.0, "mixed": config.alpha}[config.loss]
+    """alpha * hard + (1 - alpha) * distance to the teacher (Tang et al. 2019, equation 4); a mean over the rows."""
+    alpha = 1.0 if config.loss == "hard" else config.alpha
     loss = torch.zeros(())
     if alpha > 0:
         loss = loss + alpha * hard_loss(logits, torch.from_numpy(np.asarray(data.labels[rows])), data.classes)
     if alpha < 1:
         assert data.teacher is not None
-        loss = loss + (1 - alpha) * F.mse_loss(logits, torch.from_numpy(data.teacher[rows]))
+        loss = loss + (1 - alpha) * soft_loss(logits, torch.from_numpy(data.teacher[rows]), config)
     return loss
+
+
+def soft_loss(logits: torch.Tensor, teacher: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+    """Distance of logits [rows, outputs] to the teacher's: MSE on raw logits, or cross-entropy or KL of probabilities at a temperature.
+
+    One logit is the log-odds of two classes: its probabilities are a sigmoid's.
+    """
+    if config.loss == "logits":
+        return F.mse_loss(logits, teacher)
+    t = config.temperature
+    if logits.shape[1] == 1:  # [z] as log-odds is the same as the two logits [0, z]
+        logits, teacher = F.pad(logits, (1, 0)), F.pad(teacher, (1, 0))
+    target = F.softmax(teacher / t, dim=1)
+    loss = F.cross_entropy(logits / t, target)
+    if config.loss == "kl":
+        loss = loss - torch.special.entr(target).sum(1).mean()
+    return t * t * loss
 
 
 def hard_loss(logits: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
@@ -546,17 +723,19 @@ def start_bias(model: Any, data: Data, config: TrainConfig) -> None:
             model.final_bias.fill_(float(target))
 
 
-def trainable(model: nn.Module) -> list[nn.Parameter]:
+def trainable(model: nn.Module, config: TrainConfig) -> list[nn.Parameter]:
     """All parameters that need gradients; a transformer's word-piece embeddings are switched off."""
     if hasattr(model, "encoder"):
         model.encoder.get_input_embeddings().weight.requires_grad_(False)  # type: ignore[operator, union-attr]
+    if isinstance(model, BiLSTM):
+        model.trained.sparse = config.optimizer == "adadelta"  # AdamW takes dense gradients only
     return [p for p in model.parameters() if p.requires_grad]
 
 
 def optimizer_of(parameters: list[nn.Parameter], config: TrainConfig, steps: int) -> tuple[Any, Any]:
     """The optimiser and its schedule: warm-up then linear decay for AdamW, constant for AdaDelta."""
     if config.optimizer == "adadelta":
-        optimizer: Any = torch.optim.Adadelta(parameters, lr=config.learning_rate, rho=0.95)
+        optimizer: Any = Adadelta(parameters, lr=config.learning_rate, rho=0.95)
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -567,23 +746,78 @@ def optimizer_of(parameters: list[nn.Parameter], config: TrainConfig, steps: int
     )
 
 
-def batches_of(model: Any, data: Data, config: TrainConfig) -> Iterator[np.ndarray]:
-    """Rows of each step: groups in random order; pairs of similar length together for a cross-encoder, whole groups together otherwise."""
+class Adadelta(torch.optim.Optimizer):
+    """AdaDelta (Zeiler 2012) that also takes sparse gradients, with the same result as torch's on the dense ones.
+
+    A word vector's row without a gradient only decays its two running means, by rho per step, and does not move. So a row's missed steps
+    are made up, exactly, when it is met again: a step costs what the batch's words cost, not what the vocabulary costs.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float = 1.0, rho: float = 0.95, eps: float = 1e-6
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "rho": rho, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.update(p, p.grad, group["lr"], group["rho"], group["eps"])
+
+    def update(self, p: torch.Tensor, grad: torch.Tensor, lr: float, rho: float, eps: float) -> None:
+        """Move one parameter, or the rows of it that a sparse gradient names."""
+        state = self.state[p]
+        if not state:
+            state["step"] = 0
+            state["square"], state["moved"] = torch.zeros_like(p), torch.zeros_like(p)
+            state["met"] = torch.zeros(len(p), dtype=torch.int64, device=p.device) if grad.is_sparse else None
+        state["step"] += 1
+        if not grad.is_sparse:
+            state["square"].mul_(rho).addcmul_(grad, grad, value=1 - rho)
+            delta = (state["moved"] + eps).sqrt_().div_((state["square"] + eps).sqrt_()).mul_(grad)
+            state["moved"].mul_(rho).addcmul_(delta, delta, value=1 - rho)
+            p.sub_(delta, alpha=lr)
+            return
+        grad = grad.coalesce()
+        rows, g = grad.indices()[0], grad.values()
+        missed = (state["step"] - 1 - state["met"][rows]).to(p.dtype)[:, None]
+        state["met"][rows] = state["step"]
+        square = state["square"][rows] * rho ** (missed + 1) + (1 - rho) * g * g
+        moved = state["moved"][rows] * rho**missed
+        delta = g * ((moved + eps) / (square + eps)).sqrt()
+        state["square"][rows] = square
+        state["moved"][rows] = rho * moved + (1 - rho) * delta * delta
+        p.index_add_(0, rows, delta, alpha=-lr)
+
+
+def epochs_of(model: Any, data: Data, config: TrainConfig) -> Iterator[list[np.ndarray]]:
+    """The rows of each step, epoch by epoch: groups in random order, each once before any comes again.
+
+    Texts of similar length come together for a cross-encoder and for single texts in a BiLSTM; else whole groups do.
+    """
     random = np.random.default_rng(config.seed)
     members = np.split(
         np.argsort(data.groups, kind="stable"),
         np.flatnonzero(np.diff(np.sort(data.groups, kind="stable"))) + 1,
     )
-    left = config.epochs
+    of_all = len(members) * (config.epoch_rows / len(data.groups) if config.epoch_rows else 1)
+    left, queue = config.epochs, np.empty(0, np.int64)
     while left > 1e-9:
-        order = random.permutation(len(members))[: max(1, round(min(1.0, left) * len(members)))]
-        rows = np.concatenate([members[i] for i in order])
+        wanted = max(1, round(min(1.0, left) * of_all))
+        while len(queue) < wanted:
+            queue = np.concatenate([queue, random.permutation(len(members))])
+        rows = np.concatenate([members[i] for i in queue[:wanted]])
+        queue = queue[wanted:] if config.epoch_rows else queue[:0]
         if isinstance(model, CrossEncoder):
-            yield from similar_lengths(
-                model.pair_lengths(data.texts), random.permutation(rows), config.batch_size, random
-            )
+            lengths = model.pair_lengths(data.texts)
+            yield list(similar_lengths(lengths, random.permutation(rows), config.batch_size, random))
+        elif isinstance(model, BiLSTM) and len(data.texts.tokens) == 1:
+            lengths = data.texts.tokens[0].lengths[data.texts.index[:, 0]]
+            yield list(similar_lengths(lengths, rows, config.batch_size, random))
         else:
-            yield from (rows[i : i + config.batch_size] for i in range(0, len(rows), config.batch_size))
+            yield [rows[i : i + config.batch_size] for i in range(0, len(rows), config.batch_size)]
         left -= 1
 
 
@@ -612,7 +846,8 @@ class Step(nn.Module):
         prepared = []
         for field, tokens in enumerate(texts.tokens):
             distinct, place = np.unique(texts.index[rows, field], return_inverse=True)
-            batches = [distinct[part] for part in length_sorted(tokens.lengths[distinct], SUB_BATCH)]
+            size = LSTM_SUB_BATCH if isinstance(self.model, BiLSTM) else SUB_BATCH
+            batches = [distinct[part] for part in length_sorted(tokens.lengths[distinct], size)]
             prepared.append(gather(prepare_batches(self.model, tokens, field, batches), place))
         return self.model.combine(*prepared)
 

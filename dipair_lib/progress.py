@@ -18,10 +18,13 @@ FILE_VARIABLE = (
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items and show how many are done and how long the rest will take.
+    """Yield the items and show how many are done and how long the rest will take; without a name (``what``) nothing is shown.
 
     Under a suite (``DIPAIR_PROGRESS`` names a file) no bar is drawn; the file holds ``{"what", "done", "total", "eta_s"}`` instead.
     """
+    if not what:
+        yield from items
+        return
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     if not os.environ.get(FILE_VARIABLE):

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import distill, models, quality
+from dipair_lib import distill, models, quality, results
 from dipair_lib.distill import Data, TrainConfig
 from dipair_lib.models.tokens import read
+from dipair_lib.tasks import Task
 
 LENGTHS = (10, 14)
 
@@ -45,16 +46,41 @@ class TestLosses:
         loss = distill.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss="hard"))
         assert float(loss) == pytest.approx((np.log1p(np.exp(-1)) + np.log1p(np.exp(3))) / 2)
 
-    def test_mixed_weighs_the_labels_by_alpha(self) -> None:
-        one, two, both = (
-            float(
-                distill.loss_of(
-                    self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss=name, alpha=0.25)
-                )
+    @pytest.mark.parametrize("name", ["logits", "soft", "kl"])
+    def test_alpha_weighs_the_labels(self, name: str) -> None:
+        def loss(**settings: Any) -> float:
+            return float(
+                distill.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(**settings))
             )
-            for name in ("hard", "logits", "mixed")
-        )
-        assert both == pytest.approx(0.25 * one + 0.75 * two)
+
+        both = 0.25 * loss(loss="hard") + 0.75 * loss(loss=name)
+        assert loss(loss=name, alpha=0.25) == pytest.approx(both)
+
+    def test_soft_cross_entropy_of_the_log_odds_by_hand(self) -> None:
+        # Teacher's probabilities of class 1 at T = 2: 1/2 and 1 / (1 + e^-1/2); the student's 1 / (1 + e^-1/2) and 1 / (1 + e^-3/2).
+        target, own = 1 / (1 + np.exp([0, -0.5])), 1 / (1 + np.exp([-0.5, -1.5]))
+        expected = 4 * np.mean(-target * np.log(own) - (1 - target) * np.log(1 - own))
+        config = TrainConfig(loss="soft", temperature=2)
+        loss = distill.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), config)
+        assert float(loss) == pytest.approx(expected)
+
+    def test_kl_is_zero_at_the_teacher_and_has_the_gradient_of_soft(self) -> None:
+        data = Data(None, np.zeros(2), np.arange(2), 3, np.array([[0, 1, 2], [3, 0, 0]], np.float32))  # type: ignore[arg-type]
+        gradients = {}
+        for name in ("soft", "kl"):
+            logits = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0]], requires_grad=True)
+            distill.loss_of(logits, data, np.arange(2), TrainConfig(loss=name, temperature=3)).backward()
+            gradients[name] = logits.grad
+            at_teacher = distill.loss_of(
+                torch.from_numpy(data.teacher), data, np.arange(2), TrainConfig(loss=name)
+            )  # type: ignore[arg-type]
+            assert (float(at_teacher) == pytest.approx(0, abs=1e-6)) == (name == "kl")
+        torch.testing.assert_close(gradients["soft"], gradients["kl"])
+
+    def test_probabilities_of_scores_are_refused(self, data: Data) -> None:
+        scores = replace(data, classes=0)
+        with pytest.raises(ValueError, match="loss 'kl' compares probabilities of classes"):
+            distill.fit(None, scores, TrainConfig(loss="kl"))
 
     def test_scores_by_squared_error(self) -> None:
         loss = distill.loss_of(self.logits, self.data([0.5, 3.0], 0), np.arange(2), TrainConfig(loss="hard"))
@@ -183,13 +209,24 @@ class TestStages:
 
 class TestBatches:
     def test_every_row_once_an_epoch_and_groups_together(self, tiny_backbone: str, data: Data) -> None:
-        batches = list(distill.batches_of(student(tiny_backbone), data, TrainConfig(batch_size=30)))
+        (batches,) = distill.epochs_of(student(tiny_backbone), data, TrainConfig(batch_size=30))
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(data.labels)))
         assert all(len(np.unique(data.groups[b])) == 10 for b in batches)
 
     def test_half_an_epoch_is_half_of_the_groups(self, tiny_backbone: str, data: Data) -> None:
-        rows = np.concatenate(list(distill.batches_of(student(tiny_backbone), data, TrainConfig(epochs=0.5))))
+        rows = np.concatenate(*distill.epochs_of(student(tiny_backbone), data, TrainConfig(epochs=0.5)))
         assert len(np.unique(data.groups[rows])) == len(np.unique(data.groups)) // 2
+
+    def test_epoch_rows_fix_the_steps_and_every_row_comes_before_any_comes_again(
+        self, tiny_backbone: str, data: Data
+    ) -> None:
+        config = TrainConfig(epochs=6, epoch_rows=20, batch_size=10)
+        epochs = [
+            np.concatenate(batches) for batches in distill.epochs_of(student(tiny_backbone), data, config)
+        ]
+        assert [len(rows) for rows in epochs] == [21] * 6  # groups of 3: 20 rows are 6.67 groups, taken as 7
+        seen = np.concatenate(epochs)
+        assert len(np.unique(seen[:120])) == 120
 
     def test_prediction_does_not_depend_on_the_batch_size(self, tiny_backbone: str, data: Data) -> None:
         for model in (student(tiny_backbone), models.CrossEncoder(tiny_backbone, LENGTHS)):
@@ -221,7 +258,10 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("setting", "message"),
         [
-            ({"loss": "kl"}, "loss: expected one of hard, logits, mixed"),
+            ({"loss": "mse"}, "loss: expected one of hard, logits, soft, kl"),
+            ({"temperature": 0}, "temperature: expected more than 0"),
+            ({"epoch_rows": -1}, "epoch_rows: expected 0"),
+            ({"alpha": -0.1}, "alpha: expected 0 to 1"),
             ({"alpha": 1.5}, "alpha: expected 0 to 1"),
             ({"epochs": 0}, "epochs: expected more than 0"),
             ({"optimizer": "sgd"}, "optimizer: expected adamw or adadelta"),
@@ -234,3 +274,162 @@ class TestConfig:
     def test_an_unknown_dtype_is_refused(self) -> None:
         with pytest.raises(ValueError, match="expected auto, float32 or bfloat16, but got 'fp8'"):
             distill.encoder_dtype("fp8")
+
+
+class TestAdadelta:
+    def test_sparse_rows_move_as_torchs_dense_ones_do(self) -> None:
+        """A row missed for some steps has decayed by as many when it is met again."""
+        torch.manual_seed(0)
+        dense = torch.nn.Embedding(12, 3)
+        sparse = torch.nn.Embedding(12, 3, sparse=True)
+        sparse.load_state_dict(dense.state_dict())
+        optimizers = (
+            torch.optim.Adadelta(dense.parameters(), lr=1.0, rho=0.95),
+            distill.Adadelta(sparse.parameters()),
+        )
+        for step in range(60):
+            rows = torch.randint(0, 12, (3,)) if step % 9 else torch.tensor([1, 1, 2])
+            for table, optimizer in zip((dense, sparse), optimizers, strict=True):
+                optimizer.zero_grad()
+                (table(rows) ** 2).sum().backward()
+                optimizer.step()
+        torch.testing.assert_close(dense.weight, sparse.weight, atol=1e-6, rtol=1e-5)
+
+    def test_dense_parameters_as_torch(self) -> None:
+        torch.manual_seed(0)
+        one, two = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+        two.load_state_dict(one.state_dict())
+        optimizers = (
+            torch.optim.Adadelta(one.parameters(), lr=0.5, rho=0.95),
+            distill.Adadelta(two.parameters(), lr=0.5),
+        )
+        for _ in range(20):
+            x = torch.randn(5, 4)
+            for layer, optimizer in zip((one, two), optimizers, strict=True):
+                optimizer.zero_grad()
+                layer(x).square().sum().backward()
+                optimizer.step()
+        torch.testing.assert_close(one.weight, two.weight)
+
+
+def words_student(frame: pd.DataFrame) -> tuple[models.BiLSTM, Any]:
+    torch.manual_seed(0)
+    vocabulary = sorted({w for text in frame["query"] for w in text.split()})
+    return models.BiLSTM(vocabulary, (30,), width=8, hidden=12, fc=10), models.WordTokenizer(vocabulary)
+
+
+def sentences(pairs: pd.DataFrame, split: slice) -> tuple[pd.DataFrame, Task]:
+    """Single texts: is "red" in it?"""
+    frame = pd.DataFrame(
+        {"query": [f"{q} {p}" for q, p in zip(pairs["query"], pairs["passage"], strict=True)][split]}
+    )
+    frame["label"] = frame["query"].str.contains("red").astype("int64")
+    frame["group"] = np.arange(len(frame))
+    return frame, Task(
+        "t", ("query",), "classes", ("no", "yes"), ("accuracy",), frame, frame, frame, False, "f" * 64
+    )
+
+
+class TestBestEpoch:
+    def test_the_weights_of_the_best_epoch_on_dev_are_kept(self, pairs: pd.DataFrame) -> None:
+        frame, task = sentences(pairs, slice(None))
+        model, tokenizer = words_student(frame)
+        data = distill.read_rows(task, frame[:80], tokenizer, [30])
+        dev = distill.read_rows(task, frame[80:], tokenizer, [30])
+        config = TrainConfig(optimizer="adadelta", learning_rate=1.0, epochs=30, batch_size=10, loss="hard")
+        fitted = distill.fit(model, data, config, dev=dev, metric="accuracy")
+        assert len(fitted.dev) == 30
+        assert min(fitted.dev) < max(fitted.dev)
+        found = quality.evaluate(["accuracy"], dev.labels, distill.predict(model, dev.texts))["accuracy"]
+        assert found == pytest.approx(max(fitted.dev))
+
+    def test_one_epoch_needs_no_look_at_dev(self, pairs: pd.DataFrame) -> None:
+        frame, task = sentences(pairs, slice(30))
+        model, tokenizer = words_student(frame)
+        data = distill.read_rows(task, frame, tokenizer, [9])
+        config = TrainConfig(optimizer="adamw", learning_rate=1e-2, epochs=1, loss="hard")
+        assert distill.fit(model, data, config, dev=data, metric="accuracy").dev == ()
+
+
+class TestSyntheticRows:
+    def source(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        frame = pd.DataFrame({"query": ["a b", "c d"], "label": [1, 0], "group": [4, 7]})
+        made = pd.DataFrame(
+            {
+                "query": ["a [MASK]", "c", "b"],
+                "label": [1, 0, 1],
+                "group": [4, 7, 4],
+                "source": [0, 1, 0],
+                "round": [0, 0, 1],
+            }
+        )
+        return frame, made
+
+    @pytest.mark.parametrize(
+        ("labels", "expected"), [("teacher", [1, 0, 0, 1, 0]), ("source", [1, 0, 1, 0, 1])]
+    )
+    def test_joined_with_the_originals(self, labels: str, expected: list[int]) -> None:
+        frame, made = self.source()
+        own, new = np.array([[3.0], [-3.0]], np.float32), np.array([[-0.1], [0.1], [-2.0]], np.float32)
+        rows, logits = distill.with_synthetic(frame, own, made, new, labels)
+        assert rows["query"].tolist() == ["a b", "c d", "a [MASK]", "c", "b"]
+        assert rows["label"].tolist() == expected
+        assert rows["group"].tolist() == [
+            4,
+            7,
+            12,
+            15,
+            20,
+        ]  # a round's rows of one group stay apart from the other rounds'
+        np.testing.assert_array_equal(logits, np.concatenate([own, new]))
+
+    def test_several_classes_take_the_largest_logit_and_scores_the_value(self) -> None:
+        frame, made = self.source()
+        three = np.array([[0, 2, 1], [1, 0, 0], [0, 0, 3]], np.float32)
+        rows, _ = distill.with_synthetic(frame, np.zeros((2, 3), np.float32), made, three)
+        assert rows["label"].tolist() == [1, 0, 1, 0, 2]
+        scores, _ = distill.with_synthetic(
+            frame.astype({"label": "float32"}), np.zeros((2, 1), np.float32), made, three[:, 1:2]
+        )
+        assert scores["label"].tolist() == [1, 0, 2, 0, 0]
+
+    def test_unknown_labels_are_refused(self) -> None:
+        frame, made = self.source()
+        with pytest.raises(ValueError, match="synthetic_labels: expected teacher or source, but got 'none'"):
+            distill.with_synthetic(frame, np.zeros((2, 1)), made, np.zeros((3, 1)), "none")
+
+    def test_the_teacher_labels_a_round_once(
+        self, tiny_backbone: str, tmp_path: Path, pairs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        frame, task = sentences(pairs, slice(12))
+        torch.manual_seed(0)
+        teacher = models.CrossEncoder(tiny_backbone, (9,))
+        row = results.Result(
+            run_id="01_teacher-1.teacher", created_utc="", notebook="01_teacher", suite="s", task="t", split="test",
+            model="teacher", family="cross-encoder", metric="accuracy",
+        )  # fmt: skip
+        models.save(teacher, results.row_folder(tmp_path, row.run_id) / "model")
+        made = pd.concat([frame.assign(round=0), frame[:5].assign(round=1)], ignore_index=True)
+        first = distill.synthetic_logits(tmp_path, row, task, made)
+        data = distill.read_rows(task, made, tiny_backbone, [9])
+        np.testing.assert_allclose(first, distill.predict(teacher, data.texts), atol=1e-5)
+        monkeypatch.setattr(models, "load", lambda *_: pytest.fail("computed again"))
+        np.testing.assert_array_equal(distill.synthetic_logits(tmp_path, row, task, made), first)
+        np.testing.assert_array_equal(distill.synthetic_logits(tmp_path, row, task, made[:12]), first[:12])
+
+    def test_a_smaller_share_is_part_of_a_larger_one(self, pairs: pd.DataFrame) -> None:
+        small, large, whole = (set(distill.part_of(pairs, s).tolist()) for s in (0.1, 0.5, 1.0))
+        assert small < large < whole == set(range(len(pairs)))
+        assert len(small) == 12
+        assert pairs.loc[sorted(small), "group"].value_counts().eq(3).all()  # whole groups
+        with pytest.raises(ValueError, match="share: expected more than 0 and at most 1, but got 0"):
+            distill.part_of(pairs, 0)
+
+    def test_a_teacher_of_other_labels_is_refused(self, tiny_backbone: str, pairs: pd.DataFrame) -> None:
+        _, task = sentences(pairs, slice(12))
+        logits = dict.fromkeys(("train", "dev", "test"), np.zeros((12, 3), np.float32))
+        with pytest.raises(
+            distill.TeacherError,
+            match="expected 1 per row for the labels no, yes, but got 3: the teacher has other",
+        ):
+            distill.read_splits(task, tiny_backbone, [9], logits)

@@ -8,68 +8,72 @@ from typing import Any
 import torch
 from torch import nn
 
-from .backbone import EMBEDDED, load_backbone
 from .heads import CompareHead, Kept, Prepared
+from .words import FIRST, SPREAD, WIDTH, WordTokenizer
 
 
 class BiLSTM(nn.Module):
-    """Single-layer BiLSTM, last forward and backward states, no attention, no layer norm (Tang et al. 2019, section 3.1).
+    """Single-layer BiLSTM over words, last forward and backward states, no attention, no layer norm (Tang et al. 2019, section 3.1).
 
-    Two channels of word vectors, one frozen, one trained (as in the paper). Here the vectors are the backbone's own word-piece embeddings,
-    reduced to ``width`` by PCA, instead of the paper's word2vec, so that nothing has to be downloaded.
+    Two channels of word vectors, one frozen, one trained. One text goes to the fully connected layer as it is, several are compared as
+    [h1, h2, h1*h2, |h1-h2|] (siamese: one LSTM for all fields). Different from the paper: two classes have one logit, their log-odds.
 
     Args:
-        vocabulary: word-piece ids that have a vector of their own (those of the training split); all others share one.
-        backbone: whose tokenizer and embeddings are used.
-        read_lengths: word pieces read of each field.
+        words: the vocabulary, lower case; every other word shares one vector with [MASK].
+        read_lengths: words read of each field.
         width: of a word vector. hidden: of one direction's state. fc: of the layer after it (paper: 150 or 300, and 200 or 400).
-        outputs: logits per pair.
-        vectors: load the backbone's embeddings; False leaves them to be loaded from a file.
+        outputs: logits per row.
+        table: float32 [words, width], vectors to start both channels from; None starts at random (or leaves them to be loaded).
     """
 
     kind = "bilstm"
-    position: torch.Tensor
 
     def __init__(
         self,
-        vocabulary: Sequence[int],
-        backbone: str = EMBEDDED,
-        read_lengths: Sequence[int] = (32, 128),
-        width: int = 300,
+        words: Sequence[str],
+        read_lengths: Sequence[int] = (64,),
+        width: int = WIDTH,
         hidden: int = 150,
         fc: int = 200,
         outputs: int = 1,
-        vectors: bool = True,
+        table: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.settings = {
-            "vocabulary": [int(v) for v in vocabulary],
-            "backbone": backbone,
+        if table is not None and tuple(table.shape) != (len(words), width):
+            raise ValueError(
+                f"table: expected shape [{len(words)}, {width}] (words, width), but got {list(table.shape)}"
+            )
+        self.settings: dict[str, Any] = {
+            "words": list(words),
             "read_lengths": list(read_lengths),
             "width": width,
             "hidden": hidden,
             "fc": fc,
             "outputs": outputs,
         }
-        table = torch.randn(len(vocabulary) + 2, width) * 0.1
-        if vectors:
-            table[2:] = reduced_embeddings(backbone, self.settings["vocabulary"], width)  # type: ignore[arg-type]
-        table[0] = 0
-        self.frozen = nn.Embedding.from_pretrained(table.clone(), freeze=True)
-        self.trained = nn.Embedding.from_pretrained(table, freeze=False)
-        self.register_buffer("position", positions(self.settings["vocabulary"]), persistent=False)  # type: ignore[arg-type]
-        self.ahead = nn.LSTM(2 * width, hidden, batch_first=True)
-        self.back = nn.LSTM(2 * width, hidden, batch_first=True)
+        vectors = SPREAD * torch.randn(len(words) + FIRST, width)
+        vectors[0] = 0
+        if table is not None:
+            vectors[FIRST:] = table
+        self.frozen = nn.Embedding.from_pretrained(vectors.clone(), freeze=True)
+        self.trained = nn.Embedding.from_pretrained(vectors, freeze=False, sparse=True)
+        self.lstm = nn.LSTM(2 * width, hidden, batch_first=True, bidirectional=True)
         self.head = CompareHead(2 * hidden, len(read_lengths), fc, outputs)
+        self.folded: tuple[list[int], torch.Tensor] = ([], torch.empty(0))
 
     @property
     def config(self) -> dict[str, Any]:
         """Everything that builds this architecture again, as JSON values."""
-        return {**self.settings, "vectors": False}
+        return self.settings
 
     @property
     def read_lengths(self) -> list[int]:
-        return self.settings["read_lengths"]  # type: ignore[return-value]
+        return self.settings["read_lengths"]  # type: ignore[no-any-return]
+
+    @property
+    def tokenizer(self) -> WordTokenizer:
+        """Texts to the ids of this model's words."""
+        return WordTokenizer(self.settings["words"])
 
     @property
     def final_bias(self) -> nn.Parameter:
@@ -77,22 +81,80 @@ class BiLSTM(nn.Module):
         return self.head.output.bias
 
     def encode(self, ids: torch.Tensor, mask: torch.Tensor, field: int) -> Kept:
-        """Once per text: ids, mask [texts, tokens] -> the last states of both directions as Kept [texts, 1, 2 * hidden].
+        """Once per text: ids, mask [texts, words] -> the last states of both directions as Kept [texts, 1, 2 * hidden]."""
+        if self.training or torch.is_grad_enabled():
+            state = self.trained_states(ids, mask)
+        else:
+            state = self.states(self.look_up(ids, mask), mask.sum(1))
+        return Kept(state[:, None], torch.ones((len(ids), 1), dtype=torch.bool, device=ids.device))
 
-        Each direction runs over the padded batch and is read at the text's own last token; the backward direction reads each text
-        reversed within its own length. So padding never enters a state that is read, and the fast padded kernel can be used.
+    def trained_states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """ids, mask [texts, words] -> last states [texts, 2 * hidden], with gradients: torch's own LSTM over the padded batch.
+
+        Padding never enters a state that is read: the forward direction is read at each text's last word; the backward direction
+        runs over the text reversed within its own length, as a second batch through the other direction's weights.
         """
-        known = self.position[ids.clamp(max=len(self.position) - 1)] * mask
-        x = torch.cat([self.frozen(known), self.trained(known)], dim=-1)
+        x = torch.cat([self.frozen(ids), self.trained(ids)], dim=-1)
         lengths = mask.sum(1)
-        steps = torch.arange(ids.shape[1], device=ids.device)[None, :]
-        reverse = (lengths[:, None] - 1 - steps).clamp(min=0)
-        last = (lengths - 1).clamp(min=0)
         rows = torch.arange(len(ids), device=ids.device)
-        forward = self.ahead(x)[0][rows, last]
-        backward = self.back(x[rows[:, None], reverse])[0][rows, last]
-        state = torch.cat([forward, backward], dim=-1)[:, None]
-        return Kept(state, torch.ones(state.shape[:2], dtype=torch.bool, device=ids.device))
+        ahead, back = self.directions()
+        last = (lengths - 1).clamp(min=0)
+        forward = run(x, ahead, self.settings["hidden"])[rows, last]
+        backward = run(
+            x[rows[:, None], reversed_within(lengths, ids.shape[1])], back, self.settings["hidden"]
+        )[rows, last]
+        return torch.cat([forward, backward], dim=-1)
+
+    def directions(self) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """The LSTM's weights [w_ih, w_hh, b_ih, b_hh] forward and backward, in torch's gate order: input, forget, cell, output."""
+        ahead, back = self.lstm.all_weights
+        return ahead, back
+
+    def look_up(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Inference only: ids, mask [texts, words] -> the input's share of all gates, [2, words, texts, 4 * hidden].
+
+        A word's input product does not depend on its place, so it is computed once per word of the vocabulary, not once per word of a
+        text: exact, and it takes four fifths of the LSTM's arithmetic out of every text. The backward direction reads reversed texts.
+        """
+        table = self.gates()
+        lengths = mask.sum(1)
+        rows = torch.arange(len(ids), device=ids.device)
+        back = ids[rows[:, None], reversed_within(lengths, ids.shape[1])]
+        return torch.stack([table[0][ids.T], table[1][back.T]])
+
+    def states(self, gates: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Inference only: gates from ``look_up``, lengths int64 [texts] -> last states [texts, 2 * hidden].
+
+        Texts are taken longest first and leave the batch after their last word: no step is spent on padding.
+        """
+        hidden = self.settings["hidden"]
+        order = torch.argsort(lengths, descending=True, stable=True)
+        alive = (lengths[:, None] > torch.arange(gates.shape[1], device=lengths.device)).sum(0).tolist()
+        recurrent = torch.stack([weights[1].T for weights in self.directions()])
+        gates = gates if bool((order[1:] > order[:-1]).all()) else gates[:, :, order]
+        h, c = gates.new_zeros(2, 2, len(lengths), hidden)
+        for step, n in enumerate(alive):
+            if n == 0:
+                break
+            a = torch.baddbmm(gates[:, step, :n], h[:, :n], recurrent)
+            keep, cell, out = a[..., : 2 * hidden], a[..., 2 * hidden : 3 * hidden], a[..., 3 * hidden :]
+            keep.sigmoid_()
+            c[:, :n] = torch.addcmul(keep[..., hidden:] * c[:, :n], keep[..., :hidden], cell.tanh_())
+            h[:, :n] = out.sigmoid_() * torch.tanh(c[:, :n])
+        last = torch.empty(len(lengths), 2 * hidden, dtype=h.dtype, device=h.device)
+        last[order] = torch.cat([h[0], h[1]], dim=-1)
+        return last
+
+    def gates(self) -> torch.Tensor:
+        """[2, words + 2, 4 * hidden]: each word vector through the input weights and biases of both directions; kept until they change."""
+        parts = [self.frozen.weight, self.trained.weight, *(w for d in self.directions() for w in d)]
+        versions = [number for p in parts for number in (p._version, p.data_ptr())]
+        if self.folded[0] != versions:
+            with torch.no_grad():
+                x = torch.cat([self.frozen.weight, self.trained.weight], dim=-1)
+                table = torch.stack([x @ w.T + (b + c) for w, _, b, c in self.directions()])
+            self.folded = (versions, table)
+        return self.folded[1]
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
         return self.head.prepare(kept, field)
@@ -101,26 +163,17 @@ class BiLSTM(nn.Module):
         return self.head.combine(*prepared)
 
     def score(self, *kept: Kept) -> torch.Tensor:
-        """Logits [pairs, outputs] of aligned texts."""
+        """Logits [rows, outputs] of aligned texts."""
         return self.combine(*(self.prepare(k, field) for field, k in enumerate(kept)))
 
 
-def positions(vocabulary: Sequence[int]) -> torch.Tensor:
-    """int64 [largest id + 2]: row of each word piece in the tables; 0 is padding, 1 any other word piece."""
-    table = torch.ones(max(vocabulary, default=0) + 2, dtype=torch.int64)
-    table[torch.as_tensor(vocabulary, dtype=torch.int64)] = torch.arange(2, len(vocabulary) + 2)
-    return table
+def run(x: torch.Tensor, weights: Sequence[torch.Tensor], hidden: int) -> torch.Tensor:
+    """One direction of a one-layer LSTM over a padded batch: x [texts, words, width] -> states [texts, words, hidden]."""
+    start = x.new_zeros(1, len(x), hidden)
+    return torch.lstm(x, (start, start), list(weights), True, 1, 0.0, False, False, True)[0]
 
 
-def reduced_embeddings(backbone: str, vocabulary: Sequence[int], width: int) -> torch.Tensor:
-    """The backbone's word-piece embeddings of a vocabulary, centred and reduced to ``width`` by PCA, scaled to unit variance overall."""
-    model: Any = load_backbone(backbone)
-    table = (
-        model.get_input_embeddings().weight.detach()[torch.as_tensor(vocabulary, dtype=torch.int64)].float()
-    )
-    table = table - table.mean(0)
-    _, axes = torch.linalg.eigh(table.T @ table)
-    reduced = table @ axes.flip(1)[:, :width]
-    if reduced.shape[1] < width:  # a backbone narrower than asked for: the rest stays zero
-        reduced = nn.functional.pad(reduced, (0, width - reduced.shape[1]))
-    return reduced / reduced.std().clamp(min=1e-6)
+def reversed_within(lengths: torch.Tensor, width: int) -> torch.Tensor:
+    """int64 [texts, width]: position of each text's words from last to first; what lies past its length repeats the first."""
+    steps = torch.arange(width, device=lengths.device)[None, :]
+    return (lengths[:, None] - 1 - steps).clamp(min=0)

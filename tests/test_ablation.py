@@ -1,0 +1,144 @@
+"""The comparison of 02_bilstm's students: cells by what was trained, gains by hand, intervals that hold seeds and test rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dipair_lib import ablation, results
+from dipair_lib.ablation import Cell
+
+PARAMETERS = {
+    "task": "t", "out": "x", "share": 1.0, "vectors": "backbone", "loss": "hard", "alpha": 0.0, "temperature": 1.0, "augment": "none",
+    "n_iter": 1, "synthetic_labels": "source", "hidden": 150, "epochs": 4.0, "seed": 0, "n_seeds": 2, "clock": "none", "threads": 0,
+}  # fmt: skip
+N = 200
+
+
+def student(folder: Path, seed: int, right: float, **parameters: Any) -> None:
+    """Store a student of which the first ``right`` share of its test rows, shifted by the seed, is classified correctly."""
+    p = {**PARAMETERS, **parameters}
+    name = ablation.name_of(p)
+    labels = np.arange(N) % 2
+    correct = (np.arange(N) + 7 * seed) % N < right * N
+    logits = np.where(correct == (labels == 1), 1.0, -1.0)[:, None]
+    row = results.Result(
+        run_id=f"02_bilstm-{results.slug(name)}.s{seed}", created_utc="", notebook="02_bilstm", suite="s", task="t", split="test",
+        n_examples=N, n_train=50, n_synthetic=0, model=name, family="bilstm", metric="accuracy", quality=right, seed=seed,
+        parameters=json.dumps(p), data_sha256="d",
+    )  # fmt: skip
+    results.save_result(folder, row, logits, labels, np.arange(N))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed in (0, 1):
+        student(tmp_path, seed, 0.6)
+        student(tmp_path, seed, 0.7 + 0.1 * seed, loss="logits")
+        student(tmp_path, seed, 0.65, augment="all")
+        student(tmp_path, seed, 0.85, augment="all", loss="logits")
+    return tmp_path
+
+
+class TestCells:
+    def test_what_does_not_change_the_student_does_not_part_cells(self) -> None:
+        plain = Cell.of(PARAMETERS)
+        assert plain == Cell.of(
+            {**PARAMETERS, "n_iter": 9, "alpha": 0.5, "threads": 3, "synthetic_labels": "teacher", "seed": 4}
+        )
+        assert plain != Cell.of({**PARAMETERS, "hidden": 300})
+        assert Cell.of({**PARAMETERS, "augment": "all"}) != Cell.of(
+            {**PARAMETERS, "augment": "all", "synthetic_labels": "teacher"}
+        )
+
+    def test_names_tell_cells_apart(self) -> None:
+        def name(**changes: Any) -> str:
+            return ablation.name_of({**PARAMETERS, **changes})
+
+        assert name() == "BiLSTM 150 (hard)"
+        assert (
+            name(loss="logits", augment="all", n_iter=20, share=0.05)
+            == "BiLSTM 150 (logits, all x20, 5 % of rows)"
+        )
+        assert name(loss="logits", alpha=0.5) == "BiLSTM 150 (logits + 0.5 labels)"
+        assert (
+            name(augment="pos", synthetic_labels="teacher") == "BiLSTM 150 (hard, pos x1, teacher's classes)"
+        )
+        assert (
+            name(loss="kl", temperature=3.0, vectors="/data/glove.6B.300d.txt")
+            == "BiLSTM 150 (kl T=3, glove.6B.300d.txt vectors)"
+        )
+
+
+class TestGains:
+    def test_by_hand(self, folder: Path) -> None:
+        table = ablation.gains(folder, "t", n_boot=200).set_index("gain")
+        assert table.loc["distillation alone: logits, not labels", "points"] == pytest.approx(
+            15.0
+        )  # mean of 10 and 20
+        assert table.loc["augmentation alone: all three rules", "points"] == pytest.approx(5.0)
+        assert table.loc["on top of distillation: all three rules", "points"] == pytest.approx(10.0)
+        assert table.loc["both together: what the paper reports", "points"] == pytest.approx(25.0)
+        assert (table["seeds"] == 2).all()
+        assert (table["low"] <= table["points"]).all()
+        assert (table["points"] <= table["high"]).all()
+        assert "augmentation alone: masked words" not in table.index
+
+    def test_a_gain_of_the_same_rows_has_a_narrower_interval_than_its_parts(self, folder: Path) -> None:
+        study = ablation.load(folder, "t", n_boot=500)
+        plain, more = Cell.of(PARAMETERS), Cell.of({**PARAMETERS, "augment": "all"})
+        _, low, high = study.contrast({more: 1, plain: -1})
+        _, own_low, own_high = study.mean(plain)
+        assert 0 < high - low < own_high - own_low
+
+    def test_seeds_widen_the_interval(self, folder: Path) -> None:
+        """Qualities .7 and .8 of two seeds: the interval of their mean is wider than that of two equal seeds."""
+        study = ablation.load(folder, "t", n_boot=500)
+        apart, alike = (
+            study.mean(Cell.of({**PARAMETERS, "loss": "logits", "augment": a})) for a in ("none", "all")
+        )
+        assert apart[2] - apart[1] > alike[2] - alike[1]
+
+    def test_a_cell_against_itself_is_nothing(self, folder: Path) -> None:
+        study = ablation.load(folder, "t", n_boot=50)
+        cell = Cell.of(PARAMETERS)
+        same = Cell.of({**PARAMETERS, "augment": "all"})
+        study.quality[same], study.draws[same] = study.quality[cell], study.draws[cell]
+        assert study.contrast({same: 1, cell: -1}) == (0.0, 0.0, 0.0)
+
+    def test_the_sentence_says_what_was_seen(self, folder: Path) -> None:
+        said = ablation.sentence(folder, "t")
+        assert "200 test rows over 2 seeds, 50 training rows" in said
+        assert "learning the teacher's logits instead of labels changed it by +15.0 points" in said
+
+    def test_without_a_comparison_it_says_nothing(self, tmp_path: Path) -> None:
+        student(tmp_path, 0, 0.5)
+        assert ablation.sentence(tmp_path, "t") == ""
+        assert len(ablation.gains(tmp_path, "t")) == 0
+        assert ablation.figure(tmp_path, "t", n_boot=20).axes
+
+    def test_no_student_at_all_is_an_empty_figure(self, tmp_path: Path) -> None:
+        (tmp_path / "rows").mkdir()
+        assert ablation.figure(tmp_path, "t").axes
+
+
+def test_the_figure_shows_every_cell_and_the_lines(folder: Path) -> None:
+    for seed in (0, 1):
+        student(folder, seed, 0.8, augment="all", loss="logits", n_iter=5)
+        student(folder, seed, 0.5, share=0.25)
+    figure = ablation.figure(folder, "t", n_boot=50)
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == [
+        "t: what the students reach",
+        "What each part brings, same test rows and seeds",
+        "More synthetic rows (50 real ones)",
+        "More real rows",
+    ]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [
+        "no synthetic rows",
+        "all three rules",
+    ]

@@ -1,0 +1,165 @@
+"""Words and their vectors: what is read is what the file holds, and a broken file never gives a wrong vector."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dipair_lib import models
+from dipair_lib.models import words
+from dipair_lib.models.words import (
+    VectorsError,
+    WordTokenizer,
+    read_vectors,
+    vocabulary_of,
+    word_vectors,
+    words_of,
+)
+
+VECTORS = {
+    "cat": [1.0, -2.0, 0.5],
+    "Dog": [0.25, 4.0, -1.0],
+    "dog": [9.0, 9.0, 9.0],
+    "Paris": [3.0, 1.0, 2.0],
+}
+
+
+def text_file(path: Path, header: str = "", vectors: dict[str, list[float]] | None = None) -> Path:
+    lines = [f"{w} {' '.join(map(str, v))}\n" for w, v in (vectors or VECTORS).items()]
+    path.write_text(header + "".join(lines), encoding="utf8")
+    return path
+
+
+def binary_file(path: Path) -> Path:
+    """As word2vec writes it: a newline after each vector."""
+    body = b"".join(w.encode() + b" " + np.array(v, "<f4").tobytes() + b"\n" for w, v in VECTORS.items())
+    path.write_bytes(b"%d 3\n" % len(VECTORS) + body)
+    return path
+
+
+class TestWords:
+    def test_cut(self) -> None:
+        assert words_of("It doesn't work_here: [MASK], 3.5 naïve 北京!") == [
+            "It", "doesn't", "work", "here", ":", "[MASK]", ",", "3", ".", "5", "naïve", "北", "京", "!",
+        ]  # fmt: skip
+
+    def test_vocabulary_is_by_frequency_and_without_the_mask(self) -> None:
+        assert vocabulary_of(["b A a", "[MASK] a b c"]) == ["a", "b", "c"]
+        assert vocabulary_of(["b A a", "c"], most=1) == ["a"]
+
+    def test_ids(self) -> None:
+        read = WordTokenizer(["the", "cat"])(["The cat [MASK] owl", "___", "the the the"], max_length=2)
+        assert read["input_ids"] == [[2, 3], [1], [2, 2]]
+
+    def test_unknown_words_only_are_all_one_vector(self) -> None:
+        """Such a text scores as as many masked words do; the logits are finite."""
+        torch.manual_seed(0)
+        model = models.BiLSTM(["the", "cat"], (9,), width=6, hidden=5, fc=4).eval()
+        read = model.tokenizer(["zzz yyy", "[MASK] [MASK]", "the cat"])["input_ids"]
+        assert read[0] == read[1] == [1, 1]
+        with torch.no_grad():
+            ids = torch.tensor(read)
+            logits = model.score(model.encode(ids, torch.ones_like(ids, dtype=torch.bool), 0))
+        assert torch.isfinite(logits).all()
+        assert logits[0] == logits[1] != logits[2]
+
+
+class TestFiles:
+    @pytest.mark.parametrize("kind", ["glove", "word2vec", "gzip", "binary"])
+    def test_every_format_gives_the_same_vectors(self, kind: str, tmp_path: Path) -> None:
+        if kind == "binary":
+            path = binary_file(tmp_path / "v.bin")
+        else:
+            path = text_file(tmp_path / "v.txt", "4 3\n" if kind == "word2vec" else "")
+        if kind == "gzip":
+            (tmp_path / "v.txt.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path = tmp_path / "v.txt.gz"
+        found = read_vectors(path, {"cat", "dog", "paris", "owl"})
+        # dog as it is written wins over Dog; paris has only its cased spelling
+        assert {w: v.tolist() for w, v in found.items()} == {
+            "cat": VECTORS["cat"], "dog": VECTORS["dog"], "paris": VECTORS["Paris"],
+        }  # fmt: skip
+
+    def test_coverage_and_the_spread_of_those_not_found(self, tmp_path: Path) -> None:
+        path = text_file(tmp_path / "v.txt")
+        table, coverage = word_vectors(str(path), ["cat", "owl", "dog"])
+        assert (coverage.words, coverage.found) == (3, 2)
+        assert str(coverage) == "2 of 3 words (66.7%) have a vector"
+        known = torch.tensor([VECTORS["cat"], VECTORS["dog"]])
+        torch.testing.assert_close(table[[0, 2]], known * words.SPREAD / known.std())
+        assert table[1].abs().sum() > 0
+
+    def test_a_word_with_a_space_is_read_from_the_end(self, tmp_path: Path) -> None:
+        path = text_file(tmp_path / "v.txt", vectors={"cat": [1, 2, 3], "new york": [4, 5, 6]})
+        assert read_vectors(path, {"cat", "new york"})["new york"].tolist() == [4, 5, 6]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("cat 1 2 3\ndog 1 2\n", "v.txt, line 2: expected a word and 3 numbers, but got 2"),
+            ("cat 1 2 3\nowl 1 2 3 4\n", "v.txt, line 2: expected a word and 3 numbers, but got 4"),
+            ("2 3\ncat 1 2\n", "v.txt, line 2: expected a word and 3 numbers, but got 2"),
+            ("cat 1 two 3\n", "v.txt, line 1: expected numbers, but got b'two'"),
+            ("cat 1 nan 3\n", "v.txt, line 1: a vector holds NaN or infinity"),
+            ("owl 1 2 3\n", "none of the 2 words of the training texts is in it"),
+            ("", "none of the 2 words"),
+            ("cat\n", "line 1: expected a word and its numbers"),
+        ],
+    )
+    def test_a_broken_text_file_is_refused_by_line(self, content: str, message: str, tmp_path: Path) -> None:
+        path = tmp_path / "v.txt"
+        path.write_text(content)
+        with pytest.raises(VectorsError, match=message):
+            read_vectors(path, {"cat", "dog"})
+
+    def test_a_cut_off_binary_file_is_refused(self, tmp_path: Path) -> None:
+        path = binary_file(tmp_path / "v.bin")
+        whole = path.read_bytes()
+        for end in range(len(b"4 3\n"), len(whole) - 2):
+            path.write_bytes(whole[:end])
+            with pytest.raises(VectorsError, match=r"v\.bin, entry \d of 4"):
+                read_vectors(path, {"cat", "paris"})
+
+    def test_what_is_no_binary_file_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(VectorsError, match="expected word2vec's binary header"):
+            read_vectors(text_file(tmp_path / "v.bin"), {"cat"})
+        with pytest.raises(VectorsError, match=r"none\.txt: no such file: `vectors` is"):
+            word_vectors(str(tmp_path / "none.txt"), ["cat"])
+
+    def test_a_cut_off_gzip_file_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "v.txt.gz"
+        path.write_bytes(gzip.compress(text_file(tmp_path / "v.txt").read_bytes())[:-9])
+        with pytest.raises(VectorsError, match=r"v\.txt\.gz: is cut off or not gzip"):
+            read_vectors(path, {"paris"})
+
+
+class TestBackbone:
+    def test_a_word_is_the_mean_of_its_pieces(self, tiny_backbone: str) -> None:
+        """Without reduction (as many dimensions as the backbone has) distances are those of the piece embeddings, scaled."""
+        vocabulary = ["red", "green", "house", "tree", "zzz"]
+        found, coverage = word_vectors("backbone", vocabulary, tiny_backbone)
+        table = models.load_backbone(tiny_backbone).get_input_embeddings().weight.detach()
+        ids = models.load_tokenizer(tiny_backbone)(vocabulary, add_special_tokens=False)["input_ids"]
+        plain = torch.stack([table[i].mean(0) for i in ids])
+        assert found.shape == (5, words.WIDTH)
+        assert coverage.found == 5
+        distances, expected = torch.cdist(found, found), torch.cdist(plain, plain)
+        torch.testing.assert_close(
+            distances / distances[0, 1], expected / expected[0, 1], atol=1e-4, rtol=1e-3
+        )
+        assert float(found.std()) == pytest.approx(words.SPREAD, rel=1e-4)
+
+    def test_random_depends_on_the_seed(self) -> None:
+        one, two, again = (word_vectors("random", ["a", "b"], seed=s)[0] for s in (0, 1, 0))
+        assert torch.equal(one, again)
+        assert not torch.equal(one, two)
+
+    def test_a_table_of_another_shape_is_refused(self) -> None:
+        with pytest.raises(
+            ValueError, match=r"table: expected shape \[1, 4\] \(words, width\), but got \[1, 3\]"
+        ):
+            models.BiLSTM(["a"], width=4, table=torch.zeros(1, 3))
