@@ -276,6 +276,8 @@ def figure(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Figure:
 def plot_cells(study: Study, ax: Axes) -> None:
     """Quality of labels and logits, by the rule that made the synthetic rows."""
     tradeoff._style(ax)
+    if not study.quality:
+        return tradeoff._say(ax, "no student of 02_bilstm yet")
     base = study.base()
     rounds = study_rounds(study, base.share)
     rules = [r for r in RULES if any(c.augment == r and c.share == base.share for c in study.quality)]
@@ -332,6 +334,8 @@ def plot_gains(study: Study, ax: Axes) -> None:
     """The paired gains in points, grouped by what changed."""
     tradeoff._style(ax)
     found = comparisons(study)
+    if not found:
+        return tradeoff._say(ax, "needs students with labels and with logits")
     for place, contrast in enumerate(found.values()):
         value, low, high = (100 * v for v in study.contrast(contrast))
         sure = low > 0 or high < 0
@@ -366,8 +370,6 @@ def plot_gains(study: Study, ax: Axes) -> None:
     ax.set_title(
         "What each part brings, same test rows and seeds", loc="left", fontsize=10.5, color=tradeoff.INK
     )
-    if not found:
-        tradeoff._say(ax, "needs students with labels and with logits")
 
 
 Lines = dict[str, list[tuple[float, Cell]]]

@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,7 +21,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from dipair_lib import results, tradeoff
+from dipair_lib import ablation, results, tradeoff
 
 LIMITS = (
     tradeoff.Limits(min_retained=0.99),
@@ -79,19 +79,32 @@ def write(folder: Path | str, out: Path | str | None = None) -> Path:
         raise results.ResultError(
             f"{folder}: no result row to report: run a suite first (dipair run notebooks/suites/demo.yaml)"
         )
-    page = html(tradeoff.frame(rows), title=folder.resolve().name, damaged=[str(w.message) for w in caught])
+    damaged = [str(w.message) for w in caught]
+    page = html(tradeoff.frame(rows), folder.resolve().name, damaged, studies(folder, rows))
     return results.write_atomic(Path(out) if out else folder / "report.html", page.encode("utf8"))
 
 
-def html(data: pd.DataFrame, title: str, damaged: list[str] | None = None) -> str:
-    """The whole page from a frame of ``tradeoff.frame``; ``damaged`` are messages about files that were left out."""
+def html(
+    data: pd.DataFrame,
+    title: str,
+    damaged: list[str] | None = None,
+    studied: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """The whole page from a frame of ``tradeoff.frame``.
+
+    Args:
+        damaged: messages about files that were left out. studied: from ``studies``.
+    """
     measured = data[data["family"] != "published"]
     environment = Environment(
         loader=PackageLoader("dipair_lib", "."), autoescape=True, undefined=StrictUndefined
     )
     page = environment.get_template("report.html.j2").render(
         title=title,
-        tasks=[section(data[data["task"] == task]) for task in measured["task"].dropna().unique()],
+        tasks=[
+            {**section(data[data["task"] == task]), "study": (studied or {}).get(task)}
+            for task in measured["task"].dropna().unique()
+        ],
         published=cells(tradeoff.published(data)),
         damaged=damaged or [],
         machine=machine(measured),
@@ -138,6 +151,25 @@ def section(data: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def studies(folder: Path, rows: Iterable[results.Result]) -> dict[str, dict[str, Any]]:
+    """The comparison of BiLSTM students of each task that has one: what was seen, its figure and its table.
+
+    It is computed from raw logits, which a folder of rows alone (``rows.jsonl``) does not hold.
+    """
+    found = {}
+    for task in sorted({row.task for row in rows if row.notebook == "02_bilstm"}):
+        if not (folder / "rows").is_dir() or not (said := ablation.sentence(folder, task)):
+            continue
+        drawn = ablation.figure(folder, task)
+        label = f"{tradeoff.plain(task)}: distillation or augmentation; the table below holds the gains"
+        found[task] = {
+            "said": said,
+            "svg": inline(drawn, label, f"study {task}"),
+            "table": cells(ablation.gains(folder, task)),
+        }
+    return found
+
+
 def answers(choices: list[tradeoff.Choice]) -> list[dict[str, str]]:
     """A heading and a sentence per limit; limits that the same model answers share one."""
     found: list[dict[str, str]] = []
@@ -150,9 +182,20 @@ def answers(choices: list[tradeoff.Choice]) -> list[dict[str, str]]:
 
 
 def svg(figure: Figure, data: pd.DataFrame, name: str) -> str:
-    """A figure as inline SVG whose points have hover texts; no metadata, no namespace addresses, ids of its own."""
+    """A figure as inline SVG whose points have hover texts."""
+    hovers = {run: tradeoff.hover(row) for run, row in data.iterrows()}
+    return inline(figure, FIGURES[name][0] + "; the table below holds the same numbers", name, hovers)
+
+
+def inline(figure: Figure, label: str, salt: str, hovers: Mapping[Any, str] | None = None) -> str:
+    """A figure as inline SVG: no metadata, no namespace addresses, ids of its own.
+
+    Args:
+        label: what a screen reader says. salt: of the ids, one per figure of a page.
+        hovers: texts by run id, for the groups called ``row:...:<run id>``.
+    """
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": salt}):
         figure.savefig(
             buffer,
             format="svg",
@@ -164,14 +207,14 @@ def svg(figure: Figure, data: pd.DataFrame, name: str) -> str:
         root.remove(metadata)
     for group in root.iter(f"{SVG}g"):
         run = group.get("id", "").split(":", 2)
-        if run[0] == "row" and run[-1] in data.index:
+        if run[0] == "row" and run[-1] in (hovers or {}):
             title = ElementTree.Element(f"{SVG}title")
-            title.text = tradeoff.hover(data.loc[run[-1]])
+            title.text = (hovers or {})[run[-1]]
             group.insert(0, title)
     root.attrib.pop("width", None)
     root.attrib.pop("height", None)
     root.set("role", "img")
-    root.set("aria-label", FIGURES[name][0] + "; the table below holds the same numbers")
+    root.set("aria-label", label)
     ElementTree.register_namespace("", SVG[1:-1])
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
     text = ElementTree.tostring(root, encoding="unicode")
@@ -231,7 +274,8 @@ def as_list(value: Any) -> list[Any]:
 def machine(data: pd.DataFrame) -> list[tuple[str, str]]:
     """Where it ran: each property with every value found in the rows."""
     names = {
-        "device_name": "processor", "hardware": "instructions", "threads": "threads on the clock", "device": "device on the clock",
+        "device_name": "processor", "hardware": "instructions", "quality_dtype": "encoder arithmetic behind quality",
+        "threads": "threads on the clock", "device": "device on the clock",
         "peak_gflops": "matrix product, float32, GFLOP/s", "copy_gb_per_s": "memory copy, GB/s", "repeats": "turns on the clock",
         "request_candidates": "candidates in one request", "python": "Python", "torch": "torch", "transformers": "transformers",
         "platform": "platform",

@@ -41,7 +41,10 @@ import numpy as np
 if TYPE_CHECKING:
     from dipair_lib.tasks import Task
 
-SCHEMA = 1
+SCHEMA = 2
+ADDED = {
+    2: ("n_synthetic", "quality_dtype")
+}  # fields that a version brought: rows of an earlier one read as None there
 FAMILIES = (
     "constant",
     "lexical",
@@ -66,7 +69,7 @@ class ResultError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One measured (or published) model on one split. Schema 1; None means not measured.
+    """One measured (or published) model on one split. Schema 2; None means not measured.
 
     Units: seconds, bytes, FLOPs (multiply and add counted as two), rates per second. ``_q1`` and ``_q3`` are quartiles,
     ``_low`` and ``_high`` the ends of a 95 % interval. A cross-encoder does everything per pair: its tokenisation and
@@ -109,7 +112,8 @@ class Result:
     teacher_run: str | None = None
     loss: str | None = None
     alpha: float | None = None
-    augmentation: str | None = None
+    augmentation: str | None = None  # rules and rounds, e.g. "all x20"; "none" where there could be some
+    n_synthetic: int | None = None  # synthetic rows beside n_train
     seed: int | None = None
     steps: int | None = None
     train_seconds: float | None = None
@@ -122,6 +126,9 @@ class Result:
     retained_low: float | None = None
     retained_high: float | None = None
     n_boot: int | None = None
+    quality_dtype: str | None = (
+        None  # of the encoder's arithmetic behind the logits; `dtype` is that of the clock
+    )
     metrics: str | None = None  # canonical JSON of the task's other metrics
     # speed
     device: str | None = None
@@ -354,6 +361,8 @@ def parse_result(text: str, where: str) -> Result:
     if not isinstance(values, dict):
         raise ResultError(f"{where}: expected one JSON object, but got {type(values).__name__}")
     known = field_types()
+    if values.get("schema") == 1:
+        values = {**dict.fromkeys(ADDED[2]), **values, "schema": 2}
     if values.get("schema") != SCHEMA:
         raise ResultError(f"{where}: schema: expected {SCHEMA}, but got {values.get('schema')!r}")
     for problem, names in (

@@ -57,14 +57,13 @@ def costs(model: Any, texts: Texts, sample: int = 8) -> dict[str, Any]:
             "bytes_per_text": None,
         }
     per_text, prepared = [], []
+    if isinstance(model, BiLSTM):
+        model.gates()  # computed once per vocabulary: not part of any text
     for number, tokens in enumerate(texts.tokens):
         which = texts.index[rows, number]
         for i in which:
             batch = tokens.take(np.array([i]))
-            per_text.append(
-                count_flops(partial(encode_and_prepare, model, batch, number))
-                + lstm_flops(model, batch[0].shape[1])
-            )
+            per_text.append(count_flops(partial(encode_and_prepare, model, batch, number)))
         with torch.no_grad():
             prepared.append(model.prepare(model.encode(*tokens.take(which), number), number))
     bytes_per_field = [sum(t[0].numel() * t.element_size() for t in p) for p in prepared]
@@ -104,16 +103,6 @@ def encode_and_prepare(model: Any, batch: tuple[torch.Tensor, torch.Tensor], fie
     """Everything that is done once per text."""
     prepared: models.Prepared = model.prepare(model.encode(*batch, field), field)
     return prepared
-
-
-def lstm_flops(model: Any, tokens: int) -> float:
-    """The LSTM's products, which the counter cannot see on a CPU: 2 directions, 4 gates, input and state."""
-    if not isinstance(model, BiLSTM):
-        return 0.0
-    weights: list[torch.Tensor] = [
-        lstm.all_weights[0][i] for lstm in (model.ahead, model.back) for i in (0, 1)
-    ]
-    return float(sum(2 * tokens * weight.numel() for weight in weights))
 
 
 def dot_flops(model: Any, prepared: Sequence[models.Prepared]) -> float:
@@ -204,7 +193,8 @@ def clock_rows(
 
     Args:
         folder: a suite's results.
-        which: ``missing`` clocks rows that have no clock yet (their teacher runs along), ``all`` every row, ``none`` nothing.
+        which: ``missing`` clocks rows that have no clock yet (their teacher runs along), ``all`` every row, ``none`` nothing. Only rows
+            with a saved model have one: of several seeds the first.
         threads: for torch; 0 leaves torch's own choice.
         repeats: turns of the offline scenario. requests: of the single scenario. sample: texts of each field, and pairs, per turn.
 
@@ -217,7 +207,8 @@ def clock_rows(
         return []
     if threads:
         torch.set_num_threads(threads)
-    rows = [r for r in results.load_results(Path(folder), damaged="warn") if r.family != "published"]
+    rows = results.load_results(Path(folder), damaged="warn")
+    rows = [r for r in rows if (results.row_folder(folder, r.run_id) / "model" / "config.json").exists()]
     clocked: list[str] = []
     for data in dict.fromkeys(r.data_sha256 for r in rows):
         of_data = [r for r in rows if r.data_sha256 == data]
@@ -324,7 +315,7 @@ def enter(folder: Path, row: results.Result, frame: Any, is_teacher: bool) -> li
     ]
     if isinstance(model, Constant | TfIdf):
         return [baseline(row.run_id, model, [frame[f].tolist() for f in fields])]
-    tokenizer = models.load_tokenizer(str(model.settings["backbone"]))
+    tokenizer = models.tokenizer_of(model)
     texts = read(tokenizer, frame, fields, model.read_lengths)
     words = [frame[f].tolist() for f in fields]
     if isinstance(model, CrossEncoder):

@@ -154,7 +154,8 @@ def percent_within(value: float | None, low: float | None, high: float | None) -
 
 
 def frame(rows: Iterable[Result], reuse: float = REUSE) -> pd.DataFrame:
-    """All rows with their derived columns, indexed by run_id, in the order given.
+    """Rows with their derived columns, indexed by run_id, in the order given. Of a model trained with several seeds the first stands for
+    all: it is no better than the others but by chance, and `seeds` says how many there are.
 
     Derived: `pairs_per_s` (texts cached; `_low`, `_high` from the quartiles of the clock), `pairs_per_s_reuse` (each
     text encoded once for `reuse` pairs), `pairs_per_s_once` (for one pair), `text_s` (tokenise and encode one text),
@@ -199,7 +200,10 @@ def frame(rows: Iterable[Result], reuse: float = REUSE) -> pd.DataFrame:
     table["peak_fraction"] = table["flops_per_pair"] * table["pairs_per_s"] / (table["peak_gflops"] * 1e9)
     table["kept_tokens"] = [_kept(keep, n) for keep, n in zip(table["keep"], table["n_fields"], strict=True)]
     table["read_tokens"] = [_kept(length, 1) for length in table["read_lengths"]]
-    table["seeds"] = table.groupby(["task", "model"], dropna=False)["seed"].transform("nunique")
+    same = table.groupby(["task", "data_sha256", "model"], dropna=False)["seed"]
+    table["seeds"] = same.transform("nunique")
+    table = table[(table["seed"] == same.transform("min")) | (table["seeds"] <= 1)].copy()
+    combine, measured = combine[table.index], measured[table.index]
     table["noisy"] = table["noisy"].eq(True) & combine.notna()
     table["teacher"] = _is_teacher(table)
     table["pareto"] = False
@@ -484,6 +488,7 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
             row["pareto"] and "on the front",
             row["noisy"] and "noisy clock",
             row["teacher"] and "teacher",
+            row["seeds"] > 1 and f"first of {row['seeds']:.0f} seeds",
         ]
         lines.append(
             {

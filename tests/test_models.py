@@ -39,7 +39,7 @@ def students(backbone: str) -> dict[str, Any]:
         "FFNN": models.DualEncoder(**common, keep=(2, 5), projection=8, hidden=(16, 8)),
         "FFNN + cosine": models.DualEncoder(**common, keep=(3, 3), pooled=True, projection=8, residual=True),
         "TSF": models.DualEncoder(**common, keep=(4, 6), projection=16, head="transformer", head_layers=2),
-        "BiLSTM": models.BiLSTM(range(5, 20), backbone, (8, 12), width=12, hidden=10, fc=6),
+        "BiLSTM": models.BiLSTM([f"w{i}" for i in range(30)], (8, 12), width=12, hidden=10, fc=6),
     }
     for model in made.values():
         for p in model.head.parameters():  # away from zeros and ones, so that no term can hide
@@ -182,20 +182,38 @@ class TestTextbookForms:
         actual = head.combine(*(head.prepare(s, f) for f, s in enumerate(states)))
         torch.testing.assert_close(actual, expected, **CLOSE)
 
-    def test_bilstm_states_equal_a_packed_bidirectional_lstm(self, tiny_backbone: str, texts: Texts) -> None:
-        model = students(tiny_backbone)["BiLSTM"]
-        plain = nn.LSTM(24, 10, batch_first=True, bidirectional=True)
-        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
-            getattr(plain, name).data = getattr(model.ahead, name).data
-            getattr(plain, name + "_reverse").data = getattr(model.back, name).data
+    @pytest.mark.parametrize("training", [True, False])
+    def test_bilstm_states_equal_a_packed_bidirectional_lstm(
+        self, training: bool, tiny_backbone: str, texts: Texts
+    ) -> None:
+        """Torch's own LSTM over packed sequences gives what both of ours give: padded in training, looked-up gates in inference."""
+        model = students(tiny_backbone)["BiLSTM"].train(training)
         ids, mask = texts.tokens[1].take(np.arange(9))
-        known = model.position[ids.clamp(max=len(model.position) - 1)] * mask
-        x = torch.cat([model.frozen(known), model.trained(known)], dim=-1)
+        x = torch.cat([model.frozen(ids), model.trained(ids)], dim=-1)
         packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1), batch_first=True, enforce_sorted=False)
-        _, (h, _) = plain(packed)
-        torch.testing.assert_close(
-            model.encode(ids, mask, 1).vectors[:, 0], torch.cat([h[0], h[1]], dim=1), **CLOSE
-        )
+        _, (h, _) = model.lstm(packed)
+        with torch.set_grad_enabled(training):
+            found = model.encode(ids, mask, 1).vectors[:, 0]
+        torch.testing.assert_close(found, torch.cat([h[0], h[1]], dim=1), **CLOSE)
+
+    def test_bilstm_looks_up_what_its_weights_are_now(self, tiny_backbone: str, texts: Texts) -> None:
+        """The looked-up gates are computed anew when a weight has changed."""
+        model = students(tiny_backbone)["BiLSTM"]
+        before = aligned_logits(model, texts, np.arange(4))
+        with torch.no_grad():
+            model.trained.weight[5] += 1.0
+            model.lstm.bias_hh_l0 += 0.3
+        changed = aligned_logits(model, texts, np.arange(4))
+        assert not torch.allclose(before, changed)
+        with torch.enable_grad():
+            kept = [model.encode(*t.take(texts.index[:4, f]), f) for f, t in enumerate(texts.tokens)]
+        torch.testing.assert_close(changed, model.score(*kept).detach(), **CLOSE)
+
+    def test_bilstm_of_the_paper_has_963002_parameters_beside_its_vectors(self) -> None:
+        """2 directions x 600 gates x (600 + 150 + 2) + (300 x 200 + 200) + (200 x 2 + 2), the 0.96M of Tang et al. 2019, table 2."""
+        model = models.BiLSTM(["word"], outputs=2)
+        tables = model.frozen.weight.numel() + model.trained.weight.numel()
+        assert sum(p.numel() for p in model.parameters()) - tables == 963_002
 
 
 def copy_layer(plain: Any, ours: Any) -> None:

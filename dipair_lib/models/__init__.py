@@ -18,10 +18,11 @@ from .cross_encoder import CrossEncoder
 from .dipair import DualEncoder
 from .heads import Kept, Prepared
 from .tokens import Texts, Tokens
+from .words import WordTokenizer
 
 __all__ = [
     "EMBEDDED", "BackboneError", "BiLSTM", "Constant", "CrossEncoder", "DualEncoder", "Kept", "Model", "ModelError", "Prepared", "Texts",
-    "TfIdf", "Tokens", "describe", "load", "load_backbone", "load_tokenizer", "save",
+    "TfIdf", "Tokens", "WordTokenizer", "describe", "load", "load_backbone", "load_tokenizer", "save", "tokenizer_of",
 ]  # fmt: skip
 
 Model = CrossEncoder | DualEncoder | BiLSTM | Constant | TfIdf
@@ -39,15 +40,13 @@ def describe(model: Model) -> dict[str, Any]:
     if isinstance(model, TfIdf):
         return {"model": "TF-IDF", "family": "lexical"}
     settings: dict[str, Any] = model.settings
-    common = {
-        "backbone": Path(settings["backbone"]).name,
-        "read_lengths": "+".join(str(n) for n in settings["read_lengths"]),
-    }
+    lengths = {"read_lengths": "+".join(str(n) for n in settings["read_lengths"])}
+    if isinstance(model, BiLSTM):
+        return {"model": f"BiLSTM {settings['hidden']}", "family": "bilstm", "head": "compare", **lengths}
+    common = {"backbone": Path(settings["backbone"]).name, **lengths}
     if isinstance(model, CrossEncoder):
         name = f"cross-encoder {settings['layers']} layers" if settings["layers"] else "teacher"
         return {"model": name, "family": "cross-encoder", **common}
-    if isinstance(model, BiLSTM):
-        return {"model": f"BiLSTM {settings['hidden']}", "family": "bilstm", "head": "compare", **common}
     keep = settings["keep"]
     tokens = {
         "keep": keep[0] if len(set(keep)) == 1 else "+".join(map(str, keep)),
@@ -67,6 +66,11 @@ def describe(model: Model) -> dict[str, Any]:
         **tokens,
         **common,
     }
+
+
+def tokenizer_of(model: CrossEncoder | DualEncoder | BiLSTM) -> Any:
+    """What turns texts into the ids a network reads: its backbone's tokenizer, or a BiLSTM's own words."""
+    return model.tokenizer if isinstance(model, BiLSTM) else load_tokenizer(str(model.settings["backbone"]))
 
 
 def save(model: Model, folder: Path, *, frozen_encoder: bool = False) -> Path:
