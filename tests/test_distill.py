@@ -214,7 +214,8 @@ class TestBatches:
         assert all(len(np.unique(data.groups[b])) == 10 for b in batches)
 
     def test_half_an_epoch_is_half_of_the_groups(self, tiny_backbone: str, data: Data) -> None:
-        rows = np.concatenate(*distill.epochs_of(student(tiny_backbone), data, TrainConfig(epochs=0.5)))
+        (batches,) = distill.epochs_of(student(tiny_backbone), data, TrainConfig(epochs=0.5))
+        rows = np.concatenate(batches)
         assert len(np.unique(data.groups[rows])) == len(np.unique(data.groups)) // 2
 
     def test_epoch_rows_fix_the_steps_and_every_row_comes_before_any_comes_again(

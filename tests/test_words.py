@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,12 +87,29 @@ class TestFiles:
 
     def test_coverage_and_the_spread_of_those_not_found(self, tmp_path: Path) -> None:
         path = text_file(tmp_path / "v.txt")
-        table, coverage = word_vectors(str(path), ["cat", "owl", "dog"])
+        vocabulary, table, coverage = word_vectors(str(path), ["cat", "owl", "dog"], beyond=0)
         assert (coverage.words, coverage.found) == (3, 2)
         assert str(coverage) == "2 of 3 words (66.7%) have a vector"
         known = torch.tensor([VECTORS["cat"], VECTORS["dog"]])
         torch.testing.assert_close(table[[0, 2]], known * words.SPREAD / known.std())
         assert table[1].abs().sum() > 0
+
+    def test_frequent_words_of_the_file_join_the_vocabulary(self, tmp_path: Path) -> None:
+        """In the file's order, cased spellings as their lower case; those given stay first and alone count as found."""
+        vectors = {
+            "owl": [1, 2, 3],
+            "The": [4, 5, 6],
+            "new york": [0, 0, 1],
+            "cat": [7, 8, 9],
+            "dog": [1, 0, 0],
+        }
+        path = text_file(tmp_path / "v.txt", vectors=vectors)
+        vocabulary, table, coverage = word_vectors(str(path), ["cat", "zzz"], beyond=2)
+        assert vocabulary == ["cat", "zzz", "owl", "the"]
+        assert table.shape == (4, 3)
+        assert (coverage.words, coverage.found) == (2, 1)
+        known = torch.tensor([vectors["cat"], vectors["owl"], vectors["The"]]).float()
+        torch.testing.assert_close(table[[0, 2, 3]], known * words.SPREAD / known.std())
 
     def test_a_word_with_a_space_is_read_from_the_end(self, tmp_path: Path) -> None:
         path = text_file(tmp_path / "v.txt", vectors={"cat": [1, 2, 3], "new york": [4, 5, 6]})
@@ -141,8 +159,9 @@ class TestBackbone:
     def test_a_word_is_the_mean_of_its_pieces(self, tiny_backbone: str) -> None:
         """Without reduction (as many dimensions as the backbone has) distances are those of the piece embeddings, scaled."""
         vocabulary = ["red", "green", "house", "tree", "zzz"]
-        found, coverage = word_vectors("backbone", vocabulary, tiny_backbone)
-        table = models.load_backbone(tiny_backbone).get_input_embeddings().weight.detach()
+        _, found, coverage = word_vectors("backbone", vocabulary, tiny_backbone, beyond=0)
+        backbone: Any = models.load_backbone(tiny_backbone)
+        table = backbone.get_input_embeddings().weight.detach()
         ids = models.load_tokenizer(tiny_backbone)(vocabulary, add_special_tokens=False)["input_ids"]
         plain = torch.stack([table[i].mean(0) for i in ids])
         assert found.shape == (5, words.WIDTH)
@@ -153,8 +172,16 @@ class TestBackbone:
         )
         assert float(found.std()) == pytest.approx(words.SPREAD, rel=1e-4)
 
+    def test_whole_words_of_the_backbone_join_the_vocabulary(self, tiny_backbone: str) -> None:
+        vocabulary, table, coverage = word_vectors("backbone", ["house", "zzz"], tiny_backbone)
+        assert vocabulary[:2] == ["house", "zzz"]
+        assert {"red", "green"} <= set(vocabulary) and not any("[" in word for word in vocabulary)
+        assert len(vocabulary) == len(set(vocabulary)) == len(table)
+        assert coverage.words == 2
+        assert word_vectors("random", ["house", "zzz"])[0] == ["house", "zzz"]
+
     def test_random_depends_on_the_seed(self) -> None:
-        one, two, again = (word_vectors("random", ["a", "b"], seed=s)[0] for s in (0, 1, 0))
+        one, two, again = (word_vectors("random", ["a", "b"], seed=s)[1] for s in (0, 1, 0))
         assert torch.equal(one, again)
         assert not torch.equal(one, two)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -85,33 +85,47 @@ class Coverage:
 
 
 def word_vectors(
-    source: str, words: Sequence[str], backbone: str = EMBEDDED, seed: int = 0
-) -> tuple[torch.Tensor, Coverage]:
-    """Vectors of a vocabulary, float32 [words, width], scaled to a common ``SPREAD``.
+    source: str, words: Sequence[str], backbone: str = EMBEDDED, seed: int = 0, beyond: int = 20_000
+) -> tuple[list[str], torch.Tensor, Coverage]:
+    """The vocabulary a student reads and its vectors, float32 [words, width], scaled to a common ``SPREAD``.
 
     Args:
         source: ``backbone`` (each word composed from the backbone's own word-piece embeddings, reduced to 300 by PCA: no download;
             Tang et al. 2019 take word2vec), ``random``, or a file of word2vec or GloVe, text or binary (.bin), also .gz.
-        words: lower-case words. backbone: for ``backbone``. seed: of the random ones.
+        words: lower-case words of the training texts. backbone: for ``backbone``. seed: of the random ones.
+        beyond: so many of the source's first (most frequent) words join the vocabulary although no training text has them: a new text
+            is then read with their vectors instead of as unknown words.
 
     Returns:
-        The vectors, and how many words were found. A word without a vector of its own is drawn at random with the same spread.
+        The words, those given first; their vectors; and how many of those given were found. A word without a vector of its own is drawn
+        at random with the same spread.
 
     Raises:
         VectorsError: the file is missing, malformed, or has no word of the vocabulary.
     """
-    random = SPREAD * torch.randn(len(words), WIDTH, generator=torch.Generator().manual_seed(seed))
     if source == "random":
-        return random, Coverage(len(words), 0)
+        return list(words), random_vectors(len(words), WIDTH, seed), Coverage(len(words), 0)
     if source == "backbone":
-        return backbone_vectors(backbone, words, WIDTH), Coverage(len(words), len(words))
-    found = read_vectors(Path(source), set(words))
-    width = len(next(iter(found.values())))
-    table = SPREAD * torch.randn(len(words), width, generator=torch.Generator().manual_seed(seed))
-    rows = [number for number, word in enumerate(words) if word in found]
-    known = torch.from_numpy(np.stack([found[words[number]] for number in rows]))
+        together = [*words, *whole_words(backbone, {*words, MASK.lower()})[:beyond]]
+        return together, backbone_vectors(backbone, together, WIDTH), Coverage(len(words), len(words))
+    found = read_vectors(Path(source), set(words), beyond)
+    together = list(dict.fromkeys([*words, *found]))
+    table = random_vectors(len(together), len(next(iter(found.values()))), seed)
+    rows = [number for number, word in enumerate(together) if word in found]
+    known = torch.from_numpy(np.stack([found[together[number]] for number in rows]))
     table[rows] = SPREAD * known / known.std().clamp(min=1e-6)
-    return table, Coverage(len(words), len(rows))
+    return together, table, Coverage(len(words), sum(word in found for word in words))
+
+
+def random_vectors(words: int, width: int, seed: int) -> torch.Tensor:
+    """float32 [words, width], normal with the common spread."""
+    return SPREAD * torch.randn(words, width, generator=torch.Generator().manual_seed(seed))
+
+
+def whole_words(backbone: str, known: set[str]) -> list[str]:
+    """Lower-case words that a backbone's tokenizer holds in one piece, in its order, without those known."""
+    pieces = sorted(load_tokenizer(backbone).get_vocab().items(), key=lambda item: item[1])
+    return [p for p, _ in pieces if p == p.lower() and p not in known and WORD.fullmatch(p)]
 
 
 def backbone_vectors(backbone: str, words: Sequence[str], width: int) -> torch.Tensor:
@@ -136,8 +150,8 @@ def backbone_vectors(backbone: str, words: Sequence[str], width: int) -> torch.T
 # --- files of word vectors --------------------------------------------------------------------------------------------------------
 
 
-def read_vectors(path: Path, words: set[str]) -> dict[str, np.ndarray]:
-    """The vectors of a file for some lower-case words; the file is streamed, the rest of it never kept.
+def read_vectors(path: Path, words: set[str], beyond: int = 0) -> dict[str, np.ndarray]:
+    """The vectors of a file for some lower-case words, and for its first ``beyond`` others; streamed, the rest is never kept.
 
     A word written so in the file wins; else its first cased spelling ("Paris" for "paris": files are sorted by frequency).
 
@@ -157,25 +171,35 @@ def read_vectors(path: Path, words: set[str]) -> dict[str, np.ndarray]:
     binary = ".bin" in (suffix.lower() for suffix in path.suffixes)
     found: dict[str, np.ndarray] = {}
     exact: set[str] = set()
+    others: set[str] = set()
+
+    def wanted(word: str) -> bool:
+        lower = word.lower()
+        if word not in words and lower not in words and len(others) < beyond and WORD.fullmatch(word):
+            others.add(lower)
+        return word in words or lower in words or lower in others
+
     open_file: Any = gzip.open if path.suffix.lower() == ".gz" else open
     try:
         with open_file(path, "rb") as file:
-            for word, vector in (binary_entries if binary else text_entries)(path, file, words):
-                if word in words and word not in exact:
+            for word, vector in (binary_entries if binary else text_entries)(path, file, wanted):
+                if word == word.lower() and word not in exact:
                     found[word] = vector
                     exact.add(word)
-                elif word.lower() in words:
+                else:
                     found.setdefault(word.lower(), vector)
     except (gzip.BadGzipFile, EOFError) as error:
         raise VectorsError(f"{path}: is cut off or not gzip ({error}): download it again") from None
-    if not found:
+    if not found.keys() & words:
         raise VectorsError(
             f"{path}: none of the {len(words):,} words of the training texts is in it: is it of another language?"
         )
     return found
 
 
-def text_entries(path: Path, file: BinaryIO, words: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+def text_entries(
+    path: Path, file: BinaryIO, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, np.ndarray]]:
     """Word and vector of each line that is wanted; every line's width is checked, only wanted lines are turned into numbers."""
     width = 0
     for number, line in enumerate(file, 1):
@@ -194,7 +218,7 @@ def text_entries(path: Path, file: BinaryIO, words: set[str]) -> Iterator[tuple[
                 "the line is broken or the file is cut off"
             )
         word = b" ".join(parts[:-width]).decode("utf8", "replace")
-        if word in words or word.lower() in words:
+        if wanted(word):
             yield word, numbers(parts[-width:], where)
 
 
@@ -224,7 +248,9 @@ def is_number(part: bytes) -> bool:
     return True
 
 
-def binary_entries(path: Path, file: BinaryIO, words: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+def binary_entries(
+    path: Path, file: BinaryIO, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, np.ndarray]]:
     """Word and vector of each entry of word2vec's binary format: "count width\\n", then word, space, float32 values."""
     head = file.readline(100).split()
     if len(head) != 2 or not all(part.isdigit() for part in head):
@@ -246,5 +272,5 @@ def binary_entries(path: Path, file: BinaryIO, words: set[str]) -> Iterator[tupl
                 f"{where}: expected {4 * width} bytes, but got {len(values)}: the file is cut off, download it again"
             )
         name = word.lstrip(b"\n").decode("utf8", "replace")
-        if name in words or name.lower() in words:
+        if wanted(name):
             yield name, finite(np.frombuffer(values, "<f4"), where)
