@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipair_lib import ablation, results
+from dipair_lib import ablation, report, results
 from dipair_lib.ablation import Cell
 
 PARAMETERS = {
@@ -27,7 +27,7 @@ def student(folder: Path, seed: int, right: float, **parameters: Any) -> None:
     correct = (np.arange(N) + 7 * seed) % N < right * N
     logits = np.where(correct == (labels == 1), 1.0, -1.0)[:, None]
     row = results.Result(
-        run_id=f"02_bilstm-{results.slug(name)}.s{seed}", created_utc="", notebook="02_bilstm", suite="s", task="t", split="test",
+        run_id=f"02_bilstm-{results.slug(name)}.s{seed}", created_utc="", notebook="02_bilstm", suite="s", task=p["task"], split="test",
         n_examples=N, n_train=50, n_synthetic=0, model=name, family="bilstm", metric="accuracy", quality=right, seed=seed,
         parameters=json.dumps(p), data_sha256="d",
     )  # fmt: skip
@@ -142,3 +142,31 @@ def test_the_figure_shows_every_cell_and_the_lines(folder: Path) -> None:
         "no synthetic rows",
         "all three rules",
     ]
+
+
+def test_the_report_tells_it_with_its_figure_and_table(folder: Path) -> None:
+    page = report.write(folder).read_text(encoding="utf8")
+    assert "Distillation or augmentation?" in page
+    assert "learning the teacher&#39;s logits instead of labels changed it by +15.0 points" in page
+    assert page.count("<td>distillation alone: logits, not labels</td>") == 1
+    assert 'aria-label="t: distillation or augmentation; the table below holds the gains"' in page
+
+
+def test_a_task_with_script_in_its_name_is_escaped_in_the_report(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>\x1b[31m"
+    for loss in ("hard", "logits"):
+        student(tmp_path, 0, 0.6, loss=loss, task=hostile)
+    page = report.write(tmp_path).read_text(encoding="utf8")
+    assert "Distillation or augmentation?" in page
+    assert "<script" not in page and "\x1b" not in page
+
+
+def test_without_raw_logits_there_is_no_such_section(folder: Path, tmp_path: Path) -> None:
+    """A committed folder of rows alone still has a report."""
+    (tmp_path / "rows-alone").mkdir()
+    lines = [(f / "row.json").read_text() for f in sorted((folder / "rows").iterdir())]
+    (tmp_path / "rows-alone" / "rows.jsonl").write_text(
+        "\n".join(json.dumps(json.loads(x)) for x in lines) + "\n"
+    )
+    page = report.write(tmp_path / "rows-alone").read_text(encoding="utf8")
+    assert "Distillation or augmentation?" not in page

@@ -59,7 +59,7 @@ class BiLSTM(nn.Module):
         self.trained = nn.Embedding.from_pretrained(vectors, freeze=False, sparse=True)
         self.lstm = nn.LSTM(2 * width, hidden, batch_first=True, bidirectional=True)
         self.head = CompareHead(2 * hidden, len(read_lengths), fc, outputs)
-        self.folded: tuple[list[int], torch.Tensor] = ([], torch.empty(0))
+        self.folded: tuple[list[int], torch.Tensor, torch.Tensor] = ([], torch.empty(0), torch.empty(0))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class BiLSTM(nn.Module):
         A word's input product does not depend on its place, so it is computed once per word of the vocabulary, not once per word of a
         text: exact, and it takes four fifths of the LSTM's arithmetic out of every text. The backward direction reads reversed texts.
         """
-        table = self.gates()
+        table = self.gates(ids)
         lengths = mask.sum(1)
         rows = torch.arange(len(ids), device=ids.device)
         back = ids[rows[:, None], reversed_within(lengths, ids.shape[1])]
@@ -145,16 +145,27 @@ class BiLSTM(nn.Module):
         last[order] = torch.cat([h[0], h[1]], dim=-1)
         return last
 
-    def gates(self) -> torch.Tensor:
-        """[2, words + 2, 4 * hidden]: each word vector through the input weights and biases of both directions; kept until they change."""
+    def gates(self, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """[2, words + 2, 4 * hidden]: word vectors through the input weights and biases of both directions, of these ids (None: of all).
+
+        Each word's is computed when it is first asked for and kept until the weights change; other words' places hold nothing.
+        """
         parts = [self.frozen.weight, self.trained.weight, *(w for d in self.directions() for w in d)]
         versions = [number for p in parts for number in (p._version, p.data_ptr())]
-        if self.folded[0] != versions:
-            with torch.no_grad():
-                x = torch.cat([self.frozen.weight, self.trained.weight], dim=-1)
-                table = torch.stack([x @ w.T + (b + c) for w, _, b, c in self.directions()])
-            self.folded = (versions, table)
-        return self.folded[1]
+        with torch.inference_mode(False), torch.no_grad():
+            if self.folded[0] != versions:
+                weight = self.frozen.weight
+                known = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
+                self.folded = (versions, weight.new_empty(2, len(weight), 4 * self.settings["hidden"]), known)
+            _, table, known = self.folded
+            asked = torch.arange(len(known), device=known.device) if ids is None else ids.flatten()
+            new = asked[~known[asked]].unique()
+            if len(new):
+                x = torch.cat([self.frozen.weight[new], self.trained.weight[new]], dim=-1)
+                for number, (w, _, b, c) in enumerate(self.directions()):
+                    table[number, new] = x @ w.T + (b + c)
+                known[new] = True
+        return table
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
         return self.head.prepare(kept, field)
