@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from dipair_lib import models
 from dipair_lib.models import backbone as backbones
 from dipair_lib.models import heads
+from dipair_lib.models.bilstm import Recurrence
 from dipair_lib.models.heads import Kept
 from dipair_lib.models.tokens import Texts, Tokens, length_sorted, read
 
@@ -186,7 +187,7 @@ class TestTextbookForms:
     def test_bilstm_states_equal_a_packed_bidirectional_lstm(
         self, training: bool, tiny_backbone: str, texts: Texts
     ) -> None:
-        """Torch's own LSTM over packed sequences gives what both of ours give: padded in training, looked-up gates in inference."""
+        """Torch's own LSTM over packed sequences gives what both of ours give: words step by step in training, gates in inference."""
         model = students(tiny_backbone)["BiLSTM"].train(training)
         ids, mask = texts.tokens[1].take(np.arange(9))
         x = torch.cat([model.frozen(ids), model.trained(ids)], dim=-1)
@@ -195,6 +196,37 @@ class TestTextbookForms:
         with torch.set_grad_enabled(training):
             found = model.encode(ids, mask, 1).vectors[:, 0]
         torch.testing.assert_close(found, torch.cat([h[0], h[1]], dim=1), **CLOSE)
+
+    def test_bilstm_gradients_equal_those_of_a_packed_bidirectional_lstm(
+        self, tiny_backbone: str, texts: Texts
+    ) -> None:
+        model = students(tiny_backbone)["BiLSTM"].train()
+        ids, mask = texts.tokens[1].take(np.arange(9))
+        weight = torch.randn(9, 2 * model.settings["hidden"], generator=torch.Generator().manual_seed(0))
+
+        def gradients(states: torch.Tensor) -> dict[str, torch.Tensor]:
+            model.zero_grad(set_to_none=True)
+            (states * weight).sum().backward()
+            found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+            return {n: g.to_dense() if g.is_sparse else g for n, g in found.items()}
+
+        ours = gradients(model.encode(ids, mask, 1).vectors[:, 0])
+        x = torch.cat([model.frozen(ids), model.trained(ids)], dim=-1)
+        packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1), batch_first=True, enforce_sorted=False)
+        _, (h, _) = model.lstm(packed)
+        plain = gradients(torch.cat([h[0], h[1]], dim=1))
+        assert (
+            ours.keys() == plain.keys() and "trained.weight" in ours and "lstm.weight_hh_l0_reverse" in ours
+        )
+        for name, gradient in plain.items():
+            torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-4)
+
+    def test_the_recurrence_passes_a_numerical_gradient_check(self) -> None:
+        torch.manual_seed(0)
+        counts, hidden = [3, 2, 2, 1], 2
+        gates = torch.randn(2, sum(counts), 4 * hidden, dtype=torch.float64, requires_grad=True)
+        recurrent = torch.randn(2, hidden, 4 * hidden, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda g, r: Recurrence.apply(g, r, counts, 4), (gates, recurrent))
 
     def test_bilstm_looks_up_what_its_weights_are_now(self, tiny_backbone: str, texts: Texts) -> None:
         """The looked-up gates are computed anew when a weight has changed."""

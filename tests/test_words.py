@@ -87,7 +87,7 @@ class TestFiles:
 
     def test_coverage_and_the_spread_of_those_not_found(self, tmp_path: Path) -> None:
         path = text_file(tmp_path / "v.txt")
-        vocabulary, table, coverage = word_vectors(str(path), ["cat", "owl", "dog"], beyond=0)
+        _, table, coverage = word_vectors(str(path), ["cat", "owl", "dog"], beyond=0)
         assert (coverage.words, coverage.found) == (3, 2)
         assert str(coverage) == "2 of 3 words (66.7%) have a vector"
         known = torch.tensor([VECTORS["cat"], VECTORS["dog"]])
@@ -96,7 +96,7 @@ class TestFiles:
 
     def test_frequent_words_of_the_file_join_the_vocabulary(self, tmp_path: Path) -> None:
         """In the file's order, cased spellings as their lower case; those given stay first and alone count as found."""
-        vectors = {
+        vectors: dict[str, list[float]] = {
             "owl": [1, 2, 3],
             "The": [4, 5, 6],
             "new york": [0, 0, 1],

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from .heads import CompareHead, Kept, Prepared
 from .words import FIRST, SPREAD, WIDTH, WordTokenizer
@@ -89,21 +92,28 @@ class BiLSTM(nn.Module):
         return Kept(state[:, None], torch.ones((len(ids), 1), dtype=torch.bool, device=ids.device))
 
     def trained_states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """ids, mask [texts, words] -> last states [texts, 2 * hidden], with gradients: torch's own LSTM over the padded batch.
+        """ids, mask [texts, words] -> last states [texts, 2 * hidden], with gradients.
 
-        Padding never enters a state that is read: the forward direction is read at each text's last word; the backward direction
-        runs over the text reversed within its own length, as a second batch through the other direction's weights.
+        Only words are computed, no padding: texts are taken longest first and their words lie step by step, as in torch's packed
+        sequences. The backward direction reads each text reversed within its own length, so both run side by side.
         """
-        x = torch.cat([self.frozen(ids), self.trained(ids)], dim=-1)
         lengths = mask.sum(1)
-        rows = torch.arange(len(ids), device=ids.device)
-        ahead, back = self.directions()
-        last = (lengths - 1).clamp(min=0)
-        forward = run(x, ahead, self.settings["hidden"])[rows, last]
-        backward = run(
-            x[rows[:, None], reversed_within(lengths, ids.shape[1])], back, self.settings["hidden"]
-        )[rows, last]
-        return torch.cat([forward, backward], dim=-1)
+        order = torch.argsort(lengths, descending=True, stable=True)
+        ordered, steps = lengths[order], torch.arange(ids.shape[1], device=ids.device)
+        step, row = (steps[:, None] < ordered[None, :]).nonzero(as_tuple=True)
+        counts = torch.bincount(step).tolist()
+        places = order[row] * ids.shape[1]
+        mirrored = torch.empty(ids.numel(), dtype=torch.int64, device=ids.device)
+        mirrored[places + step] = torch.arange(len(step), device=ids.device)
+        mirrored = mirrored[places + ordered[row] - 1 - step]
+        words = ids.flatten()[places + step]
+        x = torch.cat([self.frozen(words), self.trained(words)], dim=-1)
+        ahead, back = (functional.linear(x, w, b + c) for w, _, b, c in self.directions())
+        gates = torch.stack([ahead, back.index_select(0, mirrored)])
+        recurrent = torch.stack([weights[1].T for weights in self.directions()])
+        with torch.autocast(ids.device.type, enabled=False):
+            h = Recurrence.apply(gates.to(recurrent.dtype), recurrent, counts, len(ids))
+        return torch.cat([h[0], h[1]], dim=-1)[torch.argsort(order)]
 
     def directions(self) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
         """The LSTM's weights [w_ih, w_hh, b_ih, b_hh] forward and backward, in torch's gate order: input, forget, cell, output."""
@@ -178,10 +188,67 @@ class BiLSTM(nn.Module):
         return self.combine(*(self.prepare(k, field) for field, k in enumerate(kept)))
 
 
-def run(x: torch.Tensor, weights: Sequence[torch.Tensor], hidden: int) -> torch.Tensor:
-    """One direction of a one-layer LSTM over a padded batch: x [texts, words, width] -> states [texts, words, hidden]."""
-    start = x.new_zeros(1, len(x), hidden)
-    return torch.lstm(x, (start, start), list(weights), True, 1, 0.0, False, False, True)[0]
+class Recurrence(torch.autograd.Function):
+    """Both directions of an LSTM over packed words, and their gradient: a few operations per step, the rest for all steps at once.
+
+    Same result as `torch.lstm`, whose CPU training takes the directions one after the other, gate by gate.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, gates: torch.Tensor, recurrent: torch.Tensor, counts: list[int], texts: int
+    ) -> torch.Tensor:
+        """gates [2, words, 4 * hidden] (input, forget, cell, output), recurrent [2, hidden, 4 * hidden] -> last states [2, texts, hidden].
+
+        Words lie step by step; ``counts`` is how many texts, longest first, still have a word at each step.
+        """
+        hidden = recurrent.shape[1]
+        h, c = gates.new_zeros(2, 2, texts, hidden)
+        before = gates.new_empty(
+            3, 2, gates.shape[1], hidden
+        )  # h and c as each step finds them, tanh(c) as it leaves them
+        acts = torch.empty_like(gates)
+        for part, n in parts(counts):
+            before[0][:, part], before[1][:, part] = h[:, :n], c[:, :n]
+            a = acts[:, part]
+            a.copy_(torch.baddbmm(gates[:, part], h[:, :n], recurrent))
+            a[..., : 2 * hidden].sigmoid_()
+            a[..., 2 * hidden : 3 * hidden].tanh_()
+            a[..., 3 * hidden :].sigmoid_()
+            i, f, g, o = a.chunk(4, dim=-1)
+            c[:, :n] = torch.addcmul(f * c[:, :n], i, g)
+            before[2][:, part] = torch.tanh(c[:, :n])
+            h[:, :n] = o * before[2][:, part]
+        ctx.save_for_backward(recurrent, before, acts)
+        ctx.counts = counts
+        return h
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        """Gradient of the last states [2, texts, hidden] -> of the gates and of the recurrent weights."""
+        recurrent, (h, c, tanh_c), acts = ctx.saved_tensors
+        hidden = recurrent.shape[1]
+        i, f, g, o = acts.chunk(4, dim=-1)
+        # What a gate's input changes in c (for o: in h); times the gradient of c (of h), step by step, it is the gates' gradient.
+        d_gates = torch.cat([g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)], dim=-1)
+        h_to_c = o * (1 - tanh_c * tanh_c)
+        turned = recurrent.transpose(1, 2).contiguous()
+        d_h, d_c = grad.clone(), torch.zeros_like(grad)
+        for part, n in reversed(parts(ctx.counts)):
+            d = d_gates[:, part]
+            d_c[:, :n].addcmul_(d_h[:, :n], h_to_c[:, part])
+            d[..., : 3 * hidden].unflatten(-1, (3, hidden)).mul_(d_c[:, :n, None])
+            d[..., 3 * hidden :].mul_(d_h[:, :n])
+            d_c[:, :n].mul_(f[:, part])
+            d_h[:, :n] = torch.bmm(d, turned)
+        return d_gates, torch.bmm(h.transpose(1, 2), d_gates), None, None
+
+
+def parts(counts: list[int]) -> list[tuple[slice, int]]:
+    """Where the words of each step lie, and how many they are."""
+    ends = list(accumulate(counts))
+    return [(slice(end - n, end), n) for end, n in zip(ends, counts, strict=True)]
 
 
 def reversed_within(lengths: torch.Tensor, width: int) -> torch.Tensor:
