@@ -115,11 +115,11 @@ class Study:
     n_test: int = 0
 
     def base(self) -> Cell:
-        """Labels, nothing synthetic, at the share of rows where most cells were trained: what the others are compared with."""
-        shares = [cell.share for cell in self.quality if cell.augment != "none"] or [
-            c.share for c in self.quality
-        ]
-        share = max(sorted(set(shares)), key=shares.count, default=1.0)
+        """Labels, nothing synthetic, at the share of rows where most rules were tried: what the others are compared with."""
+        rules: dict[float, set[str]] = {}
+        for cell in self.quality:
+            rules.setdefault(cell.share, set()).add(cell.augment)
+        share = max(sorted(rules, reverse=True), key=lambda s: len(rules[s]), default=1.0)
         return next((c for c in self.quality if c == self.like(c, share=share)), Cell(share=share))
 
     def like(self, cell: Cell, **changes: Any) -> Cell:
@@ -263,13 +263,13 @@ def figure(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Figure:
     study = load(folder, task, n_boot)
     rounds, shares = by_rounds(study), by_share(study)
     more = [(plot_rounds, rounds)] * bool(rounds) + [(plot_shares, shares)] * bool(shares)
-    drawn = Figure(figsize=(10.4, 4.4 + 3.3 * bool(more)), dpi=110, layout="constrained")
-    grid = drawn.add_gridspec(1 + bool(more), 2, height_ratios=[4.4, 3.3][: 1 + bool(more)])
-    plot_cells(study, drawn.add_subplot(grid[0, 0]))
-    plot_gains(study, drawn.add_subplot(grid[0, 1]))
-    for number, (plot, lines) in enumerate(more):
-        place = grid[1, number] if len(more) == 2 else grid[1, :]
-        plot(study, lines, drawn.add_subplot(place))
+    drawn = Figure(figsize=(10.4, 4.6 + 3.3 * bool(more)), dpi=110, layout="constrained")
+    rows: Any = drawn.subfigures(1 + bool(more), 1, height_ratios=[4.6, 3.3][: 1 + bool(more)], squeeze=False)
+    above, *below = rows[:, 0]
+    plot_cells(study, above.add_subplot(1, 2, 1))
+    plot_gains(study, above.add_subplot(1, 2, 2))
+    for number, (plot, lines) in enumerate(more, 1):
+        plot(study, lines, below[0].add_subplot(1, len(more), number))
     return drawn
 
 
@@ -364,12 +364,10 @@ def plot_gains(study: Study, ax: Axes) -> None:
     ax.set(
         yticks=range(len(found)),
         yticklabels=list(found),
-        xlabel="gain in points (hundredths), 95 % interval; hollow: may be nothing",
+        xlabel="gain in points, 95 % interval (hollow: may be nothing)",
     )
     ax.set_ylim(len(found) - 0.4, -0.6)
-    ax.set_title(
-        "What each part brings, same test rows and seeds", loc="left", fontsize=10.5, color=tradeoff.INK
-    )
+    ax.set_title("What each part brings", loc="left", fontsize=10.5, color=tradeoff.INK)
 
 
 Lines = dict[str, list[tuple[float, Cell]]]
@@ -451,7 +449,7 @@ def plot_shares(study: Study, lines: Lines, ax: Axes) -> None:
     ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
     ax.minorticks_off()
     ax.set(
-        xlabel="real training rows of the student (its teacher saw all)",
+        xlabel="real training rows (the teacher saw all)",
         ylabel=tradeoff._metric_name(study.metric),
     )
     ax.set_title("More real rows", loc="left", fontsize=10.5, color=tradeoff.INK)

@@ -134,7 +134,7 @@ def test_the_figure_shows_every_cell_and_the_lines(folder: Path) -> None:
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles == [
         "t: what the students reach",
-        "What each part brings, same test rows and seeds",
+        "What each part brings",
         "More synthetic rows (50 real ones)",
         "More real rows",
     ]
