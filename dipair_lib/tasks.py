@@ -2,6 +2,7 @@
 
     load_task("pydocs")                                   built in: summary line against passage, two classes
     load_task("pydocs-topic")                             built in: one sentence, several classes
+    load_task("glue/sst2")                                SST-2, QQP or MNLI, from the hub or a local folder: see `glue`
     load_task("pairs.csv", fields=["query", "text"], label="label", group="query")
     load_task("folder-with-train-dev-test/")              tsv, csv, jsonl, parquet, each also .gz
 
@@ -113,10 +114,24 @@ def load_task(
         raise TaskError(f"max_train is {max_train}: give 0 for all training rows or a positive number")
     if kind not in ("", "classes", "score"):
         raise TaskError(f"kind is {kind!r}: give 'classes', 'score' or '' (guess)")
+    from dipair_lib import glue
+
     name = os.fspath(name_or_path)
     if name in BUILT_IN:
         return _built_in(name, tuple(fields), label, group, max_train, cache, say)
     path = Path(name).expanduser()
+    benchmark = name.removeprefix("glue/") if name.startswith("glue/") else glue.name_of_folder(path)
+    if benchmark:
+        _refuse_own(
+            name,
+            glue.SETS[benchmark].fields if benchmark in glue.SETS else (),
+            "label",
+            "",
+            fields,
+            label,
+            group,
+        )
+        return glue.load(benchmark, None if name.startswith("glue/") else path.parent, max_train)
     if not path.exists():
         raise TaskError(f"{name}: no such file or folder, and not a built-in task ({', '.join(BUILT_IN)})")
     return _load_path(path, tuple(fields), label, group, kind, tuple(splits), seed, max_train)
@@ -141,6 +156,15 @@ BUILT_IN: dict[str, tuple[tuple[str, ...], str, str]] = {  # name: fields, label
 }
 
 
+def _refuse_own(name: str, *own_and_given: Any) -> None:
+    """Raise if fields, label or group are given for a task that has its own."""
+    for what, own, given in zip(
+        ("fields", "label", "group"), own_and_given[:3], own_and_given[3:], strict=True
+    ):
+        if given and (tuple(given) if what == "fields" else given) != own:
+            raise TaskError(f"{name} has {what} = {own!r}, not {given!r}: leave {what} empty")
+
+
 def _built_in(
     name: str,
     fields: tuple[str, ...],
@@ -152,11 +176,7 @@ def _built_in(
 ) -> Task:
     from dipair_lib import pydocs
 
-    for what, given, own in zip(
-        ("fields", "label", "group"), (fields, label, group), BUILT_IN[name], strict=True
-    ):
-        if given and given != own:
-            raise TaskError(f"{name} has {what} = {own!r}, not {given!r}: leave {what} empty")
+    _refuse_own(name, *BUILT_IN[name], fields, label, group)
     load = pydocs.load_pairs if name == "pydocs" else pydocs.load_topics
     frames, classes, notes = load(cache_folder(cache), say)
     return _finish(name, BUILT_IN[name][0], "classes", classes, frames, name == "pydocs", max_train, notes)
@@ -180,8 +200,10 @@ class Table:
         return len(next(iter(self.columns.values()), []))
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, malformed: list[int] | None = None) -> Table:
     """Read one .tsv (no quoting), .csv (standard quoting), .jsonl or .parquet file, each also with .gz.
+
+    A row with a wrong number of cells is an error, unless there is a list to put its line number into: then it is left out.
 
     Raises TaskError for a file that is missing, empty, without rows, malformed, or not UTF-8.
     """
@@ -204,7 +226,7 @@ def read_table(path: Path) -> Table:
     if suffix == ".jsonl":
         return _read_jsonl(path, text)
     rows = _tsv_rows(text) if suffix == ".tsv" else _csv_rows(path, text)
-    return _read_cells(path, rows)
+    return _read_cells(path, rows, malformed)
 
 
 def _format(path: Path) -> str:
@@ -251,7 +273,9 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         ) from error
 
 
-def _read_cells(path: Path, rows: Iterable[tuple[int, list[str]]]) -> Table:
+def _read_cells(
+    path: Path, rows: Iterable[tuple[int, list[str]]], malformed: list[int] | None = None
+) -> Table:
     rows = iter(rows)
     header = [name.strip() for name in next(rows)[1]]
     twice = [name for name, count in Counter(header).items() if count > 1]
@@ -260,6 +284,9 @@ def _read_cells(path: Path, rows: Iterable[tuple[int, list[str]]]) -> Table:
     lines: list[int] = []
     table: list[list[str]] = []
     for line, cells in rows:
+        if len(cells) != len(header) and malformed is not None:
+            malformed.append(line)
+            continue
         if len(cells) != len(header):
             raise TaskError(
                 f"{path}, row {len(lines) + 1} (line {line}): malformed, {len(cells)} cells where the header has "
@@ -655,8 +682,9 @@ def _finish(
     grouped: bool,
     max_train: int,
     notes: dict[str, Any],
+    metrics: tuple[str, ...] = (),
 ) -> Task:
-    """Group codes, column types, the cut to `max_train`, counts, fingerprint."""
+    """Group codes, column types, the cut to `max_train`, counts, fingerprint; `metrics` by default those of the kind."""
     if grouped:
         codes, _ = pd.factorize(pd.concat([frames[s]["group"] for s in SPLITS], ignore_index=True))
     else:
@@ -677,9 +705,9 @@ def _finish(
             )
     notes = notes | {"rows": {split: len(frame) for split, frame in final.items()}}
     if kind == "score":
-        metrics: tuple[str, ...] = ("pearson", "spearman")
+        usual: tuple[str, ...] = ("pearson", "spearman")
     else:
-        metrics = ("auc", "accuracy", "f1") if len(classes) == 2 else ("accuracy", "macro_f1")
+        usual = ("auc", "accuracy", "f1") if len(classes) == 2 else ("accuracy", "macro_f1")
         notes["labels"] = {
             split: {classes[i]: int(n) for i, n in sorted(frame["label"].value_counts().items())}
             for split, frame in final.items()
@@ -689,7 +717,7 @@ def _finish(
         fields=fields,
         kind=kind,
         classes=classes,
-        metrics=metrics,
+        metrics=metrics or usual,
         train=final["train"],
         dev=final["dev"],
         test=final["test"],

@@ -81,7 +81,13 @@ class TestConstraints:
 class TestImports:
     @pytest.mark.parametrize("path", sorted((ROOT / "dipair_lib").rglob("*.py")), ids=lambda p: p.stem)
     def test_only_declared_packages_are_imported(self, path: Path) -> None:
-        runtime = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+        extras = [
+            line
+            for name, lines in PROJECT["optional-dependencies"].items()
+            if name != "dev"
+            for line in lines
+        ]
+        runtime = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"] + extras}
         declared = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in runtime}
         declared |= {name for name, owner in COME_WITH.items() if owner in runtime}
         used = set()

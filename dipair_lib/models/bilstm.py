@@ -14,6 +14,8 @@ from torch.nn import functional
 from .heads import CompareHead, Kept, Prepared
 from .words import FIRST, SPREAD, WIDTH, WordTokenizer
 
+WORDS_ROUNDED_TO = 128
+
 
 class BiLSTM(nn.Module):
     """Single-layer BiLSTM over words, last forward and backward states, no attention, no layer norm (Tang et al. 2019, section 3.1).
@@ -106,9 +108,10 @@ class BiLSTM(nn.Module):
         mirrored = torch.empty(ids.numel(), dtype=torch.int64, device=ids.device)
         mirrored[places + step] = torch.arange(len(step), device=ids.device)
         mirrored = mirrored[places + ordered[row] - 1 - step]
-        words = ids.flatten()[places + step]
+        # A matrix product of a new shape costs more than many of a known one: the number of words is rounded up for it.
+        words = functional.pad(ids.flatten()[places + step], (0, -len(step) % WORDS_ROUNDED_TO))
         x = torch.cat([self.frozen(words), self.trained(words)], dim=-1)
-        ahead, back = (functional.linear(x, w, b + c) for w, _, b, c in self.directions())
+        ahead, back = (functional.linear(x, w, b + c)[: len(step)] for w, _, b, c in self.directions())
         gates = torch.stack([ahead, back.index_select(0, mirrored)])
         recurrent = torch.stack([weights[1].T for weights in self.directions()])
         with torch.autocast(ids.device.type, enabled=False):
