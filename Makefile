@@ -41,7 +41,7 @@ lab: $(STAMP)
 SUITE ?= demo
 reference: $(STAMP)
 	mkdir -p results/reference/$(SUITE)
-	cp results/$(SUITE)/rows.jsonl results/$(SUITE)/report.html results/reference/$(SUITE)/
+	cp results/$(SUITE)/rows.jsonl results/$(SUITE)/report.html $(wildcard results/$(SUITE)/architectures.json) results/reference/$(SUITE)/
 	$(BIN)/python -c "import glob, nbformat; \
 		done = [p for p in glob.glob('results/$(SUITE)/notebooks/04_tradeoff-*.ipynb') if not p.endswith('.failed.ipynb')]; \
 		nb = nbformat.read(done[-1], 4); \

@@ -364,7 +364,7 @@ def plot_gains(study: Study, ax: Axes) -> None:
     ax.set(
         yticks=range(len(found)),
         yticklabels=list(found),
-        xlabel="gain in points, 95 % interval (hollow: may be nothing)",
+        xlabel="gain in points (hollow: may be nothing)",
     )
     ax.set_ylim(len(found) - 0.4, -0.6)
     ax.set_title("What each part brings", loc="left", fontsize=10.5, color=tradeoff.INK)
@@ -428,6 +428,7 @@ def plot_rounds(study: Study, lines: Lines, ax: Axes) -> None:
     ax.set_xscale("symlog", linthresh=1)
     ticks = sorted({int(x) for points in lines.values() for x, _ in points})
     ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
     first = next(iter(lines.values()))[-1][1]
     ax.set_title(
         f"More synthetic rows ({study.n_train[first]:,} real ones)",

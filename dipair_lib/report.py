@@ -21,7 +21,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from dipair_lib import ablation, results, tradeoff
+from dipair_lib import ablation, architecture_table, published, results, tradeoff
 
 LIMITS = (
     tradeoff.Limits(min_retained=0.99),
@@ -80,7 +80,15 @@ def write(folder: Path | str, out: Path | str | None = None) -> Path:
             f"{folder}: no result row to report: run a suite first (dipair run notebooks/suites/demo.yaml)"
         )
     damaged = [str(w.message) for w in caught]
-    page = html(tradeoff.frame(rows), folder.resolve().name, damaged, studies(folder, rows))
+    stored = None
+    if (folder / architecture_table.FILE).exists():
+        try:
+            stored = architecture_table.load(folder)
+        except results.ResultError as error:
+            damaged.append(str(error))
+    quoted = published.rows(sorted({row.task for row in rows}))
+    data = tradeoff.frame([*rows, *quoted])
+    page = html(data, folder.resolve().name, damaged, studies(folder, rows), stored)
     return results.write_atomic(Path(out) if out else folder / "report.html", page.encode("utf8"))
 
 
@@ -89,11 +97,12 @@ def html(
     title: str,
     damaged: list[str] | None = None,
     studied: Mapping[str, Mapping[str, Any]] | None = None,
+    clocked: Mapping[str, Any] | None = None,
 ) -> str:
     """The whole page from a frame of ``tradeoff.frame``.
 
     Args:
-        damaged: messages about files that were left out. studied: from ``studies``.
+        damaged: messages about files that were left out. studied: from ``studies``. clocked: from ``architecture_table.load``.
     """
     measured = data[data["family"] != "published"]
     environment = Environment(
@@ -105,6 +114,7 @@ def html(
             {**section(data[data["task"] == task]), "study": (studied or {}).get(task)}
             for task in measured["task"].dropna().unique()
         ],
+        architectures=architectures(clocked) if clocked else None,
         published=cells(tradeoff.published(data)),
         damaged=damaged or [],
         machine=machine(measured),
@@ -168,6 +178,29 @@ def studies(folder: Path, rows: Iterable[results.Result]) -> dict[str, dict[str,
             "table": cells(ablation.gains(folder, task)),
         }
     return found
+
+
+def architectures(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page says of the speed of the paper's systems."""
+    label = (
+        "time per sentence of each system, ours beside the published; the table below holds the same numbers"
+    )
+    machine = content["machine"]
+    return {
+        "said": architecture_table.sentence(content),
+        "svg": inline(architecture_table.figure(content), label, "architectures"),
+        "table": cells(architecture_table.table(content)),
+        "ways": cells(architecture_table.ways_table(content)),
+        "source": published.SURE_2,
+        "machine": tradeoff.plain(
+            f"{machine['device_name']}, {machine['threads']} threads, torch {machine['torch']}, "
+            + ", ".join(
+                f"{device} {dtype} {peak:,.0f} GFLOP/s"
+                for device, peaks in machine["peak_gflops"].items()
+                for dtype, peak in peaks.items()
+            )
+        ),
+    }
 
 
 def answers(choices: list[tradeoff.Choice]) -> list[dict[str, str]]:

@@ -42,9 +42,8 @@ if TYPE_CHECKING:
     from dipair_lib.tasks import Task
 
 SCHEMA = 2
-ADDED = {
-    2: ("n_synthetic", "quality_dtype")
-}  # fields that a version brought: rows of an earlier one read as None there
+# Fields that a version brought: rows of an earlier one read as None there.
+ADDED = {2: ("n_synthetic", "quality_dtype")}
 FAMILIES = (
     "constant",
     "lexical",
@@ -59,7 +58,18 @@ FAMILIES = (
 NOT_IDENTITY = frozenset({"out", "clock", "threads"})
 # What a results folder may hold; anything else is named by `verify`.
 KNOWN_FILES = frozenset(
-    {"rows", "notebooks", "teacher", "encoded", "report.html", "rows.jsonl", ".lock", ".pid", "README.md"}
+    {
+        "rows",
+        "notebooks",
+        "teacher",
+        "encoded",
+        "architectures.json",
+        "report.html",
+        "rows.jsonl",
+        ".lock",
+        ".pid",
+        "README.md",
+    }
 )
 
 
@@ -509,14 +519,20 @@ def verify(folder: Path | str) -> list[str]:
     Returns:
         One line per problem, naming file and field; empty if all is well. Looks for: rows and logits that are cut off,
         foreign or unfinished files, a run_id that is not its folder's name, quality, interval, other metrics and share
-        retained that are not what the logits give, model files whose safetensors header does not hold.
+        retained that are not what the logits give, model files whose safetensors header does not hold, and an
+        architectures.json that cannot be read.
     """
-    from dipair_lib import quality
+    from dipair_lib import architecture_table, quality
 
     folder = Path(folder)
     if not folder.is_dir():
         raise ResultError(f"{folder}: no such results folder")
     problems = foreign_files(folder)
+    if (folder / architecture_table.FILE).exists():
+        try:
+            architecture_table.load(folder)
+        except ResultError as error:
+            problems.append(str(error))
     rows: dict[str, Result] = {}
     stored: dict[str, Logits] = {}
     for path in sorted((folder / "rows").glob("*")):

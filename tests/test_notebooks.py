@@ -18,7 +18,7 @@ from conftest import sentences
 from dipair_lib import results, suite
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-NAMES = ["01_teacher", "02_bilstm", "03_dipair", "04_tradeoff", "05_explorer"]
+NAMES = ["01_teacher", "02_bilstm", "03_dipair", "04_tradeoff", "05_explorer", "07_architectures"]
 SUITES = sorted((FOLDER / "suites").glob("*.yaml"))
 
 
@@ -175,4 +175,28 @@ class TestOwnData:
         }
         assert {r.metric for r in rows.values()} == {"accuracy"}
         assert results.load_logits(out, rows["DiPair-TSF k=4"].run_id).logits.shape[1] == 3
+        assert results.verify(out) == []
+
+    def test_a_task_of_the_hub_with_synthetic_rows_over_seeds(
+        self, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By the hub's name, from local files of the official layout; test labels hidden."""
+        texts = [
+            (f"the {c} {w}", int(c == "red")) for c in ("red", "green") for w in sentences(60, seed=len(c))
+        ]
+        folder = tmp_path / "GLUE" / "SST-2"
+        folder.mkdir(parents=True)
+        for split, rows in (("train", texts[5:-5]), ("dev", texts[:5] + texts[-5:])):
+            lines = "".join(f"{text} {split}\t{label}\n" for text, label in rows)
+            (folder / f"{split}.tsv").write_text(f"sentence\tlabel\n{lines}")
+        monkeypatch.setenv("DIPAIR_GLUE", str(folder.parent))
+        more = {"augment": "all", "n_iter": "2", "n_seeds": "2", "alpha": "0.5"}
+        out = run_smoke(Path("glue/sst2"), tiny_backbone, tmp_path / "mine", **more)
+        students = [r for r in results.load_results(out) if r.family == "bilstm"]
+        assert [(r.model, r.seed) for r in students] == [
+            ("BiLSTM 150 (logits + 0.5 labels, all x2, teacher's classes)", s) for s in (0, 1)
+        ]
+        assert {(r.task, r.metric) for r in students} == {("glue/sst2", "accuracy")}
+        assert all(r.n_synthetic for r in students)
+        assert "GLUE hides the labels of its test set" in (students[0].data_notes or "")
         assert results.verify(out) == []

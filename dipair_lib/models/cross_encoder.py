@@ -23,7 +23,8 @@ class CrossEncoder(nn.Module):
     """[CLS] a [SEP] b [SEP] -> encoder -> mean of the outputs -> logits.
 
     The mean is read, not [CLS], because the embedded backbone was trained with mean pooling and has no trained [CLS] (the papers' BERT has;
-    with it the first output would be the natural choice).
+    with it the first output would be the natural choice). Of GPT, too, the mean is read, where its paper reads the last output: there one
+    token stands for [CLS] and [SEP] (``tokens.separator``), each output has seen all before it, and none sees the padding behind it.
 
     Args:
         backbone: ``embedded``, a directory or a hub name.

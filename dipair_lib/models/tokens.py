@@ -52,19 +52,45 @@ class Tokens:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> Tokens:
-    """Word pieces of texts, [CLS] and [SEP] included, cut to at most ``length``."""
+    """Word pieces of texts, [CLS] and [SEP] included, cut to at most ``length``.
+
+    A tokenizer that does not put one token before and one behind every text (GPT's puts none) gets its ``separator`` in both places.
+    """
     if length < 3:
         raise ValueError(
             f"read length: expected at least 3 word pieces ([CLS], one, [SEP]), but got {length}"
         )
     if len(texts) == 0:
         return Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
-    encoded = tokenizer(list(texts), truncation=True, max_length=length, return_attention_mask=False)[
-        "input_ids"
-    ]
+    # A BiLSTM's words are no pieces: nothing stands around them.
+    bare = isinstance(tokenizer, PreTrainedTokenizerBase) and tokenizer.num_special_tokens_to_add() < 2
+    asked = {"add_special_tokens": False, "max_length": length - 2} if bare else {"max_length": length}
+    encoded = tokenizer(list(texts), truncation=True, return_attention_mask=False, **asked)["input_ids"]
+    if bare:
+        mark = separator(tokenizer)
+        encoded = [[mark, *ids, mark] for ids in encoded]
     offsets = np.cumsum([0, *(len(e) for e in encoded)], dtype=np.int64)
     ids = np.fromiter((i for e in encoded for i in e), dtype=np.int32, count=int(offsets[-1]))
     return Tokens(ids, offsets)
+
+
+def separator(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that begins, parts and ends texts where a tokenizer has no [CLS] and [SEP].
+
+    GPT (Radford et al. 2018) adds three untrained tokens: start, delimiter, extract. Here one token that the checkpoint knows takes their
+    places: its own separator or end of text, else a line break, else a full stop (the first GPT's tokenizer drops line breaks).
+    """
+    for known in (tokenizer.sep_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id):
+        if known is not None:
+            return int(known)
+    for sign in ("\n", "."):
+        ids = tokenizer(sign, add_special_tokens=False)["input_ids"]
+        if ids and ids[-1] != tokenizer.unk_token_id:
+            return int(ids[-1])
+    raise ValueError(
+        f"{type(tokenizer).__name__}: expected a separator, end-of-text token, line break or full stop to part two texts with, but it "
+        "has none: set eos_token in its tokenizer_config.json"
+    )
 
 
 @dataclass(frozen=True)
