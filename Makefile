@@ -12,7 +12,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   check style and types"
 	@echo "make lab    open the notebooks in JupyterLab"
-	@echo "make reference  copy the measured demo to results/reference (SUITE=name for another suite)"
+	@echo "make reference  copy the measured demo to results/reference (SUITE=name for another suite, AS=name there)"
 	@echo "make clean  remove .venv, caches and build leftovers (results and built data stay)"
 
 $(STAMP):
@@ -37,17 +37,20 @@ lint: $(STAMP)
 lab: $(STAMP)
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks
 
-# What is committed of a measured suite: rows, report, the executed comparison and its picture; numbers only, no texts.
+# What is committed of a measured suite: rows, report, the executed comparison, its pictures; numbers only, no texts.
 SUITE ?= demo
+AS ?= $(SUITE)
+TO = results/reference/$(AS)
 reference: $(STAMP)
-	mkdir -p results/reference/$(SUITE)
-	cp results/$(SUITE)/rows.jsonl results/$(SUITE)/report.html $(wildcard results/$(SUITE)/architectures.json) results/reference/$(SUITE)/
+	mkdir -p $(TO)
+	cp results/$(SUITE)/rows.jsonl results/$(SUITE)/report.html $(wildcard results/$(SUITE)/architectures.json) $(TO)/
 	$(BIN)/python -c "import glob, nbformat; \
 		done = [p for p in glob.glob('results/$(SUITE)/notebooks/04_tradeoff-*.ipynb') if not p.endswith('.failed.ipynb')]; \
 		nb = nbformat.read(done[-1], 4); \
 		[part.metadata.pop('papermill', 0) for part in (nb, *nb.cells)]; \
-		nbformat.write(nb, 'results/reference/$(SUITE)/04_tradeoff.ipynb')"
-	$(BIN)/python -c "from dipair_lib import explorer; explorer.save_picture('results/reference/$(SUITE)')"
+		nbformat.write(nb, '$(TO)/04_tradeoff.ipynb')"
+	$(BIN)/python -c "from dipair_lib import ablation, explorer; \
+		explorer.save_picture('$(TO)'); ablation.save_pictures('results/$(SUITE)', '$(TO)')"
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

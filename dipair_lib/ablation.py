@@ -6,6 +6,7 @@ is the difference of two cells on the same test rows and the same seeds; its int
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -253,6 +254,26 @@ def sentence(folder: Path | str, task: str) -> str:
         + "; ".join(parts)
         + "."
     )
+
+
+def tasks_of(folder: Path | str) -> list[str]:
+    """Tasks of a results folder, with its raw logits, for which there is a comparison."""
+    rows = results.load_results(folder, damaged="warn") if (Path(folder) / "rows").is_dir() else []
+    return [t for t in sorted({r.task for r in rows if r.notebook == "02_bilstm"}) if sentence(folder, t)]
+
+
+def save_pictures(folder: Path | str, out: Path | str) -> list[Path]:
+    """Write the figure of each task that has a comparison as ``ablation.png`` (of several tasks: with their names) into ``out``."""
+    found = tasks_of(folder)
+    names = {
+        task: f"ablation-{results.slug(task)}.png" if len(found) > 1 else "ablation.png" for task in found
+    }
+    written = []
+    for task, name in names.items():
+        buffer = io.BytesIO()
+        figure(folder, task).savefig(buffer, format="png", facecolor="white")
+        written.append(results.write_atomic(Path(out) / name, buffer.getvalue()))
+    return written
 
 
 # --- the figure -------------------------------------------------------------------------------------------------------------------

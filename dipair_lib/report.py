@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -88,7 +88,7 @@ def write(folder: Path | str, out: Path | str | None = None) -> Path:
             damaged.append(str(error))
     quoted = published.rows(sorted({row.task for row in rows}))
     data = tradeoff.frame([*rows, *quoted])
-    page = html(data, folder.resolve().name, damaged, studies(folder, rows), stored)
+    page = html(data, folder.resolve().name, damaged, studies(folder), stored)
     return results.write_atomic(Path(out) if out else folder / "report.html", page.encode("utf8"))
 
 
@@ -161,19 +161,17 @@ def section(data: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def studies(folder: Path, rows: Iterable[results.Result]) -> dict[str, dict[str, Any]]:
+def studies(folder: Path) -> dict[str, dict[str, Any]]:
     """The comparison of BiLSTM students of each task that has one: what was seen, its figure and its table.
 
     It is computed from raw logits, which a folder of rows alone (``rows.jsonl``) does not hold.
     """
     found = {}
-    for task in sorted({row.task for row in rows if row.notebook == "02_bilstm"}):
-        if not (folder / "rows").is_dir() or not (said := ablation.sentence(folder, task)):
-            continue
+    for task in ablation.tasks_of(folder):
         drawn = ablation.figure(folder, task)
         label = f"{tradeoff.plain(task)}: distillation or augmentation; the table below holds the gains"
         found[task] = {
-            "said": said,
+            "said": ablation.sentence(folder, task),
             "svg": inline(drawn, label, f"study {task}"),
             "table": cells(ablation.gains(folder, task)),
         }

@@ -170,3 +170,14 @@ def test_without_raw_logits_there_is_no_such_section(folder: Path, tmp_path: Pat
     )
     page = report.write(tmp_path / "rows-alone").read_text(encoding="utf8")
     assert "Distillation or augmentation?" not in page
+
+
+def test_its_picture_is_written_for_each_task_that_has_a_comparison(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    student(folder, 0, 0.6, task="alone")
+    (written,) = ablation.save_pictures(folder, out)
+    assert written == out / "ablation.png"
+    assert written.read_bytes().startswith(b"\x89PNG")
+    student(folder, 0, 0.7, task="alone", loss="logits")
+    assert [p.name for p in ablation.save_pictures(folder, out)] == ["ablation-alone.png", "ablation-t.png"]
