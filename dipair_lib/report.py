@@ -153,6 +153,7 @@ def section(data: pd.DataFrame) -> dict[str, Any]:
                 "table": cells(whole[COLUMNS[name]]),
             }
             for name in FIGURES
+            if name != "kept" or data["keep"].notna().any()
         ],
         "table": cells(whole),
         "sanity": sanity(data),
