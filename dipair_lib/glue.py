@@ -72,12 +72,14 @@ def name_of_folder(path: Path) -> str:
     return names[0] if names and path.is_dir() and find_file(path, "train") else ""
 
 
-def load(name: str, root: Path | None, max_train: int = 0) -> Task:
+def load(
+    name: str, root: Path | None, max_train: int = 0, given: tuple[tuple[str, ...], str, str] = ((), "", "")
+) -> Task:
     """A GLUE task.
 
     Args:
         name: one of ``SETS``. root: a folder that holds the official folders; None: $DIPAIR_GLUE, or the hub without it.
-        max_train: as in `tasks.load_task`.
+        max_train: as in `tasks.load_task`. given: its fields, label and group, which may only be GLUE's own or empty.
 
     Raises:
         TaskError: an unknown name, a file, column or label that is not GLUE's, the hub out of reach, the extra not installed.
@@ -85,8 +87,9 @@ def load(name: str, root: Path | None, max_train: int = 0) -> Task:
     if name not in SETS:
         raise TaskError(f"glue/{name}: unknown; there are {', '.join(f'glue/{known}' for known in SETS)}")
     known = SETS[name]
-    given = os.environ.get("DIPAIR_GLUE")
-    root = root or (Path(given).expanduser() if given else None)
+    tasks._refuse_own(f"glue/{name}", known.fields, "label", "", *given)
+    folder = os.environ.get("DIPAIR_GLUE")
+    root = root or (Path(folder).expanduser() if folder else None)
     notes: dict[str, Any] = {"source": f"{REPOSITORY} at {REVISION[:12]}"}
     if root is None:
         tables = read_hub(known, REPOSITORY, REVISION)

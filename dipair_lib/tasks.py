@@ -120,18 +120,9 @@ def load_task(
     if name in BUILT_IN:
         return _built_in(name, tuple(fields), label, group, max_train, cache, say)
     path = Path(name).expanduser()
-    benchmark = name.removeprefix("glue/") if name.startswith("glue/") else glue.name_of_folder(path)
-    if benchmark:
-        _refuse_own(
-            name,
-            glue.SETS[benchmark].fields if benchmark in glue.SETS else (),
-            "label",
-            "",
-            fields,
-            label,
-            group,
-        )
-        return glue.load(benchmark, None if name.startswith("glue/") else path.parent, max_train)
+    if benchmark := name.removeprefix("glue/") if name.startswith("glue/") else glue.name_of_folder(path):
+        root = None if name.startswith("glue/") else path.parent
+        return glue.load(benchmark, root, max_train, (tuple(fields), label, group))
     if not path.exists():
         raise TaskError(f"{name}: no such file or folder, and not a built-in task ({', '.join(BUILT_IN)})")
     return _load_path(path, tuple(fields), label, group, kind, tuple(splits), seed, max_train)

@@ -153,7 +153,8 @@ class TestOfficialFiles:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the hub's repository: Parquet files by subset and split, named in README.md. Its class list is in another order."""
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     features = datasets.Features(
         sentence=datasets.Value("string"),
