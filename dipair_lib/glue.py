@@ -73,13 +73,16 @@ def name_of_folder(path: Path) -> str:
 
 
 def load(
-    name: str, root: Path | None, max_train: int = 0, given: tuple[tuple[str, ...], str, str] = ((), "", "")
+    name: str,
+    root: Path | None,
+    max_train: int = 0,
+    given: tuple[tuple[str, ...], str, str, str] = ((), "", "", ""),
 ) -> Task:
     """A GLUE task.
 
     Args:
         name: one of ``SETS``. root: a folder that holds the official folders; None: $DIPAIR_GLUE, or the hub without it.
-        max_train: as in `tasks.load_task`. given: its fields, label and group, which may only be GLUE's own or empty.
+        max_train: as in `tasks.load_task`. given: its fields, label, group and kind, which may only be GLUE's own or empty.
 
     Raises:
         TaskError: an unknown name, a file, column or label that is not GLUE's, the hub out of reach, the extra not installed.
@@ -87,7 +90,7 @@ def load(
     if name not in SETS:
         raise TaskError(f"glue/{name}: unknown; there are {', '.join(f'glue/{known}' for known in SETS)}")
     known = SETS[name]
-    tasks._refuse_own(f"glue/{name}", known.fields, "label", "", *given)
+    tasks._refuse_own(f"glue/{name}", (known.fields, "label", "", "classes"), given)
     folder = os.environ.get("DIPAIR_GLUE")
     root = root or (Path(folder).expanduser() if folder else None)
     notes: dict[str, Any] = {"source": f"{REPOSITORY} at {REVISION[:12]}"}
@@ -110,7 +113,7 @@ def load(
 def build(name: str, known: Set, tables: dict[str, Table], notes: dict[str, Any], max_train: int) -> Task:
     """The task of tables whose columns are the fields and ``label`` (class names; None where hidden)."""
     where = Path(f"glue/{name}")
-    if any(label is None for label in tables["test"].columns["label"]):
+    if all(label is None for label in tables["test"].columns["label"]):
         share = max(DEV_SHARE, min(0.2, DEV_TEXTS / len(tables["train"])))
         dev, _ = known.dev if "official" in notes["source"] else reversed(known.dev)
         notes["splits"] = (
@@ -187,15 +190,18 @@ def read_folder(known: Set, folder: Path) -> tuple[dict[str, Table], dict[str, i
 
 
 def rename(known: Set, table: Table, split: str) -> Table:
-    """A file's table with our column names and labels as class names; without a label column they are hidden."""
+    """A file's table with our column names and labels as class names; without a label column, or as -1, those of test are hidden."""
     for column in known.official:
         tasks._need_column(table, column)
     columns = {ours: table.columns[its] for ours, its in zip(known.fields, known.official, strict=True)}
     if split == "test" and known.label not in table.columns:
         return Table(table.path, columns | {"label": [None] * len(table)}, table.lines)
     tasks._need_column(table, known.label)
-    numbers = {} if known.folder == "MNLI" else {str(i): name for i, name in enumerate(known.classes)}
-    labels = [numbers.get(str(label).strip(), str(label)) for label in table.columns[known.label]]
+    names: dict[str, str | None] = (
+        {} if known.folder == "MNLI" else dict(zip("01", known.classes, strict=True))
+    )
+    names |= {"-1": None} if split == "test" else {}
+    labels = [names.get(str(label).strip(), str(label)) for label in table.columns[known.label]]
     return Table(table.path, columns | {"label": labels}, table.lines)
 
 
@@ -241,7 +247,13 @@ def hub_table(known: Set, where: str, data: Any) -> Table:
     table = Table(Path(where), {name: frame[name].tolist() for name in frame}, None)
     for column in (*known.fields, "label"):
         tasks._need_column(table, column)
-    listed: Mapping[int, str] = dict(enumerate(getattr(data.features["label"], "names", known.classes)))
+    names = getattr(data.features["label"], "names", None)
+    if not names:
+        raise TaskError(
+            f"{table.path}, column 'label': expected a ClassLabel, whose names say what the numbers mean, got "
+            f"{data.features['label'].dtype}; copy the repository with its README.md, which holds them"
+        )
+    listed: Mapping[int, str] = dict(enumerate(names))
     labels = [None if label == -1 else listed.get(label, str(label)) for label in table.columns["label"]]
     return Table(
         table.path, {field: table.columns[field] for field in known.fields} | {"label": labels}, None

@@ -118,11 +118,14 @@ def load_task(
 
     name = os.fspath(name_or_path)
     if name in BUILT_IN:
-        return _built_in(name, tuple(fields), label, group, max_train, cache, say)
+        return _built_in(name, tuple(fields), label, group, kind, max_train, cache, say)
     path = Path(name).expanduser()
-    if benchmark := name.removeprefix("glue/") if name.startswith("glue/") else glue.name_of_folder(path):
-        root = None if name.startswith("glue/") else path.parent
-        return glue.load(benchmark, root, max_train, (tuple(fields), label, group))
+    given = (tuple(fields), label, group, kind)
+    benchmark = name.removeprefix("glue/") if name.startswith("glue/") else ""
+    if benchmark in glue.SETS or (benchmark and not path.exists()):
+        return glue.load(benchmark, None, max_train, given)
+    if benchmark := glue.name_of_folder(path):
+        return glue.load(benchmark, path.parent, max_train, given)
     if not path.exists():
         raise TaskError(f"{name}: no such file or folder, and not a built-in task ({', '.join(BUILT_IN)})")
     return _load_path(path, tuple(fields), label, group, kind, tuple(splits), seed, max_train)
@@ -147,13 +150,11 @@ BUILT_IN: dict[str, tuple[tuple[str, ...], str, str]] = {  # name: fields, label
 }
 
 
-def _refuse_own(name: str, *own_and_given: Any) -> None:
-    """Raise if fields, label or group are given for a task that has its own."""
-    for what, own, given in zip(
-        ("fields", "label", "group"), own_and_given[:3], own_and_given[3:], strict=True
-    ):
-        if given and (tuple(given) if what == "fields" else given) != own:
-            raise TaskError(f"{name} has {what} = {own!r}, not {given!r}: leave {what} empty")
+def _refuse_own(name: str, own: Sequence[Any], given: Sequence[Any]) -> None:
+    """Raise if other fields, label, group or kind are given than the task's own."""
+    for what, its, asked in zip(("fields", "label", "group", "kind"), own, given, strict=True):
+        if asked and asked != its:
+            raise TaskError(f"{name} has {what} = {its!r}, not {asked!r}: leave {what} empty")
 
 
 def _built_in(
@@ -161,13 +162,14 @@ def _built_in(
     fields: tuple[str, ...],
     label: str,
     group: str,
+    kind: str,
     max_train: int,
     cache: str | os.PathLike[str] | None,
     say: Callable[[str], None] | None,
 ) -> Task:
     from dipair_lib import pydocs
 
-    _refuse_own(name, *BUILT_IN[name], fields, label, group)
+    _refuse_own(name, (*BUILT_IN[name], "classes"), (fields, label, group, kind))
     load = pydocs.load_pairs if name == "pydocs" else pydocs.load_topics
     frames, classes, notes = load(cache_folder(cache), say)
     return _finish(name, BUILT_IN[name][0], "classes", classes, frames, name == "pydocs", max_train, notes)

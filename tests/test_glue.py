@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -142,6 +143,31 @@ class TestOfficialFiles:
     def test_its_columns_are_its_own(self, sst2: Path) -> None:
         with pytest.raises(TaskError, match="leave fields empty"):
             load_task(sst2, fields=["text"])
+        with pytest.raises(TaskError, match="glue/sst2 has kind = 'classes', not 'score': leave kind empty"):
+            load_task(sst2, kind="score")
+        assert load_task(sst2, fields=["sentence"], kind="classes").kind == "classes"
+
+    def test_labels_written_as_minus_one_are_hidden(self, sst2: Path) -> None:
+        without_labels = load_task(sst2)
+        write(sst2 / "test.tsv", "sentence\tlabel", ["a test film\t-1", "another test film\t-1"])
+        assert load_task(sst2).fingerprint == without_labels.fingerprint
+        write(sst2 / "test.tsv", "sentence\tlabel", ["a test film\t1", "another test film\t-1"])
+        with pytest.raises(
+            TaskError, match=r"test\.tsv, column 'label': row 2 \(line 3\): label None does not"
+        ):
+            load_task(sst2)
+
+    def test_max_train_leaves_dev_and_test_as_they_are(self, sst2: Path) -> None:
+        whole, some = load_task(sst2), load_task(sst2, max_train=100)
+        assert len(some.train) == 100 and set(some.train.sentence) < set(whole.train.sentence)
+        assert some.dev.equals(whole.dev) and some.test.equals(whole.test)
+
+    def test_a_folder_called_glue_hides_no_name(self, sst2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        expected = load_task(sst2).fingerprint
+        monkeypatch.chdir(sst2.parent.rename(sst2.parents[1] / "glue").parent)
+        assert load_task("glue/SST-2").fingerprint == expected
+        with pytest.raises(TaskError, match="glue/cola: unknown"):
+            load_task("glue/cola")
 
     def test_an_unknown_name_lists_those_there_are(self) -> None:
         with pytest.raises(
@@ -156,6 +182,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     features = datasets.Features(
         sentence=datasets.Value("string"),
         label=datasets.ClassLabel(names=["positive", "negative"]),
@@ -182,6 +209,23 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "copy"
 
 
+def hub_mnli(words: str, names: list[str], rows: int, hide: bool = False) -> Any:
+    """One split as the hub has it: class numbers by `names`, -1 where hidden."""
+    import datasets
+
+    features = datasets.Features(
+        premise=datasets.Value("string"),
+        hypothesis=datasets.Value("string"),
+        label=datasets.ClassLabel(names=names),
+    )
+    data = {
+        "premise": [f"{words} {i}" for i in range(rows)],
+        "hypothesis": [f"so {i}" for i in range(rows)],
+        "label": [-1 if hide else i % 3 for i in range(rows)],
+    }
+    return datasets.Dataset.from_dict(data, features=features)
+
+
 class TestHub:
     def test_labels_go_by_name_not_by_number(self, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DIPAIR_GLUE", str(hub))
@@ -192,6 +236,56 @@ class TestHub:
         assert task.test["sentence"].tolist() == ["a dev film", "another dev film"]
         assert task.test["label"].tolist() == [1, 0]
         assert "GLUE's dev set (validation)" in task.notes["splits"]
+
+    def test_mismatched_reads_its_own_splits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import datasets
+
+        names = ["contradiction", "entailment", "neutral"]
+        found = {"train": hub_mnli("train", names, 900)}
+        for kind in ("matched", "mismatched"):
+            found[f"validation_{kind}"] = hub_mnli(kind, names, 6)
+            found[f"test_{kind}"] = hub_mnli(f"test {kind}", names, 6, hide=True)
+        monkeypatch.delenv("DIPAIR_GLUE", raising=False)
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: found)
+        for name, kind in (("mnli", "matched"), ("mnli-mm", "mismatched")):
+            task = load_task(f"glue/{name}")
+            assert task.test["premise"].tolist() == [f"{kind} {i}" for i in range(6)]
+            assert task.classes == ("entailment", "neutral", "contradiction")
+            assert task.test["label"].tolist() == [2, 0, 1, 2, 0, 1]
+            assert f"GLUE's dev set (validation_{kind})" in task.notes["splits"]
+
+    def test_numbers_without_names_a_missing_column_and_a_strange_class(
+        self, hub: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import datasets
+
+        good = datasets.load_dataset(str(hub), "sst2")
+        monkeypatch.delenv("DIPAIR_GLUE", raising=False)
+        faults = {
+            r"sst2/train, column 'label': expected a ClassLabel.*got int64": good.cast_column(
+                "label", datasets.Value("int64")
+            ),
+            r"sst2/train: no column 'sentence'; there are text": good.rename_column("sentence", "text"),
+            r"sst2/train, column 'label': row 2: label 'good' does not occur": good.cast_column(
+                "label", datasets.ClassLabel(names=["bad", "good"])
+            ),
+        }
+        for message, data in faults.items():
+            monkeypatch.setattr(datasets, "load_dataset", lambda *_, data=data, **__: data)
+            with pytest.raises(TaskError, match=message):
+                load_task("glue/sst2")
+
+    def test_a_test_set_that_is_hidden_in_part_is_not_replaced(
+        self, hub: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import datasets
+
+        data = datasets.load_dataset(str(hub), "sst2")
+        data["test"] = data["test"].map(lambda row: {"label": row["idx"] - 1})
+        monkeypatch.delenv("DIPAIR_GLUE", raising=False)
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: data)
+        with pytest.raises(TaskError, match=r"sst2/test, column 'label': row 1: label None does not occur"):
+            load_task("glue/sst2")
 
     def test_the_revision_is_pinned_and_both_sources_give_the_same_data(
         self, hub: Path, sst2: Path, monkeypatch: pytest.MonkeyPatch
