@@ -48,6 +48,7 @@ reference: $(STAMP)
 		done = [p for p in glob.glob('results/$(SUITE)/notebooks/04_tradeoff-*.ipynb') if not p.endswith('.failed.ipynb')]; \
 		nb = nbformat.read(done[-1], 4); \
 		[part.metadata.pop('papermill', 0) for part in (nb, *nb.cells)]; \
+		[c.update(outputs=[o for o in c.outputs if o.get('name') != 'stderr']) for c in nb.cells if c.cell_type == 'code']; \
 		nbformat.write(nb, '$(TO)/04_tradeoff.ipynb')"
 	$(BIN)/python -c "from dipair_lib import ablation, explorer; \
 		explorer.save_picture('$(TO)'); ablation.save_pictures('results/$(SUITE)', '$(TO)')"
