@@ -28,6 +28,7 @@ from dipair_lib.results import Result
 
 REUSE = 1000.0  # pairs that share a text, where an end-to-end price is stated without another number
 TIE = 0.10  # speeds this close to the fastest are one speed: quality decides between them
+MOST_NAMED = 12  # models of one family that are all named in a plot
 DASH = "–"  # what stands for "not measured"; never 0
 
 
@@ -646,7 +647,10 @@ def plot_quality_speed(
         names.append(f"{name}: {row['quality']:.3f}, below this axis" if row["quality"] < floor else name)
     _legend(ax, rows["family"], noisy=bool(rows["noisy"].any()))
     marked = rows["pareto"] | rows["teacher"] | rows.index.isin(ringed)
-    wanted = np.ones(len(rows), bool) if len(rows) <= 24 else marked.to_numpy()
+    # Of a family of many only the best are named; the rest have their hover texts and the table.
+    family = rows.groupby("family")["quality"]
+    few = family.transform("size") <= MOST_NAMED
+    wanted = (marked | few | (family.rank(ascending=False) <= 3)).to_numpy()
     label_points(
         ax, rows[speed].to_numpy(), np.maximum(rows["quality"].to_numpy(), floor), names, wanted, bars
     )
