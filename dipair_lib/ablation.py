@@ -6,7 +6,6 @@ is the difference of two cells on the same test rows and the same seeds; its int
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import quality, results, tradeoff
+from . import paired, results, tradeoff
 
 RULES = ("none", "mask", "pos", "ngram", "all")
 RULE_NAMES = {
@@ -97,23 +96,15 @@ def name_of(parameters: Mapping[str, Any]) -> str:
 
 
 @dataclass
-class Study:
+class Study(paired.Students[Cell]):
     """The cells of one task.
 
     Attributes:
-        metric: headline metric. quality: cell -> seed -> quality. draws: cell -> seed -> its bootstrap draws [n_boot], the same test
-            groups in every cell. teacher: its row, or None.
-        n_train, n_test, n_synthetic: rows; n_synthetic by cell.
+        n_train, n_synthetic: rows by cell.
     """
 
-    task: str
-    metric: str
-    quality: dict[Cell, dict[int, float]] = field(default_factory=dict)
-    draws: dict[Cell, dict[int, np.ndarray]] = field(default_factory=dict)
     n_synthetic: dict[Cell, int] = field(default_factory=dict)
     n_train: dict[Cell, int] = field(default_factory=dict)
-    teacher: results.Result | None = None
-    n_test: int = 0
 
     def base(self) -> Cell:
         """Labels, nothing synthetic, at the share of rows where most rules were tried: what the others are compared with."""
@@ -135,26 +126,6 @@ class Study:
         }
         return Cell(**{**values, "other": cell.other, **changes})
 
-    def seeds(self, *cells: Cell) -> list[int]:
-        """Seeds that all the cells have."""
-        return sorted(set.intersection(*(set(self.quality.get(cell, {})) for cell in cells)))
-
-    def mean(self, cell: Cell) -> tuple[float, float, float]:
-        """Mean over the seeds, with a 95 % interval over test groups and seeds."""
-        return self.contrast({cell: 1.0})
-
-    def contrast(self, weights: Mapping[Cell, float]) -> tuple[float, float, float]:
-        """A weighted sum of cells' qualities, with a 95 % interval: each draw takes test groups and seeds with replacement, the same ones
-        in every cell."""
-        seeds = self.seeds(*weights)
-        value = sum(w * np.mean([self.quality[c][s] for s in seeds]) for c, w in weights.items())
-        stacked = np.zeros((len(seeds), len(next(iter(self.draws.values()))[seeds[0]])))
-        for cell, weight in weights.items():
-            stacked += weight * np.stack([self.draws[cell][s] for s in seeds])
-        picked = np.random.default_rng(0).integers(0, len(seeds), stacked.shape)
-        low, high = quality.bounds(np.take_along_axis(stacked, picked, axis=0).mean(0))
-        return float(value), float(low or 0.0), float(high or 0.0)
-
 
 def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
     """The students that `02_bilstm` left in a results folder for one task, with their bootstrap draws."""
@@ -162,16 +133,11 @@ def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
     students = [r for r in rows if r.notebook == "02_bilstm"]
     study = Study(task, students[0].metric if students else "")
     by_id = {r.run_id: r for r in rows}
-    weights: dict[str, np.ndarray] = {}
+    drawn = paired.bootstrap(folder, students, n_boot)
     for row in students:
-        stored = results.load_logits(folder, row.run_id)
-        key = row.data_sha256 or ""
-        if key not in weights:
-            weights[key] = np.concatenate(list(quality.draw_groups(stored.groups, n_boot, seed=0)))
         cell, seed = Cell.of(json.loads(row.parameters)), int(row.seed or 0)
         study.quality.setdefault(cell, {})[seed] = float(row.quality or 0.0)
-        drawn = quality.METRICS[row.metric](stored.labels, stored.logits, weights[key])
-        study.draws.setdefault(cell, {})[seed] = drawn
+        study.draws.setdefault(cell, {})[seed] = drawn[row.run_id].draws
         study.n_synthetic[cell], study.n_train[cell] = int(row.n_synthetic or 0), int(row.n_train or 0)
         study.teacher = by_id.get(row.teacher_run or "")
         study.n_test = int(row.n_examples or 0)
@@ -264,16 +230,7 @@ def tasks_of(folder: Path | str) -> list[str]:
 
 def save_pictures(folder: Path | str, out: Path | str) -> list[Path]:
     """Write the figure of each task that has a comparison as ``ablation.png`` (of several tasks: with their names) into ``out``."""
-    found = tasks_of(folder)
-    names = {
-        task: f"ablation-{results.slug(task)}.png" if len(found) > 1 else "ablation.png" for task in found
-    }
-    written = []
-    for task, name in names.items():
-        buffer = io.BytesIO()
-        figure(folder, task).savefig(buffer, format="png", facecolor="white")
-        written.append(results.write_atomic(Path(out) / name, buffer.getvalue()))
-    return written
+    return paired.save_pictures(out, "ablation", tasks_of(folder), lambda task: figure(folder, task))
 
 
 # --- the figure -------------------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,16 @@ from torch.nn import functional as F
 
 from . import models, progress, quality
 from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, Model, TfIdf, load_tokenizer
-from .models.heads import CosineHead, Prepared
+from .models.backbone import build_backbone
+from .models.cross_encoder import mean_of
+from .models.dipair import Outputs
+from .models.heads import CosineHead, Kept, MaxSimHead, Prepared
 from .models.tokens import Texts, Tokens, length_sorted, read, tokenize
 from .results import Result
 from .tasks import Task
 
-LOSSES = ("hard", "logits", "soft", "kl")
+LOSSES = ("hard", "logits", "soft", "kl", "margin", "listwise")
+STARTS = ("pretrained", "teacher", "random")
 SUB_BATCH = 32  # texts a transformer encodes together within a training step: few enough to be of like length, enough to fill a core
 LSTM_SUB_BATCH = 128  # the same for an LSTM, whose steps are small
 
@@ -49,9 +54,13 @@ class TrainConfig:
             fewer synthetic rows take the same number of steps.
         loss: ``hard`` (labels), or what is compared with the teacher: ``logits`` (MSE on raw logits: Tang et al. 2019, section 3.3,
             found it best), ``soft`` (cross-entropy to the teacher's softened probabilities) or ``kl`` (their divergence; the same
-            gradient, but 0 where the student agrees).
+            gradient, but 0 where the student agrees); ``margin`` (MSE of the differences between the rows of a group, Hofstätter et al.
+            2020) and ``listwise`` (KL of the softmax over a group's rows) look at the order within a query only.
         alpha: weight of the hard loss beside it: alpha * CE + (1 - alpha) * distance to the teacher. The paper found 0 best.
-        temperature: of ``soft`` and ``kl``; their loss is multiplied by its square, so that gradients keep their size.
+        temperature: of ``soft``, ``kl`` and ``listwise``; their loss is multiplied by its square, so that gradients keep their size.
+        match: weight of a second loss: a linear map of what the head's last layer reads is to meet what the teacher's reads (MSE, the
+            teacher's features scaled to unit spread); needs ``Data.features``. Not in the papers.
+        average: share of the last steps whose weights are averaged; 0 keeps the last step's (Izmailov et al. 2018, SWA).
         optimizer: ``adamw``, or ``adadelta`` (Tang et al.: learning rate 1.0, rho 0.95, no warm-up).
         warmup: share of the steps. weight_decay: of adamw.
         dtype: of the encoder's arithmetic: ``auto`` takes what is fastest on this machine (weights stay float32).
@@ -65,6 +74,8 @@ class TrainConfig:
     loss: str = "logits"
     alpha: float = 0.0
     temperature: float = 1.0
+    match: float = 0.0
+    average: float = 0.0
     optimizer: str = "adamw"
     warmup: float = 0.1
     weight_decay: float = 0.01
@@ -76,6 +87,10 @@ class TrainConfig:
             raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, but got {self.loss!r}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha: expected 0 to 1, but got {self.alpha}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average: expected 0 to less than 1, but got {self.average}")
+        if self.match < 0:
+            raise ValueError(f"match: expected 0 or more, but got {self.match}")
         if self.optimizer not in {"adamw", "adadelta"}:
             raise ValueError(f"optimizer: expected adamw or adadelta, but got {self.optimizer!r}")
         if self.epoch_rows < 0:
@@ -95,6 +110,7 @@ class Data:
         groups: int64 [rows]; rows of one group stay in one batch, so that a query is encoded once.
         classes: number of classes, 0 for scores.
         teacher: float32 [rows, outputs] raw logits, or None.
+        features: float32 [rows, width], what the teacher's last layer reads of each row, or None.
     """
 
     texts: Texts
@@ -102,6 +118,7 @@ class Data:
     groups: np.ndarray
     classes: int
     teacher: np.ndarray | None = None
+    features: np.ndarray | None = None
 
 
 def read_splits(
@@ -193,6 +210,27 @@ def training_fields(config: TrainConfig, *fits: Fitted | None) -> dict[str, Any]
     }
 
 
+def training_name(parameters: Mapping[str, Any]) -> str:
+    """What sets the training of 03_dipair apart from the plain one, for the display name: " (stage 1, from the teacher)"; "" if nothing."""
+    p = parameters
+    parts = []
+    if not p["stage2_epochs"]:
+        parts.append("stage 1")
+    elif not p["stage1_epochs"]:
+        parts.append("one stage")
+    parts += {"pretrained": [], "teacher": ["from the teacher"], "random": ["random start"]}[p["start"]]
+    parts += [p["loss"]] if p["loss"] != "logits" else []
+    parts += [f"+ {p['alpha']:g} labels"] if p["alpha"] else []
+    parts += [f"match {p['match']:g}"] if p["match"] else []
+    parts += [f"average {p['average']:g}"] if p["average"] else []
+    parts += [f"{p['teachers']} teachers"] if p["teachers"] > 1 else []
+    parts += ["unlabelled"] if p["unlabelled"] else []
+    parts += [f"{p['pool']:,} {p['pool_kind']} pairs"] if p["pool"] else []
+    parts += [f"frozen for {p['stage1_epochs']:g} epochs"] if p["stage1_epochs"] not in {0.0, 3.0} else []
+    parts += [f"{p['stage2_epochs']:g} epochs"] if p["stage2_epochs"] > 1 else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
 @dataclass(frozen=True)
 class Fitted:
     """What a training cost and where it ended.
@@ -240,24 +278,51 @@ def fit(
     batches = [rows for epoch in epochs for rows in epoch]
     ends = set(np.cumsum([len(epoch) for epoch in epochs]).tolist())
     best = Best(metric, dev if len(epochs) > 1 else None)
-    optimizer, schedule = optimizer_of(parameters, config, len(batches))
+    matcher = matcher_of(model, data, config)
+    optimizer, schedule = optimizer_of([*parameters, *matcher.parameters()], config, len(batches))
+    mean = Mean(parameters, config.average, len(batches))
     begun, running = time.perf_counter(), float("nan")
     model.train()
     for step, rows in enumerate(progress.track(batches, what), 1):
-        loss = loss_of(logits_in(model, data.texts, rows, dtype), data, rows, config)
+        logits, features = outputs_in(model, data.texts, rows, dtype, config.match > 0)
+        loss = loss_of(logits, data, rows, config) + match_loss(features, data, rows, config, matcher)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.optimizer == "adamw":
             nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
+        mean.look(step)
         running = smooth(running, float(loss.detach()))
         if step in ends:
             best.look(model.eval())
             model.train()
+    mean.restore()
     best.restore(model)
     model.eval()
     return Fitted(len(batches), time.perf_counter() - begun, running, dtype, tuple(best.seen))
+
+
+class Mean:
+    """The mean of the weights over the last steps of a training; with a share of 0 it does nothing."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], share: float, steps: int) -> None:
+        self.parameters, self.begin, self.seen = parameters, steps - round(share * steps), 0
+        self.sums = [torch.zeros_like(p) for p in parameters] if share else []
+
+    @torch.no_grad()
+    def look(self, step: int) -> None:
+        """Take in the weights after a step, counted from 1."""
+        if self.sums and step > self.begin:
+            torch._foreach_add_(self.sums, list(self.parameters))
+            self.seen += 1
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the mean in place of the last weights."""
+        if self.seen:
+            for parameter, total in zip(self.parameters, self.sums, strict=True):
+                parameter.copy_(total / self.seen)
 
 
 class Best:
@@ -299,19 +364,21 @@ def fit_head(
     torch.manual_seed(config.seed)
     parameters = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
     start_bias(model, data, config)
-    start_cosine(model, stored, data, config)
+    start_residual(model, stored, data, config)
+    cut = [cut_stored(model, one, field) for field, one in enumerate(stored)]
     batches = [rows for epoch in epochs_of(model, data, config) for rows in epoch]
-    optimizer, schedule = optimizer_of(parameters, config, len(batches))
+    matcher = matcher_of(model, data, config)
+    optimizer, schedule = optimizer_of([*parameters, *matcher.parameters()], config, len(batches))
     begun, running = time.perf_counter(), float("nan")
     model.train()
     for rows in progress.track(batches, what):
         prepared = []
-        for field, one in enumerate(stored):
+        for field, one in enumerate(cut):
             distinct, place = np.unique(data.texts.index[rows, field], return_inverse=True)
-            read_to = None if model.pooled else model.keep[field]
-            cut = model.cut(one.hidden[distinct, :read_to].float(), one.mask[distinct, :read_to], field)
-            prepared.append(gather(model.prepare(model.project(*cut), field), place))
+            prepared.append(gather(model.prepare(model.project(take(one, distinct), field), field), place))
+        features = model.features(*prepared) if config.match else None
         loss = loss_of(model.combine(*prepared), data, rows, config)
+        loss = loss + match_loss(features, data, rows, config, matcher)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -321,6 +388,68 @@ def fit_head(
     return Fitted(
         len(batches), time.perf_counter() - begun, running, str(stored[0].hidden.dtype).removeprefix("torch.")
     )
+
+
+def cut_stored(model: DualEncoder, stored: Stored, field: int, chunk: int = 1024) -> Kept:
+    """What stage 1 reads of every text, in half precision: tensors [texts, ...]. Cut once, not once per step."""
+    if model.select == "learned":  # reads all outputs: they stay where they are, on disk
+        pooled = [
+            mean_of(stored.hidden[i : i + chunk].float(), stored.mask[i : i + chunk])
+            for i in range(0, len(stored.mask), chunk)
+        ]
+        return Kept(stored.hidden, stored.mask, torch.cat(pooled) if model.pooled else None)
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(stored.mask), chunk):
+            piece = model.cut(stored.outputs(slice(start, start + chunk)), field)
+            parts.append(replace(piece, vectors=piece.vectors.half()))
+    pooled = [p.pooled for p in parts if p.pooled is not None]
+    return Kept(
+        torch.cat([p.vectors for p in parts]),
+        torch.cat([p.mask for p in parts]),
+        torch.cat(pooled) if pooled else None,
+    )
+
+
+def take(kept: Kept, texts: np.ndarray) -> Kept:
+    """Some texts of what was kept, in float32."""
+    pooled = None if kept.pooled is None else kept.pooled[texts]
+    return Kept(kept.vectors[texts].float(), kept.mask[texts], pooled)
+
+
+def fit_stages(
+    model: DualEncoder,
+    data: Data,
+    first: TrainConfig | None,
+    second: TrainConfig | None,
+    folder: Path,
+    *,
+    seed: int = 0,
+    what: str = "",
+    dev: Data | None = None,
+    metric: str = "",
+) -> tuple[Fitted | None, Fitted | None, dict[str, int]]:
+    """Two-stage training (Chen et al. 2020, section 3.4): ``fit_head``, then ``fit``; None leaves a stage out.
+
+    Without stage 1, a cosine or MaxSim in the head still starts on its line (see ``start_residual``).
+
+    Args:
+        folder: where the outputs of frozen encoders are stored. seed: of both stages. dev, metric: of ``fit``.
+
+    Returns:
+        What each stage cost, and how many texts were encoded for stage 1 and how many came from the store.
+    """
+    one = two = None
+    counts = {"encoded": 0, "from_store": 0}
+    if first or any(isinstance(m, CosineHead | MaxSimHead) for m in model.head.modules()):
+        stored, counts = stored_outputs(model, data.texts, folder)
+        if first:
+            one = fit_head(model, stored, data, replace(first, seed=seed), what=f"{what} stage 1")
+        elif second:
+            start_residual(model, stored, data, second)
+    if second:
+        two = fit(model, data, replace(second, seed=seed), what=f"{what} stage 2", dev=dev, metric=metric)
+    return one, two, counts
 
 
 def choose_learning_rate(
@@ -355,9 +484,24 @@ def choose_learning_rate(
 
 
 def predict(
-    model: Model, texts: Texts, *, dtype: str = "auto", batch_size: int = 64, what: str = "scoring"
+    model: Model,
+    texts: Texts,
+    *,
+    dtype: str = "auto",
+    batch_size: int = 64,
+    what: str = "scoring",
+    stored: Path | None = None,
 ) -> np.ndarray:
-    """Raw logits of rows, float32 [rows, outputs]. Distinct texts are encoded once, in length-sorted batches."""
+    """Raw logits of rows, float32 [rows, outputs]. Distinct texts are encoded once, in length-sorted batches.
+
+    Args:
+        stored: folder of a frozen encoder's outputs: for a dual encoder whose own was never trained, they come from there.
+    """
+    if stored and isinstance(model, DualEncoder):
+        outputs, _ = stored_outputs(model, texts, stored)
+        with torch.inference_mode():
+            prepared = [prepare_stored(model, one, field) for field, one in enumerate(outputs)]
+            return combine_all(model, prepared, texts)
     if isinstance(model, Constant | TfIdf):
         return model.predict(texts)
     chosen = dtype_of(model) if dtype == "auto" else dtype
@@ -371,15 +515,28 @@ def predict(
         prepared = [
             prepare_all(fast, tokens, field, batch_size, what) for field, tokens in enumerate(texts.tokens)
         ]
-        parts = np.array_split(np.arange(len(texts)), max(1, len(texts) // 2048))
-        return np.concatenate(
-            [
-                fast.combine(*(gather(p, texts.index[rows, f]) for f, p in enumerate(prepared)))
-                .float()
-                .numpy()
-                for rows in parts
-            ]
-        )
+        return combine_all(fast, prepared, texts)
+
+
+def combine_all(model: Any, prepared: Sequence[Prepared], texts: Texts, chunk: int = 2048) -> np.ndarray:
+    """Logits float32 [rows, outputs] of every row, from its texts' prepared tensors."""
+    parts = np.array_split(np.arange(len(texts)), max(1, len(texts) // chunk))
+    found = [
+        model.combine(*(gather(p, texts.index[rows, f]) for f, p in enumerate(prepared))) for rows in parts
+    ]
+    return torch.cat(found).float().numpy()
+
+
+def teacher_features(teacher: CrossEncoder, texts: Texts, batch_size: int = 64) -> np.ndarray:
+    """What the teacher's last layer reads of each row, float32 [rows, width], centred and scaled to unit spread: targets of
+    ``TrainConfig.match``."""
+    fast = in_dtype(teacher, encoder_dtype("auto"))
+    found = np.zeros((len(texts), teacher.output.in_features), np.float32)
+    with torch.inference_mode():
+        for rows in progress.track(length_sorted(fast.pair_lengths(texts), batch_size), "teacher's features"):
+            found[rows] = fast.features(*fast.batch(texts, rows)).float().numpy()
+    found -= found.mean(axis=0)
+    return found / max(float(found.std()), 1e-12)
 
 
 def dtype_of(model: Model) -> str:
@@ -417,10 +574,16 @@ def prepare_batches(
 
 @dataclass(frozen=True)
 class Stored:
-    """Outputs of a frozen encoder for a field's distinct texts: hidden [texts, tokens, width] in half precision, mask [texts, tokens]."""
+    """Outputs of a frozen encoder for a field's distinct texts, in half precision: see ``models.dipair.Outputs``."""
 
     hidden: torch.Tensor
     mask: torch.Tensor
+    received: torch.Tensor | None = None
+
+    def outputs(self, texts: Any) -> Outputs:
+        """Those of some texts (a slice or positions), in float32."""
+        received = None if self.received is None else self.received[texts].float()
+        return Outputs(self.hidden[texts].float(), self.mask[texts], received)
 
 
 def stored_outputs(
@@ -428,7 +591,8 @@ def stored_outputs(
 ) -> tuple[list[Stored], dict[str, int]]:
     """The encoder's outputs for the distinct texts of each field, read from ``folder`` where they were computed before.
 
-    Files are named by a hash of the backbone, its depth and the word pieces, so another backbone or text never meets them.
+    Files are named by a hash of the encoder's weights (the backbone's name and depth, or where else it started from) and the word pieces,
+    so another encoder or text never meets them.
 
     Returns:
         One ``Stored`` per field, and counts: ``encoded`` and ``from_store`` texts.
@@ -438,43 +602,57 @@ def stored_outputs(
     fast = in_dtype(model, dtype)
     counts = {"encoded": 0, "from_store": 0}
     stored = []
-    for tokens, length in zip(texts.tokens, model.read_lengths, strict=True):
-        name = f"{hash_of(model.settings['backbone'], model.settings['layers'], length, dtype, tokens.ids, tokens.offsets)}.npy"
-        path = folder / name
+    for field, (tokens, length) in enumerate(zip(texts.tokens, model.read_lengths, strict=True)):
+        identity = [
+            model.settings["backbone"],
+            model.settings["layers"],
+            *([model.start] if model.start else []),
+        ]
+        path = folder / f"{hash_of(*identity, length, dtype, tokens.ids, tokens.offsets)}.npy"
+        wanted = [path, *([path.with_suffix(".received.npy")] if model.select == "attention" else [])]
         with FileLock(str(path) + ".lock"):
-            if path.exists():
+            if all(file.exists() for file in wanted):
                 counts["from_store"] += len(tokens)
             else:
-                write_outputs(fast, tokens, length, path, batch_size)
+                write_outputs(fast, tokens, length, field, wanted, batch_size)
                 counts["encoded"] += len(tokens)
-        hidden = torch.from_numpy(np.load(path, mmap_mode="c"))
+        hidden, *received = (torch.from_numpy(np.load(file, mmap_mode="c")) for file in wanted)
         mask = torch.arange(length)[None, :] < torch.from_numpy(tokens.lengths)[:, None]
         if hidden.shape[:2] != mask.shape:
             raise ValueError(
                 f"{path}: expected shape {list(mask.shape)}, but got {list(hidden.shape[:2])}: delete the file and run again"
             )
-        stored.append(Stored(hidden, mask))
+        stored.append(Stored(hidden, mask, *received))
     return stored, counts
 
 
-def write_outputs(model: DualEncoder, tokens: Tokens, length: int, path: Path, batch_size: int) -> None:
-    """Encode every text and write float16 [texts, length, width] to a temporary name, then rename; the caller holds the file's lock."""
-    for left in path.parent.glob(f"{path.stem}.*.tmp"):  # by a run that was killed while it wrote
+def write_outputs(
+    model: DualEncoder, tokens: Tokens, length: int, field: int, paths: Sequence[Path], batch_size: int
+) -> None:
+    """Encode every text and write float16 [texts, length, width] (and, to a second path, the attention received [texts, length]) to
+    temporary names, then rename; the caller holds the first file's lock."""
+    for left in paths[0].parent.glob(f"{paths[0].stem}.*.tmp"):  # by a run that was killed while it wrote
         left.unlink()
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    width = model.encoder.config.hidden_size
+    temporary = [path.with_suffix(f".{os.getpid()}.tmp") for path in paths]
+    shapes = [(len(tokens), length, model.encoder_of(field).config.hidden_size), (len(tokens), length)]
     try:
-        out = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.float16, shape=(len(tokens), length, width)
-        )
+        files = [
+            np.lib.format.open_memmap(name, mode="w+", dtype=np.float16, shape=shape)
+            for name, shape in zip(temporary, shapes, strict=False)
+        ]
         with torch.inference_mode():
             for rows in progress.track(length_sorted(tokens.lengths, batch_size), "encoding once"):
-                ids, mask = tokens.take(rows)
-                out[rows, : ids.shape[1]] = (model.outputs_of(ids, mask) * mask[..., None]).half().numpy()
-        out.flush()
-        os.replace(temporary, path)
+                found = model.outputs_of(*tokens.take(rows), field)
+                wide = found.mask.shape[1]
+                files[0][rows, :wide] = (found.hidden * found.mask[..., None]).half().numpy()
+                if found.received is not None:
+                    files[1][rows, :wide] = (found.received * found.mask).half().numpy()
+        for file, name, path in zip(files, temporary, paths, strict=True):
+            file.flush()
+            os.replace(name, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for name in temporary:
+            name.unlink(missing_ok=True)
 
 
 def hash_of(*parts: Any) -> str:
@@ -490,39 +668,80 @@ def frozen_cosine(backbone: str, read_lengths: Sequence[int], train: Data, folde
     keep = [0] * len(read_lengths)
     model = DualEncoder(backbone, read_lengths, keep, True, 0, "cosine", outputs=outputs_for(train.classes))
     stored, _ = stored_outputs(model, train.texts, folder)
-    start_cosine(model, stored, train, TrainConfig(loss="hard"))
+    start_residual(model, stored, train, TrainConfig(loss="hard"))
     return model.eval()
 
 
-def start_cosine(model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig) -> None:
-    """Where a head holds a cosine, start its scale and shift on the line that fits the targets best.
+def start_encoder(model: DualEncoder, start: str, teacher: CrossEncoder | None = None, seed: int = 0) -> None:
+    """Where a student's encoder starts from: the ``pretrained`` backbone, the ``teacher``'s weights, or ``random`` ones (whose word-piece
+    embeddings are trained, too: see ``trainable``). Sets ``model.start``, by which stored outputs are told apart."""
+    if start not in STARTS:
+        raise ValueError(f"start: expected one of {', '.join(STARTS)}, but got {start!r}")
+    encoders = model.encoder if isinstance(model.encoder, nn.ModuleList) else [model.encoder]
+    if start == "teacher":
+        if teacher is None or teacher.settings["backbone"] != model.settings["backbone"]:
+            raise ValueError(
+                f"start teacher: expected a teacher of the backbone {model.settings['backbone']!r}, but its own is "
+                f"{teacher.settings['backbone'] if teacher else None!r}"
+            )
+        weights = teacher.encoder.state_dict()
+        for encoder in encoders:
+            encoder.load_state_dict({name: weights[name] for name in encoder.state_dict()})
+        model.start = f"teacher {hash_of(*(w.numpy() for w in weights.values()))}"
+    elif start == "random":
+        torch.manual_seed(seed)
+        for encoder in encoders:
+            fresh = build_backbone(models.backbone.config_as_dict(encoder), layers=model.settings["layers"])
+            encoder.load_state_dict(fresh.state_dict())
+        model.start = f"random {seed}"
+
+
+def start_residual(model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig) -> None:
+    """Where a head is or holds a cosine or MaxSim, start its scale and shift on the line that fits the targets best.
 
     With any other line the first thing a training would do is to bend the encoder towards the targets' mean and spread.
     """
-    cosine = next((m for m in model.head.modules() if isinstance(m, CosineHead)), None)
-    if cosine is None:
+    start: Any = next((m for m in model.head.modules() if isinstance(m, CosineHead | MaxSimHead)), None)
+    if start is None:
         return
-    places = data.texts.index
-    unit = [prepare_stored(model, s, f, cosine)[0][places[:, f]] for f, s in enumerate(stored)]
-    x = (unit[0] * unit[1]).sum(1, keepdim=True).numpy()
-    line: Any = LogisticRegression(C=100.0) if config.loss == "hard" and data.classes else LinearRegression()
-    line.fit(x, data.labels if config.loss == "hard" else data.teacher)
+    some = np.random.default_rng(0).permutation(len(data.labels))[:20_000]
+    distinct = [np.unique(data.texts.index[some, field], return_inverse=True) for field in range(len(stored))]
     with torch.no_grad():
-        cosine.scale.copy_(torch.from_numpy(np.ravel(line.coef_)))
-        cosine.shift.copy_(torch.from_numpy(np.ravel(line.intercept_)))
+        prepared = [
+            prepare_stored(model, one, field, start, texts)
+            for field, (one, (texts, _)) in enumerate(zip(stored, distinct, strict=True))
+        ]
+        parts = [rows for rows in np.array_split(np.arange(len(some)), max(1, len(some) // 2048))]
+        places = [place for _, place in distinct]
+        x = torch.cat(
+            [
+                start.similarity(*(gather(p, i[rows]) for p, i in zip(prepared, places, strict=True)))
+                for rows in parts
+            ]
+        ).numpy()
+    line: Any = LogisticRegression(C=100.0) if config.loss == "hard" and data.classes else LinearRegression()
+    line.fit(x, data.labels[some] if config.loss == "hard" else data.teacher[some])  # type: ignore[index]
+    with torch.no_grad():
+        start.scale.copy_(torch.from_numpy(np.ravel(line.coef_)))
+        start.shift.copy_(torch.from_numpy(np.ravel(line.intercept_)))
 
 
 def prepare_stored(
-    model: DualEncoder, stored: Stored, field: int, head: Any = None, chunk: int = 1024
+    model: DualEncoder,
+    stored: Stored,
+    field: int,
+    head: Any = None,
+    texts: np.ndarray | None = None,
+    chunk: int = 1024,
 ) -> Prepared:
-    """Prepare every text of a field from its stored outputs, for the model's head or a part of it: tensors [texts, ...]."""
+    """Prepare some or all texts of a field from their stored outputs, for the model's head or a part of it: tensors [texts, ...]."""
     head = head or model.head
+    texts = np.arange(len(stored.mask)) if texts is None else texts
     parts = []
     with torch.no_grad():
-        for start in range(0, len(stored.hidden), chunk):
-            mask = stored.mask[start : start + chunk]
-            cut = model.cut(stored.hidden[start : start + chunk].float(), mask, field)
-            parts.append(head.prepare(model.project(*cut), field))
+        for start in range(0, len(texts), chunk):
+            kept = model.cut(stored.outputs(texts[start : start + chunk]), field)
+            parts.append(head.prepare(model.project(kept, field), field))
     return tuple(torch.cat(p) for p in zip(*parts, strict=True))
 
 
@@ -562,25 +781,68 @@ def part_of(frame: pd.DataFrame, share: float) -> np.ndarray:
     return np.flatnonzero(place <= place[order[wanted - 1]])
 
 
+def taught_logits(out: Path, teachers: Sequence[Result], fingerprint: str) -> dict[str, np.ndarray]:
+    """Stored logits per split, the mean over the teachers."""
+    each = [load_teacher_logits(teacher_file(out, row.run_id), fingerprint) for row in teachers]
+    return {split: np.mean([logits[split] for logits in each], axis=0) for split in each[0]}
+
+
 def synthetic_logits(
-    out: Path, teacher_row: Result, task: Task, synthetic: pd.DataFrame, batch_size: int = 64
+    out: Path, teachers: Sequence[Result], task: Task, synthetic: pd.DataFrame, batch_size: int = 64
 ) -> np.ndarray:
-    """The teacher's raw logits on synthetic rows, float32 [rows, outputs]; computed once per round and stored beside its others."""
+    """The teachers' mean raw logits on synthetic or unlabelled rows, float32 [rows, outputs]; computed once per teacher and round and
+    stored beside its others."""
     parts = [np.zeros((0, outputs_for(len(task.classes))), np.float32)]
-    teacher: Any = None
-    for number, rows in synthetic.groupby("round"):
-        digest = hash_of(*(text for field in task.fields for text in rows[field]))
-        path = teacher_file(out, teacher_row.run_id).with_suffix("") / f"{digest}.npz"
-        with locked(path):
-            if not path.exists():
-                teacher = teacher or models.load(Path(out) / "rows" / teacher_row.run_id / "model")
-                data = read_rows(task, rows, models.tokenizer_of(teacher), teacher.read_lengths)
-                what = f"teacher on synthetic rows, round {number + 1}"
-                store_teacher_logits(
-                    path, digest, {"train": predict(teacher, data.texts, batch_size=batch_size, what=what)}
-                )
-            parts.append(load_teacher_logits(path, digest)["train"])
+    for number, rows in synthetic.groupby("round", sort=False):
+        each = []
+        for teacher in teachers:
+            what = f"teacher on synthetic rows, round {number + 1}"
+            scored = stored_of_teacher(
+                out,
+                teacher,
+                task,
+                rows,
+                "logits",
+                partial(predict, batch_size=batch_size, what=what),
+            )
+            each.append(scored)
+        parts.append(np.mean(each, axis=0))
     return np.concatenate(parts)
+
+
+def matched_features(out: Path, teacher: Result, task: Task, rows: pd.DataFrame) -> np.ndarray:
+    """``teacher_features`` of some rows, stored beside the teacher's logits."""
+    return stored_of_teacher(out, teacher, task, rows, "features", teacher_features)
+
+
+def stored_of_teacher(
+    out: Path,
+    teacher: Result,
+    task: Task,
+    rows: pd.DataFrame,
+    kind: str,
+    compute: Callable[[CrossEncoder, Texts], np.ndarray],
+) -> np.ndarray:
+    """An array of a teacher for some rows: read where it was computed for the same texts before, else computed and stored."""
+    digest = hash_of(*(text for field in task.fields for text in rows[field]))
+    name = digest if kind == "logits" else f"{digest}.{kind}"
+    path = teacher_file(out, teacher.run_id).with_suffix("") / f"{name}.npz"
+    with locked(path):
+        if not path.exists():
+            model: Any = models.load(Path(out) / "rows" / teacher.run_id / "model")
+            data = read_rows(task, rows.assign(label=0), models.tokenizer_of(model), model.read_lengths)
+            store_teacher_logits(path, digest, {"train": compute(model, data.texts)})
+        return load_teacher_logits(path, digest)["train"]
+
+
+def text_vectors(backbone: str, read_lengths: Sequence[int], texts: Texts, folder: Path) -> list[np.ndarray]:
+    """Unit vectors of each field's distinct texts, float32 [texts, width]: the frozen encoder's means. For building tiles."""
+    model = DualEncoder(backbone, read_lengths, [0] * len(read_lengths), True, 0, "ffnn", (1,))
+    stored, _ = stored_outputs(model, texts, folder)
+    chunks = [[one.outputs(slice(i, i + 1024)) for i in range(0, len(one.mask), 1024)] for one in stored]
+    return [
+        torch.cat([F.normalize(mean_of(o.hidden, o.mask), dim=-1) for o in field]).numpy() for field in chunks
+    ]
 
 
 @contextlib.contextmanager
@@ -602,18 +864,18 @@ def with_synthetic(
 
     Args:
         frame, logits: the original rows. synthetic, made: from ``augment.synthesize`` and ``synthetic_logits``.
-        labels: of synthetic rows: ``teacher`` takes the class it finds most likely (Tang et al. 2019, section 3.3, for unlabelled
-            rows; its score where labels are scores), ``source`` keeps the label of the row each was made of: no teacher is needed then.
+        labels: of synthetic or unlabelled rows: ``teacher`` takes the class it finds most likely (Tang et al. 2019, section 3.3; its
+            score where labels are scores), ``source`` keeps the label of the row each was made of: no teacher is needed then.
     """
     if labels not in {"teacher", "source"}:
         raise ValueError(f"synthetic_labels: expected teacher or source, but got {labels!r}")
-    columns = [c for c in frame.columns if c in synthetic.columns]
-    added = synthetic[columns].copy()
+    columns = [c for c in frame.columns if c != "gain"]
+    added = synthetic.reindex(columns=columns, fill_value=0)
     if labels == "teacher" and len(added):
         found = made[:, 0] if frame["label"].dtype.kind == "f" else quality.predicted_class(made)
         added["label"] = found.astype(frame["label"].dtype)
     # A round's rows of one group stay together, apart from the other rounds'.
-    span = int(frame["group"].max()) + 1
+    span = int(max(frame["group"].max(), synthetic["group"].max() if len(synthetic) else 0)) + 1
     added["group"] = added["group"].astype("int64") + span * (1 + synthetic["round"].astype("int64"))
     together = pd.concat([frame[columns], added.astype(frame[columns].dtypes)], ignore_index=True)
     return together, np.concatenate([logits, made])
@@ -669,6 +931,15 @@ def require_targets(data: Data, config: TrainConfig) -> None:
         raise ValueError(
             f"loss {config.loss!r} needs teacher logits, but there are none: run 01_teacher first, or use loss 'hard'"
         )
+    if config.loss in {"margin", "listwise"}:
+        if data.teacher is not None and data.teacher.shape[1] != 1:
+            raise ValueError(
+                f"loss {config.loss!r} orders rows by one score, but this task has {data.teacher.shape[1]} outputs: use 'logits'"
+            )
+        if len(np.unique(data.groups)) == len(data.groups):
+            raise ValueError(
+                f"loss {config.loss!r} compares the rows of a group, but no two rows share one: name the `group` column"
+            )
     if config.loss in {"soft", "kl"} and data.classes == 0:
         raise ValueError(
             f"loss {config.loss!r} compares probabilities of classes, but this task's labels are scores: use 'logits'"
@@ -685,8 +956,72 @@ def loss_of(logits: torch.Tensor, data: Data, rows: np.ndarray, config: TrainCon
         loss = loss + alpha * hard_loss(logits, torch.from_numpy(np.asarray(data.labels[rows])), data.classes)
     if alpha < 1:
         assert data.teacher is not None
-        loss = loss + (1 - alpha) * soft_loss(logits, torch.from_numpy(data.teacher[rows]), config)
+        teacher = torch.from_numpy(data.teacher[rows])
+        if config.loss in {"margin", "listwise"}:
+            distance = order_loss(logits, teacher, torch.from_numpy(data.groups[rows]), config)
+        else:
+            distance = soft_loss(logits, teacher, config)
+        loss = loss + (1 - alpha) * distance
     return loss
+
+
+def order_loss(
+    logits: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor, config: TrainConfig
+) -> torch.Tensor:
+    """Distance to the teacher's order within groups; logits, teacher [rows, 1], groups [rows]. A group of one row says nothing: 0.
+
+    ``margin``: mean over a group's pairs of rows of the squared difference of margins, which is twice the variance of the difference to the
+    teacher; ``listwise``: KL of the softmax over the group's rows at a temperature. Each a mean over the groups of two rows or more.
+    """
+    place = torch.unique(groups, return_inverse=True)[1]
+    count = torch.bincount(place).to(logits.dtype)
+    several = (count > 1).to(logits.dtype)
+    student, taught = logits[:, 0], teacher[:, 0]
+    if config.loss == "margin":
+        apart = student - taught
+        mean = sums(apart, place, len(count)) / count
+        each = 2 * sums((apart - mean[place]) ** 2, place, len(count)) / (count - 1).clamp(min=1)
+    else:
+        t = config.temperature
+        target, found = (x / t - log_sums(x / t, place, len(count))[place] for x in (taught, student))
+        each = t * t * sums(target.exp() * (target - found), place, len(count))
+    return (each * several).sum() / several.sum().clamp(min=1)
+
+
+def sums(values: torch.Tensor, place: torch.Tensor, n: int) -> torch.Tensor:
+    """Sum of values [rows] per group [n]."""
+    return torch.zeros(n, dtype=values.dtype).index_add(0, place, values)
+
+
+def log_sums(values: torch.Tensor, place: torch.Tensor, n: int) -> torch.Tensor:
+    """Log of the sum of exponentials of values [rows] per group [n]."""
+    high = torch.full((n,), float("-inf")).scatter_reduce(0, place, values.detach(), "amax")
+    return high + sums((values - high[place]).exp(), place, n).log()
+
+
+def matcher_of(model: Any, data: Data, config: TrainConfig) -> nn.Module:
+    """The linear map of ``TrainConfig.match`` from the head's features to the teacher's; without it, a module of no parameters."""
+    if not config.match:
+        return nn.Identity()
+    if data.features is None or not hasattr(model, "features"):
+        raise ValueError(
+            "match: expected the teacher's features and a student whose head has features, but one is missing"
+        )
+    last = getattr(model.head, "head", model.head)
+    if not hasattr(last, "last"):
+        raise ValueError(
+            "match: expected head ffnn or transformer: the cosine and MaxSim have no features to match"
+        )
+    return nn.Linear(last.last.in_features, data.features.shape[1])
+
+
+def match_loss(
+    features: torch.Tensor | None, data: Data, rows: np.ndarray, config: TrainConfig, matcher: nn.Module
+) -> torch.Tensor:
+    """Weighted MSE between the mapped features of a step's rows and the teacher's; 0 where nothing is matched."""
+    if features is None or data.features is None:
+        return torch.zeros(())
+    return config.match * F.mse_loss(matcher(features), torch.from_numpy(data.features[rows]))
 
 
 def soft_loss(logits: torch.Tensor, teacher: torch.Tensor, config: TrainConfig) -> torch.Tensor:
@@ -724,9 +1059,12 @@ def start_bias(model: Any, data: Data, config: TrainConfig) -> None:
 
 
 def trainable(model: nn.Module, config: TrainConfig) -> list[nn.Parameter]:
-    """All parameters that need gradients; a transformer's word-piece embeddings are switched off."""
-    if hasattr(model, "encoder"):
-        model.encoder.get_input_embeddings().weight.requires_grad_(False)  # type: ignore[operator, union-attr]
+    """All parameters that need gradients; a transformer's word-piece embeddings are switched off, unless they are random."""
+    if hasattr(model, "encoder") and not getattr(model, "start", "").startswith("random"):
+        encoder: Any = model.encoder
+        several: Any = encoder if isinstance(encoder, nn.ModuleList) else [encoder]
+        for one in several:
+            one.get_input_embeddings().weight.requires_grad_(False)
     if isinstance(model, BiLSTM):
         model.trained.sparse = config.optimizer == "adadelta"  # AdamW takes dense gradients only
     return [p for p in model.parameters() if p.requires_grad]
@@ -803,6 +1141,7 @@ def epochs_of(model: Any, data: Data, config: TrainConfig) -> Iterator[list[np.n
         np.flatnonzero(np.diff(np.sort(data.groups, kind="stable"))) + 1,
     )
     of_all = len(members) * (config.epoch_rows / len(data.groups) if config.epoch_rows else 1)
+    of_batch = texts_per_row(data) if isinstance(model, DualEncoder) else np.ones(len(data.groups))
     left, queue = config.epochs, np.empty(0, np.int64)
     while left > 1e-9:
         wanted = max(1, round(min(1.0, left) * of_all))
@@ -817,8 +1156,25 @@ def epochs_of(model: Any, data: Data, config: TrainConfig) -> Iterator[list[np.n
             lengths = data.texts.tokens[0].lengths[data.texts.index[:, 0]]
             yield list(similar_lengths(lengths, rows, config.batch_size, random))
         else:
-            yield [rows[i : i + config.batch_size] for i in range(0, len(rows), config.batch_size)]
+            share = np.cumsum(of_batch[rows])
+            yield np.split(
+                rows,
+                np.searchsorted(share, np.arange(config.batch_size, share[-1], config.batch_size) + 1e-6),
+            )
         left -= 1
+
+
+def texts_per_row(data: Data) -> np.ndarray:
+    """float [rows]: how much of a batch's texts a row brings, where its group is encoded once: 1 where every row has a text of its own,
+    1/m in a tile of m texts with n others."""
+    codes = np.unique(data.groups, return_inverse=True)[1].astype(np.int64)
+    size = np.bincount(codes)
+    texts = np.ones(len(size), np.int64)
+    for field in range(data.texts.index.shape[1]):
+        span = int(data.texts.index[:, field].max()) + 1
+        distinct = np.unique(codes * span + data.texts.index[:, field])
+        texts = np.maximum(texts, np.bincount(distinct // span, minlength=len(size)))
+    return (texts / size)[codes]
 
 
 def similar_lengths(
@@ -839,38 +1195,45 @@ class Step(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, texts: Texts, rows: np.ndarray) -> torch.Tensor:
-        """Logits [rows, outputs]; each distinct text of the batch is encoded once, beside others of about its length."""
+    def forward(
+        self, texts: Texts, rows: np.ndarray, features: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits [rows, outputs], and the head's features if asked; each distinct text of the batch is encoded once, beside others of
+        about its length."""
         if isinstance(self.model, CrossEncoder):
-            return self.model(*self.model.batch(texts, rows))
+            return self.model(*self.model.batch(texts, rows)), None
         prepared = []
         for field, tokens in enumerate(texts.tokens):
             distinct, place = np.unique(texts.index[rows, field], return_inverse=True)
             size = LSTM_SUB_BATCH if isinstance(self.model, BiLSTM) else SUB_BATCH
             batches = [distinct[part] for part in length_sorted(tokens.lengths[distinct], size)]
             prepared.append(gather(prepare_batches(self.model, tokens, field, batches), place))
-        return self.model.combine(*prepared)
+        return self.model.combine(*prepared), self.model.features(*prepared) if features else None
 
 
-def logits_in(model: Any, texts: Texts, rows: np.ndarray, dtype: str) -> torch.Tensor:
-    """float32 logits with the encoder's arithmetic in ``dtype`` and its weights, and their gradients, in float32.
+def outputs_in(
+    model: Any, texts: Texts, rows: np.ndarray, dtype: str, features: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """float32 logits (and the head's features) with the encoder's arithmetic in ``dtype`` and its weights, and their gradients, in float32.
 
     The encoder's parameters are cast for the pass; the cast is differentiable, so gradients arrive at the float32 ones. On two
     cores this is a third faster than autocast, which casts at each operation and keeps layer norms in float32.
     """
     step = Step(model)
     if dtype == "float32":
-        return step(texts, rows)
+        return step(texts, rows, features)  # type: ignore[no-any-return]
     if not hasattr(
         model, "encoder"
     ):  # an LSTM's kernel wants input and weights in one dtype: autocast sees to that
         with torch.autocast("cpu", getattr(torch, dtype)):
-            return step(texts, rows).float()
+            logits, _ = step(texts, rows)
+            return logits.float(), None
     short = getattr(torch, dtype)
     cast = {
         f"model.{name}": p.to(short) for name, p in model.named_parameters() if name.startswith("encoder.")
     }
-    return torch.func.functional_call(step, cast, (texts, rows)).float()
+    logits, found = torch.func.functional_call(step, cast, (texts, rows, features))
+    return logits.float(), None if found is None else found.float()
 
 
 def gather(prepared: Prepared, places: np.ndarray) -> Prepared:

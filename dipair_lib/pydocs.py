@@ -3,6 +3,7 @@
 Real English by thousands of people that lies on every machine after installation. Source files are parsed, never
 imported. `pydocs` asks whether a passage (the prose of a docstring) belongs to a query (its summary line); the wrong
 passages are near ones, one by TF-IDF and one by embedding, as a pool of two retrievers would give them.
+`pydocs-fields` asks the same of three texts: the qualified name of what is documented stands beside the query.
 `pydocs-topic` asks from which library a summary line is.
 
 Built once per set of package versions and kept as Parquet with notes beside it; nothing is downloaded.
@@ -539,6 +540,14 @@ def pairs(items: list[Item], embed: Callable[[Sequence[str]], np.ndarray], seed:
     return pd.DataFrame(rows, columns=["split", "query", "passage", "label", "group", "kind", "module"])
 
 
+def names(items: list[Item]) -> pd.DataFrame:
+    """Rows (group, query, name) of the groups of `pairs`, in its order; the qualified name is that of what the query sums up."""
+    ordered = [item for tenth in range(10) for item in items if tenth_of(item.module) == tenth]
+    full = [f"{item.module}.{item.name}" if item.name else item.module for item in ordered]
+    queries = [item.summary for item in ordered]
+    return pd.DataFrame({"group": range(len(full)), "query": queries, "name": full})
+
+
 def topics(items: list[Item]) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Rows (split, summary, label = package name) of the TOPICS largest packages, equally many of each, and notes.
 
@@ -628,6 +637,19 @@ def load_pairs(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str,
     )
 
 
+def load_fields(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str, ...], dict[str, Any]]:
+    """Frames (name, summary, passage, label, group) by split, classes and notes of `pydocs-fields`: the rows of `pydocs`, with names."""
+    names, notes = _cached(folder, "names", say)
+    table, _ = _cached(folder, "pairs", say)
+    table["name"] = table["group"].map(dict(zip(names["group"], names["name"], strict=True)))
+    table = table.rename(columns={"query": "summary"})
+    return (
+        _by_split(table, ["name", "summary", "passage", "label", "group"]),
+        ("0", "1"),
+        notes["common"] | notes["pairs"],
+    )
+
+
 def load_topics(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str, ...], dict[str, Any]]:
     """Frames (summary, label, group) by split, classes and notes of `pydocs-topic`, built if the cache lacks them."""
     table, notes = _cached(folder, "topics", say)
@@ -642,7 +664,7 @@ def _by_split(table: pd.DataFrame, columns: list[str]) -> Frames:
 
 
 def _cached(folder: Path, which: str, say: Say | None) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """One of the two tables and the notes, from the cache of these package versions; builds both under a lock."""
+    """One of the three tables and the notes, from the cache of these package versions; builds all under a lock."""
     from filelock import FileLock
 
     from dipair_lib.models.backbone import EMBEDDED_SHA256
@@ -655,6 +677,9 @@ def _cached(folder: Path, which: str, say: Say | None) -> tuple[pd.DataFrame, di
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "pydocs.lock"):
             found = _read_cache(folder, key, which)
+            if found is None and which == "names":
+                add_names(folder, key, dists, tell)
+                found = _read_cache(folder, key, which)
             if found is None:
                 if list(folder.glob("pydocs-*.json")):
                     tell(
@@ -687,6 +712,35 @@ def _read_cache(folder: Path, key: str, which: str) -> tuple[pd.DataFrame, dict[
         return None
 
 
+def _write_cache(folder: Path, key: str, tables: dict[str, pd.DataFrame], notes: dict[str, Any]) -> None:
+    """The tables, each with its hash in the notes, and last the notes, which make them valid."""
+    for which, table in tables.items():
+        path = folder / f"pydocs-{key}.{which}.parquet"
+        part = path.with_name(path.name + ".part")
+        table.to_parquet(part, index=False)
+        notes["sha256"][which] = hashlib.sha256(part.read_bytes()).hexdigest()
+        os.replace(part, path)
+    part = folder / f"pydocs-{key}.json.part"
+    part.write_text(json.dumps(notes, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(part, folder / f"pydocs-{key}.json")
+
+
+def add_names(folder: Path, key: str, dists: dict[str, importlib.metadata.Distribution], say: Say) -> None:
+    """Add the names to a cache that was made before there were any, and leave its pairs alone.
+
+    Building all anew might decide a near tie of two embeddings otherwise, and so make another `pydocs` of the same versions.
+    """
+    found = _read_cache(folder, key, "pairs")
+    if found is None:
+        return
+    table, notes = found
+    say("pydocs: reading the docstrings again for the names (once, about a minute)")
+    items, dropped = read_files(sources(dists))
+    added = names(distinct(items, dropped))
+    if added["query"].tolist() == table.loc[table["label"] == 1, "query"].tolist():
+        _write_cache(folder, key, {"names": added}, notes)
+
+
 def build(
     folder: Path,
     key: str,
@@ -696,7 +750,7 @@ def build(
     stdlib: str | None = None,
     embed: Callable[[Sequence[str]], np.ndarray] | None = None,
 ) -> None:
-    """Read, clean, deduplicate, pair; write pairs, topics and, last, the notes that make them valid."""
+    """Read, clean, deduplicate, pair; write pairs, names, topics and, last, the notes that make them valid."""
     started = time.perf_counter()
     files = sources(dists, stdlib)
     say(
@@ -707,7 +761,7 @@ def build(
     seconds_read = time.perf_counter() - started
     say(f"pydocs: {len(items)} summaries with passages, looking for near passages as negatives")
     embed = embed or embedder()
-    tables = {"pairs": pairs(items, embed)}
+    tables = {"pairs": pairs(items, embed), "names": names(items)}
     tables["topics"], topic_notes = topics(items)
     counts = Counter(item.package for item in items)
     common = {
@@ -730,15 +784,7 @@ def build(
         "topics": topic_notes,
         "sha256": {},
     }
-    for which, table in tables.items():
-        path = folder / f"pydocs-{key}.{which}.parquet"
-        part = path.with_name(path.name + ".part")
-        table.to_parquet(part, index=False)
-        notes["sha256"][which] = hashlib.sha256(part.read_bytes()).hexdigest()
-        os.replace(part, path)
-    part = folder / f"pydocs-{key}.json.part"
-    part.write_text(json.dumps(notes, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(part, folder / f"pydocs-{key}.json")
+    _write_cache(folder, key, tables, notes)
     say(
         f"pydocs: {len(items)} queries, {len(tables['pairs'])} pairs, {common['seconds']} s, kept in {folder}"
     )

@@ -105,10 +105,75 @@ METRICS: dict[str, Metric] = {
 }
 
 
+# --- per query --------------------------------------------------------------------------------------------------------------------
+
+DEPTH = 10
+
+
+Blocks = Sequence[
+    np.ndarray
+]  # gains of one query's texts, a block for each score, best first: within a block any order is as likely
+
+
+def reciprocal_rank(blocks: Blocks) -> float:
+    """Expected 1 / rank of the first relevant text (gain above 0), 0 beyond DEPTH."""
+    before = 0
+    for gains in blocks:
+        n, relevant = len(gains), int((gains > 0).sum())
+        if relevant:
+            value, ahead = 0.0, 1.0  # ahead: chance that none of the block's first i texts is relevant
+            for i in range(min(n - relevant + 1, DEPTH - before)):
+                value += ahead * relevant / (n - i) / (before + i + 1)
+                ahead *= 1 - relevant / (n - i)
+            return value
+        before += n
+        if before >= DEPTH:
+            break
+    return 0.0
+
+
+def discounted_gain(blocks: Blocks) -> float:
+    """Expected sum of gain / log2(1 + rank) over the first DEPTH texts. Gains are linear, as in trec_eval."""
+    places = np.repeat([gains.mean() for gains in blocks], [len(gains) for gains in blocks])[:DEPTH]
+    return float((places / np.log2(np.arange(2, 2 + len(places)))).sum())
+
+
+def normalised_gain(blocks: Blocks) -> float:
+    """Discounted gain divided by that of the best order."""
+    best = np.sort(np.concatenate(blocks))[::-1]
+    return discounted_gain(blocks) / discounted_gain(np.split(best, len(best)))
+
+
+RANKING: dict[str, Callable[[Blocks], float]] = {
+    f"mrr@{DEPTH}": reciprocal_rank,
+    f"ndcg@{DEPTH}": normalised_gain,
+}
+
+
+def ranking(
+    metric: str, labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, gains: np.ndarray | None = None
+) -> float:
+    """Mean of a ranking metric over the queries that have a relevant text; NaN if none has. Ties count as the mean over their orders.
+
+    Args:
+        labels: [n], 0 or 1, or scores: their distance to the smallest one is the gain. logits: [n, outputs]. groups: int [n], the query.
+        gains: [n], which nDCG reads in place of the labels (graded judgements beside two classes).
+    """
+    scores = binary_score(logits)
+    graded = gains is not None and metric.startswith("ndcg")
+    gains = np.asarray(gains if graded else labels - labels.min(), np.float64)
+    order = np.lexsort((-scores, groups))
+    values = []
+    for rows in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        if gains[rows].any():
+            values.append(RANKING[metric](np.split(gains[rows], np.flatnonzero(np.diff(scores[rows])) + 1)))
+    return float(np.mean(values)) if values else float("nan")
+
+
 def check(metric: str, labels: np.ndarray, logits: np.ndarray) -> None:
     """Raise a clear error where a metric would give a wrong or meaningless number."""
-    if metric not in METRICS:
-        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, but got {metric!r}")
+    if metric not in METRICS and metric not in RANKING:
+        raise ValueError(f"metric: expected one of {', '.join([*METRICS, *RANKING])}, but got {metric!r}")
     if logits.ndim != 2 or len(logits) != len(labels):
         raise ValueError(f"logits: expected shape [{len(labels)}, outputs], but got {list(logits.shape)}")
     bad = np.flatnonzero(~np.isfinite(logits).all(1))
@@ -126,11 +191,17 @@ def check(metric: str, labels: np.ndarray, logits: np.ndarray) -> None:
         )
 
 
-def evaluate(metrics: Sequence[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
+def evaluate(
+    metrics: Sequence[str],
+    labels: np.ndarray,
+    logits: np.ndarray,
+    groups: np.ndarray | None = None,
+    gains: np.ndarray | None = None,
+) -> dict[str, float | None]:
     """Each metric on all examples.
 
     Args:
-        metrics: names from ``METRICS``.
+        metrics: names from ``METRICS`` and ``RANKING``; the latter need ``groups`` and read ``gains``, see ``ranking``.
         labels: [n], class index or score.
         logits: [n, outputs], raw; read as float64, so half-precision scores are ranked without further rounding.
 
@@ -142,7 +213,12 @@ def evaluate(metrics: Sequence[str], labels: np.ndarray, logits: np.ndarray) -> 
     values = {}
     for metric in metrics:
         check(metric, labels, logits)
-        value = float(METRICS[metric](labels, logits, weights)[0])
+        if metric in RANKING:
+            if groups is None:
+                raise ValueError(f"{metric}: expected the query of each row (groups), but got none")
+            value = ranking(metric, labels, logits, np.asarray(groups), gains)
+        else:
+            value = float(METRICS[metric](labels, logits, weights)[0])
         values[metric] = None if np.isnan(value) else value
     return values
 
@@ -238,5 +314,7 @@ def row_fields(
         task: whose test split was scored. logits, teacher_logits: [rows of test, outputs].
     """
     labels, groups = task.test["label"].to_numpy(), task.test["group"].to_numpy()
+    gains = task.test["gain"].to_numpy() if "gain" in task.test else None
     headline = interval(task.metrics[0], labels, logits, groups, teacher_logits=teacher_logits, n_boot=n_boot)
-    return {"metric": task.metrics[0], **headline, "metrics": evaluate(task.metrics[1:], labels, logits)}
+    others = evaluate(task.metrics[1:], labels, logits, groups, gains)
+    return {"metric": task.metrics[0], **headline, "metrics": others}

@@ -21,7 +21,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from dipair_lib import ablation, architecture_table, published, results, tradeoff
+from dipair_lib import ablation, architecture_table, published, results, study, tradeoff
 
 LIMITS = (
     tradeoff.Limits(min_retained=0.99),
@@ -88,7 +88,7 @@ def write(folder: Path | str, out: Path | str | None = None) -> Path:
             damaged.append(str(error))
     quoted = published.rows(sorted({row.task for row in rows}))
     data = tradeoff.frame([*rows, *quoted])
-    page = html(data, folder.resolve().name, damaged, studies(folder), stored)
+    page = html(data, folder.resolve().name, damaged, studies(folder), stored, factors(folder))
     return results.write_atomic(Path(out) if out else folder / "report.html", page.encode("utf8"))
 
 
@@ -98,11 +98,13 @@ def html(
     damaged: list[str] | None = None,
     studied: Mapping[str, Mapping[str, Any]] | None = None,
     clocked: Mapping[str, Any] | None = None,
+    mattered: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The whole page from a frame of ``tradeoff.frame``.
 
     Args:
         damaged: messages about files that were left out. studied: from ``studies``. clocked: from ``architecture_table.load``.
+        mattered: from ``factors``.
     """
     measured = data[data["family"] != "published"]
     environment = Environment(
@@ -111,7 +113,11 @@ def html(
     page = environment.get_template("report.html.j2").render(
         title=title,
         tasks=[
-            {**section(data[data["task"] == task]), "study": (studied or {}).get(task)}
+            {
+                **section(data[data["task"] == task]),
+                "study": (studied or {}).get(task),
+                "factors": (mattered or {}).get(task),
+            }
             for task in measured["task"].dropna().unique()
         ],
         architectures=architectures(clocked) if clocked else None,
@@ -175,6 +181,23 @@ def studies(folder: Path) -> dict[str, dict[str, Any]]:
             "said": ablation.sentence(folder, task),
             "svg": inline(drawn, label, f"study {task}"),
             "table": cells(ablation.gains(folder, task)),
+        }
+    return found
+
+
+def factors(folder: Path) -> dict[str, dict[str, Any]]:
+    """The one-factor studies of DiPair of each task that has some: how far the best is from the bar, the figure, and two tables."""
+    found = {}
+    for task in study.tasks_of(folder):
+        label = f"{tradeoff.plain(task)}: what matters in DiPair; the table below holds the same numbers"
+        lines = study.table(folder, task)
+        bar = study.bar_shown(study.bar(folder, task))
+        found[task] = {
+            "said": study.sentence(folder, task),
+            "n": int((lines["points"].notna() & (lines["value"] != lines["against"])).sum()),
+            "svg": inline(study.figure(folder, task), label, f"factors {task}"),
+            "table": cells(study.shown(lines)),
+            "bar": cells(bar) if len(bar) else None,
         }
     return found
 

@@ -110,7 +110,7 @@ class Result:
     head: str | None = None
     keep: int | str | None = None  # kept tokens per field; "8+16" where fields differ
     read_lengths: str | None = None  # word pieces read per field, e.g. "32+96"
-    projection: int | None = None
+    projection: int | str | None = None  # width of a kept token; "64+128" where fields differ
     stages: str | None = None
     params_total: int | None = None
     params_embedding: int | None = None
@@ -247,12 +247,14 @@ class Logits:
         labels: [n], int64 class index or float32 score.
         groups: int64 [n], the query or document each example belongs to: what the bootstrap draws.
         split: the split the examples are from.
+        gains: float32 [n], graded judgements beside a two-class label, or None.
     """
 
     logits: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
     split: str
+    gains: np.ndarray | None = None
 
 
 # Files
@@ -312,6 +314,7 @@ def save_result(
     logits: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray,
+    gains: np.ndarray | None = None,
 ) -> Path:
     """Store one row and its raw logits; a row of the same run_id is replaced.
 
@@ -319,16 +322,24 @@ def save_result(
 
     Args:
         folder: the suite's results folder, e.g. ``results/demo``.
-        logits: [n, outputs]. labels: [n]. groups: int [n].
+        logits: [n, outputs]. labels: [n]. groups: int [n]. gains: [n] or None.
 
     Returns:
         The row's folder, ``<folder>/rows/<run_id>``.
     """
     logits, labels, groups = np.asarray(logits, np.float32), np.asarray(labels), np.asarray(groups, np.int64)
-    check_logits(result.run_id, Logits(logits, labels, groups, result.split), result.n_examples)
+    check_logits(result.run_id, Logits(logits, labels, groups, result.split, gains), result.n_examples)
     target = row_folder(folder, result.run_id)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, logits=logits, labels=labels, groups=groups, split=np.array(result.split))
+    graded = {} if gains is None else {"gains": np.asarray(gains, np.float32)}
+    arrays: Any = {
+        "logits": logits,
+        "labels": labels,
+        "groups": groups,
+        "split": np.array(result.split),
+        **graded,
+    }
+    np.savez_compressed(buffer, **arrays)
     write_atomic(target / "logits.npz", buffer.getvalue())
     write_atomic(target / "row.json", (result.to_json() + "\n").encode("utf8"))
     return target
@@ -341,8 +352,9 @@ def check_logits(where: str, stored: Logits, n_examples: int | None) -> None:
             f"{where}: logits: expected shape [n, outputs], but got {list(stored.logits.shape)}"
         )
     n = len(stored.logits) if n_examples is None else n_examples
-    for name, array in (("logits", stored.logits), ("labels", stored.labels), ("groups", stored.groups)):
-        if len(array) != n:
+    for name in ("logits", "labels", "groups", "gains"):
+        array = getattr(stored, name)
+        if array is not None and len(array) != n:
             raise ResultError(f"{where}: {name}: expected {n} rows, one per example, but got {len(array)}")
     bad = np.flatnonzero(~np.isfinite(stored.logits).all(axis=1))
     if len(bad):
@@ -447,7 +459,8 @@ def load_logits(folder: Path | str, run_id: str) -> Logits:
     path = row_folder(folder, run_id) / "logits.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            stored = Logits(file["logits"], file["labels"], file["groups"], str(file["split"]))
+            gains = file.get("gains")
+            stored = Logits(file["logits"], file["labels"], file["groups"], str(file["split"]), gains)
     except FileNotFoundError as error:
         raise ResultError(f"{path}: not found; run the notebook of {run_id} again") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
@@ -486,12 +499,20 @@ def write_rows(folder: Path | str) -> Path:
 
 
 def find_teacher(folder: Path | str, task: Task | str, split: str = "test") -> Result:
-    """The row of the teacher for this task: the cross-encoder that has no teacher itself.
+    """The first of ``find_teachers``."""
+    return find_teachers(folder, task, split=split)[0]
 
-    Of several the newest; under a suite the one this suite trained.
+
+def find_teachers(folder: Path | str, task: Task | str, n: int = 1, split: str = "test") -> list[Result]:
+    """The rows of the teachers for this task: cross-encoders that have no teacher themselves, one per seed, in the order of the seeds.
+
+    Of several with one seed the newest; under a suite those this suite trained.
 
     Args:
-        task: the Task, or the sha256 of its data.
+        task: the Task, or the sha256 of its data. n: teachers wanted.
+
+    Raises:
+        ResultError: there are fewer.
     """
     sha256 = task if isinstance(task, str) else task.fingerprint
     rows = load_results(folder, damaged="warn") if Path(folder).is_dir() else []
@@ -505,12 +526,18 @@ def find_teacher(folder: Path | str, task: Task | str, split: str = "test") -> R
     ]
     inputs = os.environ.get("DIPAIR_INPUTS", "").split()
     teachers = [row for row in teachers if row.run_id.split(".")[0] in inputs] or teachers
-    if not teachers:
+    newest = {row.seed or 0: row for row in sorted(teachers, key=lambda row: row.created_utc)}
+    if not newest:
         raise ResultError(
             f"{folder}: no teacher for this task yet: run 01_teacher with the same `task` and `out` first "
             "(or `dipair run` a suite, which does)"
         )
-    return max(teachers, key=lambda row: row.created_utc)
+    if n < 1 or n > len(newest):
+        raise ResultError(
+            f"{folder}: teachers: expected 1 to {len(newest)}, as many as were trained with different seeds, but got {n}: run 01_teacher "
+            "with further seeds first"
+        )
+    return [newest[seed] for seed in sorted(newest)][:n]
 
 
 def verify(folder: Path | str) -> list[str]:
@@ -560,7 +587,8 @@ def verify(folder: Path | str) -> list[str]:
         where = str(row_folder(folder, run_id) / "row.json")
         try:
             others = json.loads(row.metrics or "{}")
-            problems += different(where, others, quality.evaluate(list(others), logits.labels, logits.logits))
+            found = quality.evaluate(list(others), logits.labels, logits.logits, logits.groups, logits.gains)
+            problems += different(where, others, found)
             teacher = teacher_logits(folder, row, rows, stored)
             expected = quality.interval(
                 row.metric,
@@ -830,7 +858,10 @@ class Run:
     def save(self, result: Result, logits: np.ndarray) -> Path:
         """Store the row with its logits [n, outputs] on the task's test split."""
         test = self.task.test
-        return save_result(self.out, result, logits, test["label"].to_numpy(), test["group"].to_numpy())
+        gains = test["gain"].to_numpy() if "gain" in test else None
+        return save_result(
+            self.out, result, logits, test["label"].to_numpy(), test["group"].to_numpy(), gains
+        )
 
 
 def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:

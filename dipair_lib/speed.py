@@ -255,6 +255,7 @@ def task_of(row: results.Result) -> tasks.Task:
         fields=p.get("fields", ()),
         label=p.get("label", ""),
         group=p.get("group", ""),
+        kind=p.get("kind", ""),
         max_train=p.get("max_train", 0),
     )
 
@@ -311,7 +312,7 @@ def enter(folder: Path, row: results.Result, frame: Any, is_teacher: bool) -> li
     """A row's contestants: itself in float32, and a teacher also in bfloat16, whichever is faster."""
     model = models.load(folder / "rows" / row.run_id / "model")
     fields = list(json.loads(row.parameters).get("fields") or []) or [
-        c for c in frame.columns if c not in {"label", "group"}
+        c for c in frame.columns if c not in {"label", "group", "gain"}
     ]
     if isinstance(model, Constant | TfIdf):
         return [baseline(row.run_id, model, [frame[f].tolist() for f in fields])]

@@ -1,8 +1,11 @@
 """Tasks: texts, labels and splits, from files of your own or from the docstrings of this environment.
 
     load_task("pydocs")                                   built in: summary line against passage, two classes
+    load_task("pydocs-fields")                            built in: three texts, two classes
     load_task("pydocs-topic")                             built in: one sentence, several classes
     load_task("glue/sst2")                                SST-2, QQP or MNLI, from the hub or a local folder: see `glue`
+    load_task("q2p")                                      MS MARCO, query and passage, from the same or `ir_datasets`: see `marco`
+    load_task("p2t/esci")                                 ESCI, WANDS or Home Depot, search term and product: see `products`
     load_task("pairs.csv", fields=["query", "text"], label="label", group="query")
     load_task("folder-with-train-dev-test/")              tsv, csv, jsonl, parquet, each also .gz
 
@@ -40,6 +43,7 @@ SPLIT_NAMES = {
     "val": "dev",
     "test": "test",
 }
+GAIN_NAME = "grade"  # a column of this name beside a two-class label holds the gains of nDCG
 LABEL_NAMES = ("label", "score", "relevance", "grade", "similarity", "class", "target", "is_duplicate")
 ID_NAMES = ("id", "qid", "docid", "pid", "uid", "idx", "index", "group", "split")
 MISSING_LABELS = ("", "nan", "null", "<na>", "n/a")
@@ -56,8 +60,9 @@ class Task:
 
     `train`, `dev` and `test` have one str column per field, `label` (int64 index into `classes`, or float32 score) and
     `group` (int64 code: rows that share a query, to be kept together in splits and in the bootstrap; a code of its own
-    for every row when there is no group column). `metrics` has the headline metric first. `fingerprint` is the sha256
-    of the content of all splits in their order, so results that depend on row order can be stored under it.
+    for every row when there is no group column). A float32 column `gain` is there where the file grades what the two
+    classes only tell apart (see `GAIN_NAME`): nDCG reads it. `metrics` has the headline metric first. `fingerprint` is
+    the sha256 of the content of all splits in their order, so results that depend on row order can be stored under it.
     """
 
     name: str
@@ -114,21 +119,59 @@ def load_task(
         raise TaskError(f"max_train is {max_train}: give 0 for all training rows or a positive number")
     if kind not in ("", "classes", "score"):
         raise TaskError(f"kind is {kind!r}: give 'classes', 'score' or '' (guess)")
-    from dipair_lib import glue
+    from dipair_lib import glue, marco, products
 
     name = os.fspath(name_or_path)
     if name in BUILT_IN:
         return _built_in(name, tuple(fields), label, group, kind, max_train, cache, say)
     path = Path(name).expanduser()
     given = (tuple(fields), label, group, kind)
+    cut = (tuple(splits), seed)
+    if name == "q2p" or marco.is_folder(path):
+        return marco.load(None if name == "q2p" else path, max_train, given, *cut, cache, say)
+    if name in products.NAMES or (name.startswith("p2t/") and not path.exists()):
+        return products.load(name.removeprefix("p2t/"), None, max_train, given, *cut, say)
+    if product := products.name_of_folder(path):
+        return products.load(product, path, max_train, given, *cut, say)
     benchmark = name.removeprefix("glue/") if name.startswith("glue/") else ""
     if benchmark in glue.SETS or (benchmark and not path.exists()):
         return glue.load(benchmark, None, max_train, given)
     if benchmark := glue.name_of_folder(path):
         return glue.load(benchmark, path.parent, max_train, given)
     if not path.exists():
-        raise TaskError(f"{name}: no such file or folder, and not a built-in task ({', '.join(BUILT_IN)})")
+        known = (*BUILT_IN, *(f"glue/{benchmark}" for benchmark in glue.SETS), "q2p", *products.NAMES)
+        raise TaskError(f"{name}: no such file or folder, and not a built-in task ({', '.join(known)})")
     return _load_path(path, tuple(fields), label, group, kind, tuple(splits), seed, max_train)
+
+
+def load_unlabelled(path: str | os.PathLike[str], task: Task) -> pd.DataFrame:
+    """Pairs without labels for a teacher to score, from a file with the task's fields as columns.
+
+    Left out are repeats, pairs that the task holds in any split, and pairs whose first text is one of dev's or test's: nothing that is
+    measured on may be learned from.
+
+    Returns:
+        One row per pair: the fields, ``group`` (a number for each first text) and ``round`` 0.
+
+    Raises:
+        TaskError: as `load_task`, or when nothing is left.
+    """
+    table = read_table(Path(path).expanduser())
+    columns: dict[str, Any] = {}
+    for name in task.fields:
+        _need_column(table, name)
+        columns[name] = _texts(table, name)
+    frame = pd.DataFrame(columns).drop_duplicates(ignore_index=True)
+    measured = pd.concat([task.dev, task.test])
+    held = pd.MultiIndex.from_frame(pd.concat([task.train, measured])[list(task.fields)])
+    ours = frame[task.fields[0]].isin(measured[task.fields[0]])
+    ours |= pd.MultiIndex.from_frame(frame[list(task.fields)]).isin(held)
+    frame = frame[~ours].reset_index(drop=True)
+    if frame.empty:
+        raise TaskError(
+            f"{path}: no row is left: all {len(ours)} are the task's own, or of texts it measures on"
+        )
+    return frame.assign(group=pd.factorize(frame[task.fields[0]])[0].astype("int64"), round=0)
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
@@ -146,6 +189,7 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
 
 BUILT_IN: dict[str, tuple[tuple[str, ...], str, str]] = {  # name: fields, label, group
     "pydocs": (("query", "passage"), "label", "query"),
+    "pydocs-fields": (("name", "summary", "passage"), "label", "summary"),
     "pydocs-topic": (("summary",), "label", ""),
 }
 
@@ -170,9 +214,10 @@ def _built_in(
     from dipair_lib import pydocs
 
     _refuse_own(name, (*BUILT_IN[name], "classes"), (fields, label, group, kind))
-    load = pydocs.load_pairs if name == "pydocs" else pydocs.load_topics
-    frames, classes, notes = load(cache_folder(cache), say)
-    return _finish(name, BUILT_IN[name][0], "classes", classes, frames, name == "pydocs", max_train, notes)
+    loads = {"pydocs-fields": pydocs.load_fields, "pydocs-topic": pydocs.load_topics}
+    frames, classes, notes = loads.get(name, pydocs.load_pairs)(cache_folder(cache), say)
+    texts, _, its_group = BUILT_IN[name]
+    return _finish(name, texts, "classes", classes, frames, bool(its_group), max_train, notes)
 
 
 # ------------------------------------------------------------------------------------------------- reading files
@@ -340,8 +385,7 @@ def _load_path(
     seed: int,
     max_train: int,
 ) -> Task:
-    if len(shares) != 3 or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise TaskError(f"splits is {shares}: expected three positive shares of train, dev, test with sum 1")
+    _check_shares(shares)
     notes: dict[str, Any] = {"source": path.name}
     if path.is_dir():
         tables, ignored = _read_folder(path)
@@ -354,6 +398,8 @@ def _load_path(
     notes["columns"] = {"fields": list(fields), "label": label, "group": group}
     frames = {split: _frame(table, fields, label, group) for split, table in tables.items()}
     kind = _read_labels(tables, frames, label, kind)
+    if group and kind == "classes" and GAIN_NAME not in (*fields, label, group):
+        _read_gains(tables, frames)
 
     key = "group" if group else fields[0]
     if "all" in frames:
@@ -438,7 +484,7 @@ def _choose_columns(
         raise TaskError(f"{table.path}: column {label!r} is given as label and among the fields")
     if len(set(fields)) != len(fields):
         raise TaskError(f"{table.path}: fields {list(fields)} names a column twice")
-    reserved = {"label", "group", "row"} & set(fields)
+    reserved = {"label", "group", "gain", "row"} & set(fields)
     if reserved:
         raise TaskError(
             f"{table.path}: a text column cannot be called {sorted(reserved)[0]!r}; rename it in the file"
@@ -558,6 +604,21 @@ def _read_labels(tables: dict[str, Table], frames: dict[str, pd.DataFrame], labe
     return kind or "classes"
 
 
+def _read_gains(tables: dict[str, Table], frames: dict[str, pd.DataFrame]) -> None:
+    """Put a float column `gain` into the frames where every file has one of that name (see GAIN_NAME)."""
+    if not all(GAIN_NAME in table.columns for table in tables.values()):
+        return
+    for split, table in tables.items():
+        numbers = [_number(value) for value in table.columns[GAIN_NAME]]
+        bad = [
+            (row, f"{_show(table.columns[GAIN_NAME][row])} is not a number of 0 or more")
+            for row, x in enumerate(numbers)
+            if x is None or not math.isfinite(x) or x < 0
+        ]
+        _complain(table, GAIN_NAME, bad, "correct these grades, or rename the column to leave it out")
+        frames[split]["gain"] = pd.Series(numbers, dtype="float32")
+
+
 def _classes(labels: Iterable[str]) -> tuple[str, ...]:
     """Class names in sorted order; as numbers if all are whole numbers."""
     names = set(labels)
@@ -594,6 +655,11 @@ def _check_split(
 
 
 # ------------------------------------------------------------------------------------------------- splits and repeats
+
+
+def _check_shares(shares: tuple[float, ...]) -> None:
+    if len(shares) != 3 or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise TaskError(f"splits is {shares}: expected three positive shares of train, dev, test with sum 1")
 
 
 def _share(value: str, seed: int) -> float:
@@ -685,9 +751,10 @@ def _finish(
     start = 0
     final: dict[str, pd.DataFrame] = {}
     for split in SPLITS:
-        frame = frames[split][[*fields, "label"]].copy()
+        graded = kind == "classes" and len(classes) == 2 and "gain" in frames[split]
+        frame = frames[split][[*fields, "label", *(["gain"] if graded else [])]].copy()
         frame["label"] = frame["label"].astype("int64" if kind == "classes" else "float32")
-        frame["group"] = np.asarray(codes[start : start + len(frame)], dtype="int64")
+        frame.insert(len(fields) + 1, "group", np.asarray(codes[start : start + len(frame)], dtype="int64"))
         start += len(frame)
         final[split] = frame.reset_index(drop=True)
     if 0 < max_train < len(final["train"]):
@@ -697,10 +764,16 @@ def _finish(
                 f"max_train={max_train} leaves {name} with fewer than two different training labels"
             )
     notes = notes | {"rows": {split: len(frame) for split, frame in final.items()}}
+    if grouped:
+        notes["queries_with_one_label"] = {
+            split: int((frame.groupby("group")["label"].nunique() < 2).sum())
+            for split, frame in final.items()
+        }
     if kind == "score":
-        usual: tuple[str, ...] = ("pearson", "spearman")
+        usual: tuple[str, ...] = ("pearson", "spearman", *(("ndcg@10",) if grouped else ()))
     else:
         usual = ("auc", "accuracy", "f1") if len(classes) == 2 else ("accuracy", "macro_f1")
+        usual += ("mrr@10", "ndcg@10") if grouped and len(classes) == 2 else ()
         notes["labels"] = {
             split: {classes[i]: int(n) for i, n in sorted(frame["label"].value_counts().items())}
             for split, frame in final.items()
@@ -728,6 +801,7 @@ def fingerprint(
     for split in SPLITS:
         frame = frames[split]
         digest.update(f"\n{split} {len(frame)}\n".encode())
-        for row in zip(*(frame[c].tolist() for c in (*fields, "label", "group")), strict=True):
+        columns = (*fields, "label", "group", *(("gain",) if "gain" in frame else ()))
+        for row in zip(*(frame[c].tolist() for c in columns), strict=True):
             digest.update(json.dumps(row).encode())
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -231,3 +231,51 @@ def test_unknown_names_and_counts_are_refused() -> None:
         augment.rules_of("swap")
     with pytest.raises(ValueError, match="n_iter: expected 0 or more rounds, but got -1"):
         augment.synthesize(TestByHand.source, Rules(), -1)
+
+
+class TestTiles:
+    left: ClassVar[list[str]] = [f"a{i}" for i in range(8)]
+    right: ClassVar[list[str]] = [f"b{i}" for i in range(40)]
+
+    def vectors(self) -> list[np.ndarray]:
+        """Unit vectors around the circle: text i of either side points where i of its side stands."""
+        angles = [np.arange(8) * 2 * np.pi / 8, np.arange(40) * 2 * np.pi / 40]
+        return [np.stack([np.cos(a), np.sin(a)], axis=1).astype(np.float32) for a in angles]
+
+    def test_every_left_meets_every_right_of_its_tile(self) -> None:
+        for kind in ("near", "random"):
+            made = augment.tiles([self.left, self.right], self.vectors(), ["q", "p"], 200, kind)
+            assert made["group"].nunique() == 3  # whole tiles of 4 x 16
+            for _, tile in made.groupby("group"):
+                assert len(tile) == tile["q"].nunique() * tile["p"].nunique() == 64
+                assert len(tile.drop_duplicates(["q", "p"])) == 64
+
+    def test_near_tiles_hold_near_texts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(augment, "NEAR", 6)
+        vectors = self.vectors()
+        made = augment.tiles([self.left, self.right], vectors, ["q", "p"], 64 * 4)
+        for _, tile in made.groupby("group"):
+            lefts = vectors[0][[int(q[1:]) for q in tile["q"].unique()]]
+            assert (lefts @ lefts.T).min() > np.cos(2 * np.pi * 4 / 8) - 1e-6
+            rights = vectors[1][[int(p[1:]) for p in tile["p"].unique()]]
+            # Each right text is one of the six nearest of some left one: at most three steps of 1/40 away.
+            assert ((rights @ lefts.T).max(axis=1) >= np.cos(2 * np.pi * 3 / 40) - 1e-6).all()
+
+    def test_the_same_seed_gives_the_same_tiles(self) -> None:
+        made = [
+            augment.tiles([self.left, self.right], self.vectors(), ["q", "p"], 128, seed=seed)
+            for seed in (0, 0, 1)
+        ]
+        pd.testing.assert_frame_equal(made[0], made[1])
+        assert not made[0].equals(made[2])
+
+    def test_few_texts_make_small_tiles(self) -> None:
+        made = augment.tiles([self.left[:2], self.right[:3]], [v[:3] for v in self.vectors()], ["q", "p"], 12)
+        assert len(made) == 12
+        assert made.groupby("group").size().eq(6).all()
+
+    def test_what_cannot_be_tiled_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="tiles are of two fields, but the task has 3"):
+            augment.tiles([[], [], []], [], ["a", "b", "c"], 10)
+        with pytest.raises(ValueError, match="near or random, but got 10 and 'far'"):
+            augment.tiles([self.left, self.right], self.vectors(), ["q", "p"], 10, "far")

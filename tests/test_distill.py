@@ -121,7 +121,7 @@ class TestTraining:
         grads = {}
         for dtype in ("float32", "bfloat16"):
             model.zero_grad()
-            distill.logits_in(model, data.texts, np.arange(12), dtype).square().sum().backward()
+            distill.outputs_in(model, data.texts, np.arange(12), dtype)[0].square().sum().backward()
             grads[dtype] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         assert float(torch.cosine_similarity(grads["float32"], grads["bfloat16"], dim=0)) > 0.99
 
@@ -163,6 +163,166 @@ class TestTraining:
 def squared(model: Any, data: Data) -> float:
     """Mean squared distance of a student's logits from its teacher's."""
     return float(((distill.predict(model, data.texts) - data.teacher) ** 2).mean())
+
+
+class TestOrderLosses:
+    """Losses within a query, against the textbook's loop over pairs or lists."""
+
+    groups = np.array([0, 1, 0, 1, 0, 2])
+    teacher = np.array([[1.0], [0.5], [-2.0], [3.0], [0.0], [9.0]], np.float32)
+    logits = torch.tensor([[0.3], [1.0], [1.5], [-1.0], [2.0], [-7.0]])
+
+    def loss(self, **settings: Any) -> float:
+        data = Data(None, np.zeros(6), self.groups, 2, self.teacher)  # type: ignore[arg-type]
+        return float(distill.loss_of(self.logits, data, np.arange(6), TrainConfig(**settings)))
+
+    def test_margin_is_the_mean_over_the_pairs_of_a_query(self) -> None:
+        per_query = []
+        for query in (0, 1):  # query 2 has one row: no margin
+            rows = np.flatnonzero(self.groups == query)
+            s, t = self.logits[rows, 0].numpy(), self.teacher[rows, 0]
+            pairs = [(i, j) for i in range(len(rows)) for j in range(i)]
+            per_query.append(np.mean([((s[i] - s[j]) - (t[i] - t[j])) ** 2 for i, j in pairs]))
+        assert self.loss(loss="margin") == pytest.approx(np.mean(per_query), rel=1e-5)
+
+    def test_listwise_is_the_kl_of_the_softmax_over_a_query(self) -> None:
+        per_query = []
+        for query in (0, 1):
+            rows = np.flatnonzero(self.groups == query)
+            target = torch.from_numpy(self.teacher[rows, 0] / 2).softmax(0)
+            own = (self.logits[rows, 0] / 2).log_softmax(0)
+            per_query.append(4 * float((target * (target.log() - own)).sum()))
+        assert self.loss(loss="listwise", temperature=2) == pytest.approx(np.mean(per_query), rel=1e-5)
+
+    def test_a_shift_of_a_whole_query_costs_nothing(self) -> None:
+        data = Data(None, np.zeros(6), self.groups, 2, self.teacher)  # type: ignore[arg-type]
+        shifted = torch.from_numpy(self.teacher + self.groups[:, None].astype(np.float32))
+        for name in ("margin", "listwise"):
+            loss = distill.loss_of(shifted, data, np.arange(6), TrainConfig(loss=name))
+            assert float(loss) == pytest.approx(0, abs=1e-6)
+
+    def test_without_groups_they_are_refused(self, data: Data) -> None:
+        alone = replace(data, groups=np.arange(len(data.groups)))
+        with pytest.raises(ValueError, match="no two rows share one: name the `group` column"):
+            distill.fit(None, alone, TrainConfig(loss="margin"))
+        several = replace(data, teacher=np.zeros((len(data.labels), 3), np.float32), classes=3)
+        with pytest.raises(ValueError, match="orders rows by one score, but this task has 3 outputs"):
+            distill.fit(None, several, TrainConfig(loss="listwise"))
+
+
+class TestBeyondThePaper:
+    def test_averaged_weights_are_the_mean_of_the_last_steps(self) -> None:
+        p = torch.nn.Parameter(torch.zeros(2))
+        mean = distill.Mean([p], 0.5, 4)
+        for step in range(1, 5):
+            with torch.no_grad():
+                p.fill_(float(step))
+            mean.look(step)
+        mean.restore()
+        assert p.tolist() == [3.5, 3.5]
+
+    def test_averaging_is_used(self, tiny_backbone: str, data: Data) -> None:
+        made = []
+        for share in (0.0, 0.5):
+            model = student(tiny_backbone)
+            distill.fit(model, data, TrainConfig(average=share, dtype="float32", learning_rate=1e-3))
+            made.append(distill.predict(model, data.texts, dtype="float32"))
+        assert not np.allclose(made[0], made[1])
+
+    def test_matching_brings_features_of_head_and_teacher_together(
+        self, tiny_backbone: str, data: Data, tmp_path: Path
+    ) -> None:
+        torch.manual_seed(0)
+        teacher = models.CrossEncoder(tiny_backbone, LENGTHS)
+        features = distill.teacher_features(teacher, data.texts)
+        assert features.shape == (len(data.labels), 32)
+        with_features = replace(data, features=features)
+        left = []
+        for weight in (1e-6, 5.0):
+            model = student(tiny_backbone, hidden=(64, 24))
+            stored, _ = distill.stored_outputs(model, data.texts, tmp_path)
+            config = TrainConfig(learning_rate=1e-3, epochs=60, match=weight)
+            distill.fit_head(model, stored, with_features, config)
+            prepared = [distill.prepare_stored(model, one, f) for f, one in enumerate(stored)]
+            with torch.no_grad():
+                own = model.features(
+                    *(distill.gather(p, data.texts.index[:, f]) for f, p in enumerate(prepared))
+                )
+            x = np.c_[own.numpy(), np.ones(len(own))]
+            fitted = x @ np.linalg.lstsq(x, features, rcond=None)[0]
+            left.append(((features - fitted) ** 2).mean())
+        assert left[1] < left[0]
+        with pytest.raises(ValueError, match="match: expected the teacher's features"):
+            distill.fit_head(model, stored, data, TrainConfig(match=1.0))
+        cosine = student(tiny_backbone, head="cosine", pooled=True)
+        with pytest.raises(ValueError, match="the cosine and MaxSim have no features"):
+            distill.fit_head(cosine, stored, with_features, TrainConfig(match=1.0))
+
+    def test_an_encoder_starts_from_the_teacher_or_at_random(self, tiny_backbone: str, data: Data) -> None:
+        torch.manual_seed(5)
+        teacher = models.CrossEncoder(tiny_backbone, LENGTHS)
+        distill.fit(teacher, data, TrainConfig(loss="hard", learning_rate=1e-3))
+        made = {}
+        for start in ("pretrained", "teacher", "random"):
+            model = made[start] = student(tiny_backbone, shared=False)
+            distill.start_encoder(model, start, teacher, seed=3)
+            assert (model.start == "") == (start == "pretrained")
+        weight = "layer.1.output.dense.weight"
+        for encoder in made["teacher"].encoder:
+            expected = dict(teacher.encoder.encoder.named_parameters())[weight]
+            assert torch.equal(dict(encoder.encoder.named_parameters())[weight], expected)
+        random = [dict(e.encoder.named_parameters())[weight] for e in made["random"].encoder]
+        assert not torch.equal(random[0], dict(made["teacher"].encoder[0].encoder.named_parameters())[weight])
+        # Random word-piece embeddings have to be learned, pre-trained ones stay.
+        before = made["random"].encoder[0].get_input_embeddings().weight.clone()
+        distill.fit(made["random"], data, TrainConfig(learning_rate=1e-3))
+        assert not torch.equal(made["random"].encoder[0].get_input_embeddings().weight, before)
+        with pytest.raises(ValueError, match="start: expected one of pretrained, teacher, random"):
+            distill.start_encoder(made["random"], "best")
+        with pytest.raises(ValueError, match="start teacher: expected a teacher of the backbone"):
+            distill.start_encoder(made["random"], "teacher")
+
+    def test_another_start_does_not_meet_a_store(
+        self, tiny_backbone: str, data: Data, tmp_path: Path
+    ) -> None:
+        distill.stored_outputs(student(tiny_backbone), data.texts, tmp_path)
+        other = student(tiny_backbone)
+        distill.start_encoder(other, "random", seed=1)
+        assert distill.stored_outputs(other, data.texts, tmp_path)[1]["from_store"] == 0
+
+    @pytest.mark.parametrize("select", ["first", "even", "norm", "attention", "learned"])
+    def test_stored_outputs_score_as_the_encoder_does(
+        self, select: str, tiny_backbone: str, data: Data, tmp_path: Path
+    ) -> None:
+        model = student(tiny_backbone, select=select, pooled=True, residual="cosine")
+        for norm in model.encoder.modules():
+            if isinstance(norm, torch.nn.LayerNorm):
+                torch.nn.init.normal_(norm.weight, 1.0, 0.3)
+        model.start = "perturbed"
+        stored, _ = distill.stored_outputs(model, data.texts, tmp_path)
+        distill.fit_head(model, stored, data, TrainConfig(learning_rate=3e-3, epochs=5))
+        expected = distill.predict(model, data.texts)
+        found = distill.predict(model, data.texts, stored=tmp_path)
+        # Half precision of the store; a selection may flip between two tokens of nearly the same weight.
+        assert np.median(np.abs(found - expected)) < 0.05
+        assert np.corrcoef(found[:, 0], expected[:, 0])[0, 1] > 0.97
+
+    def test_logits_of_several_teachers_are_averaged(self, tmp_path: Path) -> None:
+        rows = []
+        for seed in (0, 1):
+            row = results.Result(
+                run_id=f"01_teacher-{seed}.teacher", created_utc="", notebook="01_teacher", suite="s", task="t", split="test",
+                model="teacher", family="cross-encoder", metric="auc", seed=seed, data_sha256="f",
+            )  # fmt: skip
+            rows.append(row)
+            path = distill.teacher_file(tmp_path, row.run_id)
+            distill.store_teacher_logits(path, "f", {"test": np.full((3, 1), 1.0 + 2 * seed)})
+            results.save_result(tmp_path, row, np.zeros((2, 1)), np.zeros(2), np.arange(2))
+        assert distill.taught_logits(tmp_path, rows, "f")["test"].tolist() == [[2.0]] * 3
+        assert [r.seed for r in results.find_teachers(tmp_path, "f", 2)] == [0, 1]
+        assert results.find_teacher(tmp_path, "f").seed == 0
+        with pytest.raises(results.ResultError, match="teachers: expected 1 to 2"):
+            results.find_teachers(tmp_path, "f", 3)
 
 
 class TestStages:
@@ -212,6 +372,21 @@ class TestBatches:
         (batches,) = distill.epochs_of(student(tiny_backbone), data, TrainConfig(batch_size=30))
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(data.labels)))
         assert all(len(np.unique(data.groups[b])) == 10 for b in batches)
+
+    def test_a_batch_counts_the_texts_it_encodes(self, tiny_backbone: str, data: Data) -> None:
+        """Four tiles of 3 x 5 pairs: a batch of 10 texts holds two tiles, 30 pairs."""
+        tile = np.stack([np.repeat(np.arange(3), 5), np.tile(np.arange(5), 3)], axis=1)
+        index = np.concatenate([tile + 5 * np.array([n, n]) for n in range(4)])
+        tiles = replace(
+            data,
+            texts=replace(data.texts, index=index),
+            groups=np.repeat(np.arange(4), 15),
+            labels=np.zeros(60),
+            teacher=np.zeros((60, 1), np.float32),
+        )
+        (batches,) = distill.epochs_of(student(tiny_backbone), tiles, TrainConfig(batch_size=10))
+        assert [len(b) for b in batches] == [30, 30]
+        assert [len(np.unique(tiles.groups[b])) for b in batches] == [2, 2]
 
     def test_half_an_epoch_is_half_of_the_groups(self, tiny_backbone: str, data: Data) -> None:
         (batches,) = distill.epochs_of(student(tiny_backbone), data, TrainConfig(epochs=0.5))
@@ -411,12 +586,12 @@ class TestSyntheticRows:
         )  # fmt: skip
         models.save(teacher, results.row_folder(tmp_path, row.run_id) / "model")
         made = pd.concat([frame.assign(round=0), frame[:5].assign(round=1)], ignore_index=True)
-        first = distill.synthetic_logits(tmp_path, row, task, made)
+        first = distill.synthetic_logits(tmp_path, [row], task, made)
         data = distill.read_rows(task, made, tiny_backbone, [9])
         np.testing.assert_allclose(first, distill.predict(teacher, data.texts), atol=1e-5)
         monkeypatch.setattr(models, "load", lambda *_: pytest.fail("computed again"))
-        np.testing.assert_array_equal(distill.synthetic_logits(tmp_path, row, task, made), first)
-        np.testing.assert_array_equal(distill.synthetic_logits(tmp_path, row, task, made[:12]), first[:12])
+        np.testing.assert_array_equal(distill.synthetic_logits(tmp_path, [row], task, made), first)
+        np.testing.assert_array_equal(distill.synthetic_logits(tmp_path, [row], task, made[:12]), first[:12])
 
     def test_a_smaller_share_is_part_of_a_larger_one(self, pairs: pd.DataFrame) -> None:
         small, large, whole = (set(distill.part_of(pairs, s).tolist()) for s in (0.1, 0.5, 1.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -38,17 +38,37 @@ def students(backbone: str) -> dict[str, Any]:
         "DE-Cos": models.DualEncoder(**common, keep=(0, 0), pooled=True, projection=0, head="cosine"),
         "DE-FFNN": models.DualEncoder(**common, keep=(0, 0), pooled=True, projection=0, hidden=(16, 8)),
         "FFNN": models.DualEncoder(**common, keep=(2, 5), projection=8, hidden=(16, 8)),
-        "FFNN + cosine": models.DualEncoder(**common, keep=(3, 3), pooled=True, projection=8, residual=True),
+        "FFNN + cosine": models.DualEncoder(
+            **common, keep=(3, 3), pooled=True, projection=8, residual="cosine"
+        ),
+        "FFNN + maxsim": models.DualEncoder(**common, keep=(3, 4), projection=8, residual="maxsim"),
+        "FFNN, two widths, two encoders": models.DualEncoder(
+            **common, keep=(2, 5), projection=(4, 8), shared=False
+        ),
         "TSF": models.DualEncoder(**common, keep=(4, 6), projection=16, head="transformer", head_layers=2),
+        "TSF + cosine": models.DualEncoder(
+            **common, keep=(4, 6), projection=16, head="transformer", pooled=True, residual="cosine"
+        ),
+        "MaxSim": models.DualEncoder(**common, keep=(4, 6), projection=16, head="maxsim"),
+        **{
+            select: models.DualEncoder(**common, keep=(3, 6), projection=8, select=select)
+            for select in ("even", "norm", "attention", "learned")
+        },
         "BiLSTM": models.BiLSTM([f"w{i}" for i in range(30)], (8, 12), width=12, hidden=10, fc=6),
     }
+    for norm in made["norm"].encoder.modules():  # fresh layer norms give every token the same length
+        if isinstance(norm, nn.LayerNorm):
+            nn.init.normal_(norm.weight, 1.0, 0.3)
     for model in made.values():
         for p in model.head.parameters():  # away from zeros and ones, so that no term can hide
             nn.init.normal_(p, std=0.3)
     return {name: model.eval() for name, model in made.items()}
 
 
-KINDS = ["DE-Cos", "DE-FFNN", "FFNN", "FFNN + cosine", "TSF", "BiLSTM"]
+KINDS = [
+    "DE-Cos", "DE-FFNN", "FFNN", "FFNN + cosine", "FFNN + maxsim", "FFNN, two widths, two encoders", "TSF", "TSF + cosine", "MaxSim",
+    "even", "norm", "attention", "learned", "BiLSTM",
+]  # fmt: skip
 
 
 @torch.no_grad()
@@ -117,6 +137,100 @@ def kept_of(lengths: list[int], k: int, width: int, pooled: int = 0, seed: int =
     return Kept(vectors, mask, torch.randn(len(lengths), pooled, generator=generator) if pooled else None)
 
 
+class TestThreeFields:
+    """Name, summary, body: every head but those that compare two texts, under padding, batch size and as tiles."""
+
+    HEADS: ClassVar[dict[str, dict[str, Any]]] = {
+        "ffnn": {"keep": (2, 3, 5)},
+        "ffnn pooled": {"keep": (0, 0, 0), "pooled": True, "projection": 0},
+        "transformer": {"keep": (2, 3, 5), "head": "transformer"},
+        "transformer pooled": {"keep": (2, 3, 5), "head": "transformer", "pooled": True},
+    }
+
+    @pytest.fixture
+    def triples(self, tiny_backbone: str, pairs: pd.DataFrame) -> Texts:
+        frame = pairs.assign(name=pairs["query"].str.split().str[0])
+        return read(models.load_tokenizer(tiny_backbone), frame, ["name", *FIELDS], [4, 8, 12])
+
+    @pytest.mark.parametrize("kind", HEADS)
+    def test_padding_batches_and_tiles_change_nothing(
+        self, kind: str, tiny_backbone: str, triples: Texts
+    ) -> None:
+        torch.manual_seed(1)
+        settings = {"projection": 8, **self.HEADS[kind]}
+        model = models.DualEncoder(tiny_backbone, (4, 8, 12), **settings).eval()
+        rows = np.arange(12)
+        expected = aligned_logits(model, triples, rows)
+        torch.testing.assert_close(aligned_logits(model, triples, rows, 30), expected, **CLOSE)
+        alone = torch.cat([aligned_logits(model, triples, rows[i : i + 1]) for i in rows])
+        torch.testing.assert_close(alone, expected, **CLOSE)
+        with torch.no_grad():
+            prepared = [
+                model.prepare(model.encode(*t.take(np.arange(n)), f), f)
+                for f, (t, n) in enumerate(zip(triples.tokens, (2, 3, 4), strict=True))
+            ]
+            shapes = ((2, 1, 1), (1, 3, 1), (1, 1, 4))
+            tile = model.combine(
+                *(tuple(t.view(*s, *t.shape[1:]) for t in p) for p, s in zip(prepared, shapes, strict=True))
+            )
+            i, j, k = (
+                x.flatten() for x in torch.meshgrid(*(torch.arange(n) for n in (2, 3, 4)), indexing="ij")
+            )
+            tuples = model.combine(
+                *(tuple(t[at] for t in p) for p, at in zip(prepared, (i, j, k), strict=True))
+            )
+        assert tile.shape == (2, 3, 4, 1)
+        torch.testing.assert_close(tile.flatten(0, 2), tuples, **CLOSE)
+
+
+class TestSelection:
+    """Which outputs are kept, on numbers worked by hand: one field of 6 tokens, of which text 0 has all and text 1 has two."""
+
+    def kept(self, select: str, tiny_backbone: str, k: int = 3) -> Kept:
+        model = models.DualEncoder(tiny_backbone, (8, 8), (k, k), projection=0, select=select)
+        size = torch.tensor([1.0, 5.0, 2.0, 9.0, 3.0, 7.0])
+        hidden = size[None, :, None].expand(2, 6, 32).clone()
+        mask = torch.arange(6)[None] < torch.tensor([6, 2])[:, None]
+        received = torch.tensor([6.0, 1.0, 5.0, 2.0, 4.0, 3.0]).expand(2, 6)
+        return model.cut(models.dipair.Outputs(hidden * mask[..., None], mask, received), 0)
+
+    @pytest.mark.parametrize(
+        ("select", "expected"),
+        [("first", [1, 5, 2]), ("even", [1, 2, 7]), ("norm", [5, 9, 7]), ("attention", [1, 2, 3])],
+    )
+    def test_which_outputs_are_kept(self, select: str, expected: list[float], tiny_backbone: str) -> None:
+        found = self.kept(select, tiny_backbone)
+        assert found.vectors[0, :, 0].tolist() == expected
+        assert found.vectors[1, :, 0].tolist() == [1, 5, 0], "a text shorter than k keeps all of its tokens"
+        assert found.mask.tolist() == [[True] * 3, [True, True, False]]
+
+    def test_k_beyond_the_batch_is_padding(self, tiny_backbone: str) -> None:
+        found = self.kept("norm", tiny_backbone, k=8)
+        assert found.vectors[0, :, 0].tolist() == [1, 5, 2, 9, 3, 7, 0, 0]
+        assert found.mask.sum(1).tolist() == [6, 2]
+
+    def test_learned_queries_attend_to_real_tokens_only(self, tiny_backbone: str) -> None:
+        torch.manual_seed(0)
+        model = models.DualEncoder(tiny_backbone, (8, 8), (2, 2), projection=0, select="learned")
+        hidden = torch.randn(1, 5, 32)
+        mask = torch.tensor([[True, True, True, False, False]])
+        kept = model.project(Kept(hidden, mask), 1)
+        scores = (hidden[0, :3] @ model.queries[1].T) * 32**-0.5
+        torch.testing.assert_close(kept.vectors[0], scores.softmax(0).T @ hidden[0, :3], **CLOSE)
+        assert kept.mask.tolist() == [[True, True]]
+
+    def test_attention_received_is_the_mean_over_heads_and_real_tokens(
+        self, tiny_backbone: str, texts: Texts
+    ) -> None:
+        model = models.DualEncoder(tiny_backbone, (8, 12), (2, 2), projection=8, select="attention").eval()
+        ids, mask = texts.tokens[0].take(np.arange(4))
+        with torch.no_grad():
+            found = model.outputs_of(ids, mask, 0)
+        assert found.received is not None
+        torch.testing.assert_close(found.received.sum(1), torch.ones(4), **CLOSE)
+        assert (found.received[~mask] == 0).all()
+
+
 class TestTextbookForms:
     def test_cosine(self) -> None:
         head = heads.CosineHead(scale=3.0)
@@ -138,11 +252,37 @@ class TestTextbookForms:
         actual = head.combine(*(head.prepare(one, f) for f, one in enumerate(kept)))
         torch.testing.assert_close(actual, head.rest[1](x), **CLOSE)
 
-    def test_ffnn_with_residual_starts_at_the_cosine(self) -> None:
-        head = heads.FFNNHead([2 * 4 + 6, 3 * 4 + 6], (16,), residual=True)
+    @pytest.mark.parametrize("k", [(1, 1), (2, 5)])
+    def test_maxsim_is_the_loop_over_tokens(self, k: tuple[int, int]) -> None:
+        head = heads.MaxSimHead(scale=3.0)
+        nn.init.constant_(head.shift, 0.5)
+        a, b = kept_of([1, 4, 2], k[0], 4), kept_of([3, 1, 7], k[1], 4, seed=1)
+        expected = []
+        for i in range(3):
+            left, right = a.vectors[i][a.mask[i]], b.vectors[i][b.mask[i]]
+            best = [max(float(F.cosine_similarity(x, y, dim=0)) for y in right) for x in left]
+            expected.append([3 * sum(best) / len(best) + 0.5])
+        actual = head.combine(head.prepare(a, 0), head.prepare(b, 1))
+        torch.testing.assert_close(actual, torch.tensor(expected), **CLOSE)
+
+    @pytest.mark.parametrize("kind", ["ffnn", "transformer"])
+    def test_a_head_with_residual_starts_at_the_cosine_and_adds_to_it(self, kind: str) -> None:
+        inner: Any = (
+            heads.FFNNHead([2 * 4 + 6, 3 * 4 + 6], (16,))
+            if kind == "ffnn"
+            else heads.TransformerHead((2, 3), 4, heads=2, ffn=8)
+        )
         a, b = kept_of([2, 1], 2, 4, pooled=6), kept_of([3, 3], 3, 4, pooled=6, seed=5)
-        expected = 10 * F.cosine_similarity(a.pooled, b.pooled)[:, None]
-        torch.testing.assert_close(head.combine(head.prepare(a, 0), head.prepare(b, 1)), expected, **CLOSE)
+        head = heads.ResidualHead(inner, heads.CosineHead())
+        cosine = 10 * F.cosine_similarity(a.pooled, b.pooled)[:, None]
+        torch.testing.assert_close(head.combine(head.prepare(a, 0), head.prepare(b, 1)), cosine, **CLOSE)
+        for p in inner.parameters():
+            nn.init.normal_(p, std=0.3)
+        apart = inner.combine(inner.prepare(a, 0), inner.prepare(b, 1))
+        assert apart.abs().min() > 1e-4
+        torch.testing.assert_close(
+            head.combine(head.prepare(a, 0), head.prepare(b, 1)), cosine + apart, **CLOSE
+        )
 
     @pytest.mark.parametrize("layers", [1, 2])
     @pytest.mark.parametrize("k", [(1, 1), (4, 6)])
@@ -268,10 +408,23 @@ class TestSettings:
         [
             ({"keep": (9, 5)}, "keep: expected 0 to the read length 8, but got 9"),
             ({"keep": (0, 0)}, "must keep at least one token"),
-            ({"keep": (3,)}, "one number for each of 2 fields"),
-            ({"head": "cosine"}, "expected pooled=true and two fields"),
-            ({"head": "transformer", "keep": (0, 4)}, "at least one token of each field"),
-            ({"head": "maxpool"}, "expected one of cosine, ffnn, transformer, but got 'maxpool'"),
+            ({"keep": (3, 3, 3)}, "one number for each of 2 fields"),
+            ({"head": "cosine"}, "head cosine: expected pooled=true"),
+            ({"residual": "cosine"}, "residual cosine: expected pooled=true"),
+            ({"head": "maxsim", "keep": (0, 4), "pooled": True}, "head maxsim: expected at least one token"),
+            ({"head": "maxsim", "residual": "maxsim"}, "residual: expected head ffnn or transformer"),
+            ({"head": "transformer", "projection": (4, 8)}, "one projection width"),
+            (
+                {"select": "best"},
+                "expected one of 'first', 'even', 'norm', 'attention', 'learned', but got 'best'",
+            ),
+            ({"projection": (4, 8, 8)}, "projection: expected one number for each of 2 fields"),
+            ({"projection": -1}, "expected 0 .none. or a width, but got -1"),
+            ({"head": "transformer", "keep": (0, 4), "pooled": True}, "at least one token of each field"),
+            (
+                {"head": "maxpool"},
+                "expected one of 'cosine', 'ffnn', 'transformer', 'maxsim', but got 'maxpool'",
+            ),
             ({"projection": 64}, "at most the encoder's width 32, but got 64"),
             ({"layers": 3}, "the backbone has only 2"),
         ],
@@ -289,6 +442,11 @@ class TestSettings:
                     **change,
                 }
             )
+
+    @pytest.mark.parametrize("change", [{"head": "maxsim"}, {"residual": "maxsim"}, {"head": "cosine"}])
+    def test_heads_for_pairs_refuse_three_fields(self, change: dict[str, Any], tiny_backbone: str) -> None:
+        with pytest.raises(ValueError, match="compares two fields, but the task has 3"):
+            models.DualEncoder(tiny_backbone, (8, 8, 12), (2, 2, 2), pooled=True, projection=8, **change)
 
     def test_first_layers_only(self, tiny_backbone: str) -> None:
         assert len(models.load_backbone(tiny_backbone, layers=1).encoder.layer) == 1

@@ -116,6 +116,7 @@ def test_suites_fit_the_notebooks() -> None:
         assert "04_tradeoff" in {r.notebook for r in read.runs if r.stage == last}, path.name
 
 
+DIPAIR = [f"DiPair-{head} k=4 w=16 (frozen for 1 epochs)" for head in ("FFNN", "TSF")]
 OWN = {"projection": "16", "keep": "[4]", "stage1_epochs": "1.0", "clock": "none"}
 
 
@@ -144,7 +145,7 @@ class TestOwnData:
         )
         rows = {r.model: r for r in results.load_results(out)}
         assert set(rows) == {
-            "constant", "TF-IDF", "frozen cosine", "teacher", "BiLSTM 150 (logits)", "DiPair-FFNN k=4", "DiPair-TSF k=4",
+            "constant", "TF-IDF", "frozen cosine", "teacher", "BiLSTM 150 (logits)", *DIPAIR,
         }  # fmt: skip
         assert results.verify(out) == []
         teacher = rows["teacher"]
@@ -153,7 +154,7 @@ class TestOwnData:
             assert row.combine_s_per_pair is not None and row.combine_s_per_pair > 0
             assert row.clock_id == teacher.clock_id
         page = (out / "report.html").read_text(encoding="utf8")
-        assert "DiPair-TSF k=4" in page
+        assert DIPAIR[1] in page
         assert "pairs.csv" in page
 
     def test_single_sentences_of_three_classes(self, tiny_backbone: str, tmp_path: Path) -> None:
@@ -170,11 +171,10 @@ class TestOwnData:
             "TF-IDF",
             "teacher",
             "BiLSTM 150 (logits)",
-            "DiPair-FFNN k=4",
-            "DiPair-TSF k=4",
+            *DIPAIR,
         }
         assert {r.metric for r in rows.values()} == {"accuracy"}
-        assert results.load_logits(out, rows["DiPair-TSF k=4"].run_id).logits.shape[1] == 3
+        assert results.load_logits(out, rows[DIPAIR[1]].run_id).logits.shape[1] == 3
         assert results.verify(out) == []
 
     def test_a_task_of_the_hub_with_synthetic_rows_over_seeds(

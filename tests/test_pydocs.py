@@ -334,6 +334,29 @@ def test_negatives_are_nearer_than_chance(small, monkeypatch):
         assert near > chance + 0.05, kind
 
 
+def test_fields_are_the_rows_of_pydocs_with_the_qualified_name(small):
+    pairs = load_task("pydocs", cache=small / "cache")
+    fields = load_task("pydocs-fields", cache=small / "cache")
+    assert fields.fields == ("name", "summary", "passage")
+    assert (fields.classes, fields.metrics, fields.grouped) == (pairs.classes, pairs.metrics, True)
+    for split in ("train", "dev", "test"):
+        two, three = getattr(pairs, split), getattr(fields, split)
+        assert three.drop(columns="name").rename(columns={"summary": "query"}).equals(two)
+        for name, summary in three[["name", "summary"]].values:
+            package, module, function = name.split(".")
+            own = word(package, int(module[1:]), int(function[1:]), 0)  # as in source_text
+            assert summary.startswith(f"Count the {own} of {package} ")
+    assert fields.fingerprint != pairs.fingerprint
+    with pytest.raises(TaskError, match=r"pydocs-fields has group = 'summary', not 'name'"):
+        load_task("pydocs-fields", group="name")
+
+
+def test_names_of_modules_classes_and_methods_are_qualified():
+    modules = [next(f"zoo.m{i}" for i in range(99) if pydocs.tenth_of(f"zoo.m{i}") == t) for t in (4, 1)]
+    items = [Item("zoo", modules[0], "", "s", "p"), Item("zoo", modules[1], "Owl.fly", "s", "p")]
+    assert pydocs.names(items).values.tolist() == [[0, "s", f"{modules[1]}.Owl.fly"], [1, "s", modules[0]]]
+
+
 def test_topic_has_balanced_classes_without_their_names(small):
     task = load_task("pydocs-topic", cache=small / "cache")
     assert task.fields == ("summary",) and task.classes == ("aviary", "biotope", "climate")
@@ -391,6 +414,37 @@ def test_other_versions_are_built_anew_and_said(small):
     task = load_task("pydocs", cache=small / "cache", say=said.append)
     assert "other package versions" in said[0]
     assert task.notes["packages"]["aviary"][0] == "1.1"
+
+
+def test_names_are_added_to_a_cache_without_them_and_its_pairs_stay(small, monkeypatch):
+    first = load_task("pydocs", cache=small / "cache")
+    next((small / "cache").glob("*.names.parquet")).unlink()
+    path = next((small / "cache").glob("*.json"))
+    notes = json.loads(path.read_text())
+    del notes["sha256"]["names"]
+    path.write_text(json.dumps(notes))
+    with monkeypatch.context() as patch:
+        patch.setattr(pydocs, "build", lambda *a: pytest.fail("built again"))
+        said: list[str] = []
+        added = load_task("pydocs-fields", cache=small / "cache", say=said.append)
+        assert len(said) == 1 and "for the names" in said[0]
+        assert load_task("pydocs", cache=small / "cache").fingerprint == first.fingerprint
+    assert added.fingerprint == load_task("pydocs-fields", cache=small / "new").fingerprint
+
+
+def test_names_that_do_not_fit_the_pairs_are_not_added_but_all_is_built_anew(small):
+    load_task("pydocs", cache=small / "cache")
+    next((small / "cache").glob("*.names.parquet")).unlink()
+    module = small / "site-packages" / "aviary" / "m0.py"
+    module.write_text(
+        module.read_text().replace("Count the", "Number the", 1)
+    )  # edited in place, the version stays
+    said: list[str] = []
+    fields = load_task("pydocs-fields", cache=small / "cache", say=said.append)
+    assert "building again" in said[1]
+    assert fields.notes["items"] == 288
+    every = pd.concat([fields.train, fields.dev, fields.test])
+    assert every["summary"].str.startswith("Number the").any()
 
 
 @pytest.mark.parametrize("damage", ["table", "notes"])

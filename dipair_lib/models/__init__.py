@@ -47,25 +47,51 @@ def describe(model: Model) -> dict[str, Any]:
     if isinstance(model, CrossEncoder):
         name = f"cross-encoder {settings['layers']} layers" if settings["layers"] else "teacher"
         return {"model": name, "family": "cross-encoder", **common}
-    keep = settings["keep"]
-    tokens = {
-        "keep": keep[0] if len(set(keep)) == 1 else "+".join(map(str, keep)),
-        "projection": settings["projection"] or None,
+    common |= {
+        "backbone": common["backbone"] + (f" {settings['layers']} layers" if settings["layers"] else "")
     }
-    if settings["head"] == "cosine":
-        return {"model": "DE-Cos", "family": "dual-encoder", "head": "cosine", **common}
+    keep, head = settings["keep"], settings["head"]
+    encoder = [f"{settings['layers']} encoder layers"] if settings["layers"] else []
+    encoder += [] if settings["shared"] else ["separate encoders"]
+    if head == "cosine":
+        return {
+            "model": ", ".join(["DE-Cos", *encoder]),
+            "family": "dual-encoder",
+            "head": "cosine",
+            **common,
+        }
+    plus = f" + {settings['residual']}" if settings["residual"] else ""
+    sizes = (
+        [f"h={'-'.join(map(str, settings['hidden']))}"]
+        if head == "ffnn" and settings["hidden"] != [256, 128]
+        else []
+    )
     if not any(keep):
-        return {"model": "DE-FFNN", "family": "dual-encoder", "head": "ffnn", **common}
-    short = {"ffnn": "FFNN", "transformer": "TSF"}[settings["head"]]
-    extra = (" + pooled" if settings["pooled"] else "") + (" + cosine" if settings["residual"] else "")
-    head = settings["head"] + ("+pooled" if settings["pooled"] else "")
-    return {
-        "model": f"DiPair-{short} k={tokens['keep']}{extra}",
-        "family": "dipair",
-        "head": head,
-        **tokens,
-        **common,
-    }
+        name = " ".join(["DE-FFNN", *sizes])
+        return {
+            "model": ", ".join([name + plus, *encoder]),
+            "family": "dual-encoder",
+            "head": "ffnn",
+            **common,
+        }
+    tokens = {"keep": joined(keep), "projection": joined(settings["projection"]) or None}
+    short = {"ffnn": "DiPair-FFNN", "transformer": "DiPair-TSF", "maxsim": "MaxSim"}[head]
+    sizes += [f"w={tokens['projection'] or 'full'}"] if tokens["projection"] != 128 else []
+    if head == "transformer":
+        sizes += [f"{settings['head_layers']} layers"] if settings["head_layers"] != 1 else []
+        sizes += [f"ffn={settings['head_ffn']}"] if settings["head_ffn"] != 256 else []
+    sizes += [settings["select"]] if settings["select"] != "first" else []
+    extra = (" + pooled" if settings["pooled"] else "") + plus
+    # Rows of one head differ in the tokens they keep, and in nothing else of the head.
+    label = " ".join([head + ("+pooled" if settings["pooled"] else ""), *sizes])
+    name = " ".join([f"{short} k={tokens['keep']}", *sizes]) + extra
+    shape = {"model": ", ".join([name, *encoder]), "family": "dipair", "head": label}
+    return {**shape, **tokens, **common}
+
+
+def joined(numbers: list[int]) -> int | str:
+    """One number where all fields have the same, else "4+16"."""
+    return numbers[0] if len(set(numbers)) == 1 else "+".join(map(str, numbers))
 
 
 def tokenizer_of(model: CrossEncoder | DualEncoder | BiLSTM) -> Any:

@@ -72,9 +72,13 @@ class CrossEncoder(nn.Module):
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
         """ids, mask, types [pairs, tokens] -> logits [pairs, outputs]."""
+        return self.output(self.features(ids, mask, types))
+
+    def features(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        """What the output layer reads: the mean of the outputs, [pairs, width]."""
         extra = {"token_type_ids": types} if getattr(self.encoder.config, "type_vocab_size", 0) > 1 else {}
         hidden = self.encoder(input_ids=ids, attention_mask=mask, **extra).last_hidden_state
-        return self.output(mean_of(hidden.to(self.output.weight.dtype), mask))
+        return mean_of(hidden.to(self.output.weight.dtype), mask)
 
     @property
     def final_bias(self) -> nn.Parameter:

@@ -6,37 +6,66 @@ Encode once per text, keep, project; only the head runs per pair.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from .backbone import EMBEDDED, build_backbone, config_as_dict, load_backbone
 from .cross_encoder import mean_of
-from .heads import CosineHead, FFNNHead, Kept, Prepared, TransformerHead
+from .heads import CosineHead, FFNNHead, Kept, MaxSimHead, Prepared, ResidualHead, TransformerHead
 
-HEADS = ("cosine", "ffnn", "transformer")
+HEADS = ("cosine", "ffnn", "transformer", "maxsim")
+SELECT = ("first", "even", "norm", "attention", "learned")
+RESIDUAL = ("", "cosine", "maxsim")
+
+
+class Outputs(NamedTuple):
+    """What an encoder gives of a batch of texts.
+
+    Attributes:
+        hidden: [texts, tokens, encoder width].
+        mask: bool [texts, tokens].
+        received: [texts, tokens], the attention each token receives in the last layer, mean over heads and real tokens; None unless the
+            model selects by it.
+    """
+
+    hidden: torch.Tensor
+    mask: torch.Tensor
+    received: torch.Tensor | None = None
 
 
 class DualEncoder(nn.Module):
-    """One shared encoder; of each text the first k outputs, projected, and/or the mean of all outputs; a head over both sides.
+    """An encoder; of each text k of its outputs, projected, and/or the mean of all outputs; a head over both sides.
 
     Args:
         backbone: ``embedded``, a directory or a hub name.
         read_lengths: word pieces read of each field, [CLS] and [SEP] included. The input is read whole; the *output* is truncated.
-        keep: outputs kept of each field; 0 keeps none, then ``pooled`` must be set.
-        pooled: keep the mean of all outputs too (DE-Cos and DE-FFNN keep only that; DiPair as published keeps only first tokens).
-        projection: width the kept tokens are projected to; 0 leaves the encoder's.
-        head: ``cosine``, ``ffnn`` or ``transformer``.
+        keep: outputs kept of each field, or one number for all; 0 keeps none, then ``pooled`` must be set.
+        pooled: keep the mean of all outputs too (DE-Cos and DE-FFNN keep only that; DiPair as published keeps only first tokens). The
+            transformer head reads it as one more token, in front.
+        projection: width the kept tokens are projected to, one or one for each field (section 3.2 and the patent allow both); 0 leaves
+            the encoder's. Fields of one width share one projection where they share the encoder.
+        head: ``cosine``, ``ffnn``, ``transformer`` or ``maxsim``.
         hidden: hidden widths of the FFNN head.
-        residual: FFNN head corrects the cosine (see ``FFNNHead``).
-        head_layers: layers of the transformer head.
+        residual: what the FFNN or transformer head corrects: ``cosine`` of the means, ``maxsim`` of the kept tokens, or nothing.
+        head_layers, head_ffn: layers of the transformer head and hidden width of their feed-forward part.
         outputs: logits per pair.
         layers: first layers kept of the backbone; 0 keeps all.
+        select: which k outputs are kept: the ``first`` (the paper), ``even``ly spaced ones, those of largest ``norm``, those that receive
+            most ``attention`` in the last layer, or k ``learned`` queries' attention over all of them (Humeau et al. 2020, Poly-encoders).
+            Chosen tokens stay in the order of the text.
+        shared: one encoder for all fields; else one each, of the same start.
         backbone_config: builds the architecture without weights.
     """
 
     kind = "dual_encoder"
+    # What a person chooses of an architecture: names of arguments here and of parameters of 03_dipair.
+    CHOICES = (
+        "backbone", "layers", "shared", "head", "keep", "select", "pooled", "residual", "projection", "hidden", "head_layers", "head_ffn",
+    )  # fmt: skip
+    start = ""  # what the encoder's weights started from, where it was not the backbone: see ``distill.start_encoder``
 
     def __init__(
         self,
@@ -44,121 +73,223 @@ class DualEncoder(nn.Module):
         read_lengths: Sequence[int] = (32, 128),
         keep: Sequence[int] = (8, 8),
         pooled: bool = False,
-        projection: int = 128,
+        projection: int | Sequence[int] = 128,
         head: str = "ffnn",
         hidden: Sequence[int] = (256, 128),
-        residual: bool = False,
+        residual: str = "",
         head_layers: int = 1,
+        head_ffn: int = 256,
         outputs: int = 1,
         layers: int = 0,
+        select: str = "first",
+        shared: bool = True,
         backbone_config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_settings(read_lengths, keep, pooled, head)
-        encoder: Any = (
-            build_backbone(backbone_config, layers=layers)
-            if backbone_config
-            else load_backbone(backbone, layers=layers)
-        )
-        self.encoder = encoder
-        encoder_width: int = encoder.config.hidden_size
-        if projection > encoder_width:
-            raise ValueError(
-                f"projection: expected at most the encoder's width {encoder_width}, but got {projection}"
-            )
-        width = projection or encoder_width
-        self.projection = nn.Linear(encoder_width, width) if projection and any(keep) else nn.Identity()
-        self.pooled = pooled
-        self.keep = list(keep)
-        self.head: nn.Module
-        if head == "cosine":
-            self.head = CosineHead(outputs)
-        elif head == "ffnn":
-            flat = [k * width + (encoder_width if pooled else 0) for k in keep]
-            self.head = FFNNHead(flat, hidden, outputs, residual)
-        else:
-            self.head = TransformerHead(keep, width, outputs, layers=head_layers)
-        self.settings = {
+        fields = len(read_lengths)
+        widths = [projection] if isinstance(projection, int) else list(projection)
+        widths = widths * fields if len(widths) == 1 else widths
+        keep = list(keep) * fields if len(keep) == 1 else list(keep)
+        self.settings: dict[str, Any] = {
             "backbone": backbone,
             "read_lengths": list(read_lengths),
-            "keep": list(keep),
+            "keep": keep,
             "pooled": pooled,
-            "projection": projection,
+            "projection": widths,
             "head": head,
             "hidden": list(hidden),
             "residual": residual,
             "head_layers": head_layers,
+            "head_ffn": head_ffn,
             "outputs": outputs,
             "layers": layers,
+            "select": select,
+            "shared": shared,
         }
+        check_settings(self.settings)
+
+        def encoder() -> Any:
+            if backbone_config:
+                return build_backbone(backbone_config, layers=layers)
+            return load_backbone(backbone, layers=layers)
+
+        self.encoder: Any = encoder() if shared else nn.ModuleList(encoder() for _ in range(fields))
+        width: int = self.encoder_of(0).config.hidden_size
+        if max(widths) > width:
+            raise ValueError(
+                f"projection: expected at most the encoder's width {width}, but got {max(widths)}"
+            )
+        self.pooled, self.keep, self.select = pooled, keep, select
+        out = [w or width for w in widths]
+        one = shared and len(set(widths)) == 1
+        self.projection: Any = nn.ModuleList(
+            nn.Linear(width, w) if w and any(keep) else nn.Identity() for w in (widths[:1] if one else widths)
+        )
+        queries = [torch.randn(k, width) * width**-0.5 for k in keep] if select == "learned" else []
+        self.queries = nn.ParameterList(nn.Parameter(q) for q in queries)
+        self.head: Any = build_head(self.settings, out, width)
+
+    def encoder_of(self, field: int) -> Any:
+        """The encoder that reads a field."""
+        return self.encoder[field] if isinstance(self.encoder, nn.ModuleList) else self.encoder
 
     @property
     def config(self) -> dict[str, Any]:
         """Everything that builds this architecture again, as JSON values."""
-        return {**self.settings, "backbone_config": config_as_dict(self.encoder)}
+        return {**self.settings, "backbone_config": config_as_dict(self.encoder_of(0))}
 
     @property
     def read_lengths(self) -> list[int]:
-        return self.settings["read_lengths"]  # type: ignore[return-value]
-
-    def outputs_of(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The encoder's outputs [texts, tokens, encoder width], in the head's dtype (the encoder may run in a shorter one)."""
-        return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state.to(self.final_bias.dtype)
+        return self.settings["read_lengths"]  # type: ignore[no-any-return]
 
     @property
     def final_bias(self) -> nn.Parameter:
         """The shift of the logits [outputs]."""
-        return self.head.final_bias  # type: ignore[return-value]
+        return self.head.final_bias  # type: ignore[no-any-return]
 
-    def cut(
-        self, hidden: torch.Tensor, mask: torch.Tensor, field: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Keep the first k outputs [texts, k, encoder width] (zero where the text is shorter), their mask, the pooled vector or None."""
+    def outputs_of(self, ids: torch.Tensor, mask: torch.Tensor, field: int) -> Outputs:
+        """What the encoder gives, in the head's dtype (the encoder may run in a shorter one)."""
+        dtype = self.final_bias.dtype
+        asked = {"output_attentions": True} if self.select == "attention" else {}
+        found = self.encoder_of(field)(input_ids=ids, attention_mask=mask, **asked)
+        received = None
+        if asked:
+            attention = found.attentions[-1].to(dtype).mean(1)  # [texts, from, to]
+            received = mean_of(attention, mask)
+        return Outputs(found.last_hidden_state.to(dtype), mask, received)
+
+    def cut(self, outputs: Outputs, field: int) -> Kept:
+        """What training needs of the outputs, unprojected: the k selected ones [texts, k, encoder width] (zero where the text is shorter),
+        their mask, the pooled vector or None. Learned queries need all outputs."""
+        hidden, mask, received = outputs
+        pooled = mean_of(hidden, mask) if self.pooled else None
+        if self.select == "learned":
+            return Kept(hidden, mask, pooled)
         k = self.keep[field]
         missing = max(0, k - hidden.shape[1])
-        kept_mask = nn.functional.pad(mask[:, :k], (0, missing))
-        first = nn.functional.pad(hidden[:, :k], (0, 0, 0, missing)) * kept_mask[..., None].to(hidden.dtype)
-        return first, kept_mask, mean_of(hidden, mask) if self.pooled else None
+        if self.select == "first" or k == 0:
+            first, kept_mask = hidden[:, :k], mask[:, :k]
+        else:
+            places = self.places(hidden, mask, received, min(k, hidden.shape[1]))
+            first = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
+            kept_mask = torch.arange(places.shape[1]) < mask.sum(1, keepdim=True)
+        first = F.pad(first, (0, 0, 0, missing))
+        kept_mask = F.pad(kept_mask, (0, missing))
+        return Kept(first * kept_mask[..., None].to(hidden.dtype), kept_mask, pooled)
 
-    def project(self, first: torch.Tensor, mask: torch.Tensor, pooled: torch.Tensor | None) -> Kept:
-        """Project what was cut; padded tokens stay zero."""
-        return Kept(self.projection(first) * mask[..., None].to(first.dtype), mask, pooled)
+    def places(
+        self, hidden: torch.Tensor, mask: torch.Tensor, received: torch.Tensor | None, k: int
+    ) -> torch.Tensor:
+        """int64 [texts, k]: positions to keep in ascending order; a text shorter than k keeps all of its tokens, in front."""
+        lengths = mask.sum(1, keepdim=True)
+        if self.select == "even":
+            step = (lengths - 1).clamp(min=0) / max(1, k - 1)
+            spaced = (torch.arange(k) * step).round().long()
+            return torch.where(lengths > k, spaced, torch.arange(k))
+        weight = hidden.detach().norm(dim=-1) if self.select == "norm" else received
+        assert weight is not None
+        best = weight.masked_fill(~mask, float("-inf")).topk(k, dim=1).indices
+        return torch.where(lengths > k, best.sort(dim=1).values, torch.arange(k))
+
+    def project(self, kept: Kept, field: int) -> Kept:
+        """Project what was cut (``learned``: attend to it first); padded tokens stay zero."""
+        projection = self.projection[field if len(self.projection) > 1 else 0]
+        vectors, mask = kept.vectors, kept.mask
+        if self.select == "learned":
+            scores = (self.queries[field] @ vectors.transpose(1, 2)) * vectors.shape[2] ** -0.5
+            vectors = scores.masked_fill(~mask[:, None], float("-inf")).softmax(-1) @ vectors
+            mask = mask.any(1, keepdim=True).expand(-1, vectors.shape[1])
+        vectors = projection(vectors) * mask[..., None].to(vectors.dtype)
+        if self.settings["head"] == "transformer" and kept.pooled is not None:
+            token = projection(10 * F.normalize(kept.pooled, dim=-1))[:, None]
+            vectors = torch.cat([token, vectors], dim=1)
+            mask = F.pad(mask, (1, 0), value=True)
+        return Kept(vectors, mask, kept.pooled)
 
     def encode(self, ids: torch.Tensor, mask: torch.Tensor, field: int) -> Kept:
         """Once per text: ids, mask [texts, tokens] -> Kept. Costly, cacheable."""
-        return self.project(*self.cut(self.outputs_of(ids, mask), mask, field))
+        return self.project(self.cut(self.outputs_of(ids, mask, field), field), field)
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
-        return self.head.prepare(kept, field)  # type: ignore[operator, no-any-return]
+        return self.head.prepare(kept, field)  # type: ignore[no-any-return]
+
+    def features(self, *prepared: Prepared) -> torch.Tensor:
+        """What the head's last layer reads of each pair, [pairs, width]; the cosine and MaxSim have none."""
+        return self.head.features(*prepared)  # type: ignore[no-any-return]
 
     def combine(self, *prepared: Prepared) -> torch.Tensor:
-        return self.head.combine(*prepared)  # type: ignore[operator, no-any-return]
+        return self.head.combine(*prepared)  # type: ignore[no-any-return]
 
     def score(self, *kept: Kept) -> torch.Tensor:
         """Logits [pairs, outputs] of aligned texts, the seam in one line."""
         return self.combine(*(self.prepare(k, field) for field, k in enumerate(kept)))
 
 
-def check_settings(read_lengths: Sequence[int], keep: Sequence[int], pooled: bool, head: str) -> None:
-    """Raise for settings that could only give a wrong or empty model."""
-    if head not in HEADS:
-        raise ValueError(f"head: expected one of {', '.join(HEADS)}, but got {head!r}")
-    if len(keep) != len(read_lengths):
-        raise ValueError(
-            f"keep: expected one number for each of {len(read_lengths)} fields, but got {list(keep)}"
+def build_head(settings: dict[str, Any], widths: Sequence[int], encoder_width: int) -> nn.Module:
+    """The head of a model's settings over kept vectors of these widths, one per field."""
+    kind, keep, outputs = settings["head"], settings["keep"], settings["outputs"]
+    pooled = settings["pooled"]
+    if kind == "cosine":
+        return CosineHead(outputs)
+    if kind == "maxsim":
+        return MaxSimHead(outputs)
+    head: FFNNHead | TransformerHead
+    if kind == "ffnn":
+        flat = [k * w + (encoder_width if pooled else 0) for k, w in zip(keep, widths, strict=True)]
+        head = FFNNHead(flat, settings["hidden"], outputs)
+    else:
+        tokens = [k + int(pooled) for k in keep]
+        head = TransformerHead(
+            tokens, widths[0], outputs, layers=settings["head_layers"], ffn=settings["head_ffn"]
         )
-    for k, length in zip(keep, read_lengths, strict=True):
+    if not settings["residual"]:
+        return head
+    return ResidualHead(head, (CosineHead if settings["residual"] == "cosine" else MaxSimHead)(outputs))
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raise for settings that could only give a wrong or empty model."""
+    keep, pooled, head = settings["keep"], settings["pooled"], settings["head"]
+    fields = len(settings["read_lengths"])
+    for name, known in (("head", HEADS), ("select", SELECT), ("residual", RESIDUAL)):
+        if settings[name] not in known:
+            raise ValueError(
+                f"{name}: expected one of {', '.join(map(repr, known))}, but got {settings[name]!r}"
+            )
+    for name in ("keep", "projection"):
+        if len(settings[name]) != fields:
+            raise ValueError(
+                f"{name}: expected one number for each of {fields} fields, but got {settings[name]}"
+            )
+    for k, length in zip(keep, settings["read_lengths"], strict=True):
         if k < 0 or k > length:
             raise ValueError(f"keep: expected 0 to the read length {length}, but got {k}")
-    if head == "cosine" and (not pooled or len(keep) != 2):
-        raise ValueError(
-            f"head cosine: expected pooled=true and two fields, but got pooled={pooled} and {len(keep)} fields"
-        )
-    if head == "transformer" and (pooled or not all(keep)):
-        raise ValueError(
-            f"head transformer: expected at least one token of each field and pooled=false, but got keep={list(keep)}"
-        )
+    if min(settings["projection"]) < 0:
+        raise ValueError(f"projection: expected 0 (none) or a width, but got {min(settings['projection'])}")
     if not pooled and not all(keep):
+        raise ValueError(f"keep: with pooled=false each field must keep at least one token, but got {keep}")
+    for name, kind in (("head", head), ("residual", settings["residual"])):
+        if kind in {"cosine", "maxsim"} and fields != 2:
+            raise ValueError(f"{name} {kind}: compares two fields, but the task has {fields}")
+        if kind == "cosine" and not pooled:
+            raise ValueError(
+                f"{name} cosine: expected pooled=true, whose means it compares, but got pooled=false"
+            )
+        if kind == "maxsim" and (not all(keep) or len(set(settings["projection"])) > 1):
+            raise ValueError(
+                f"{name} maxsim: expected at least one token of each field and one projection width, but got keep={keep} and "
+                f"projection={settings['projection']}"
+            )
+        if kind == "maxsim" and pooled and head == "transformer":
+            raise ValueError(
+                "residual maxsim: expected pooled=false with the transformer head, where the mean would count as a token"
+            )
+    if settings["residual"] and head not in {"ffnn", "transformer"}:
         raise ValueError(
-            f"keep: with pooled=false each field must keep at least one token, but got {list(keep)}"
+            f"residual: expected head ffnn or transformer, which correct it, but got head {head}"
+        )
+    if head == "transformer" and (not all(keep) or len(set(settings["projection"])) > 1):
+        raise ValueError(
+            f"head transformer: expected at least one token of each field and one projection width, but got keep={keep} and "
+            f"projection={settings['projection']}"
         )

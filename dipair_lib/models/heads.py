@@ -4,7 +4,7 @@ Each head splits its work at the seam: ``prepare`` does once per text everything
 truly needs both. ``combine(prepare(a), prepare(b))`` is an exact rewriting of the textbook form, not an approximation. Prepared tensors
 broadcast: [m, 1, ...] with [1, n, ...] scores a tile of m x n pairs.
 
-A head with one field is a classifier of single texts; any number of fields works, except for the cosine, which is for pairs.
+A head with one field is a classifier of single texts; any number of fields works, except for the cosine and MaxSim, which are for pairs.
 """
 
 from __future__ import annotations
@@ -53,37 +53,97 @@ class CosineHead(nn.Module):
         assert kept.pooled is not None
         return (F.normalize(kept.pooled, dim=-1),)
 
+    def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """The cosine, [pairs, 1]."""
+        return (left[0] * right[0]).sum(-1, keepdim=True)
+
     def combine(self, left: Prepared, right: Prepared) -> torch.Tensor:
         """Logits [pairs, outputs]."""
-        return (left[0] * right[0]).sum(-1, keepdim=True) * self.scale + self.shift
+        return self.similarity(left, right) * self.scale + self.shift
+
+
+class MaxSimHead(nn.Module):
+    """Late interaction (Khattab and Zaharia 2020, ColBERT): scale * mean over the left tokens of their best cosine on the right + shift.
+
+    The mean in place of ColBERT's sum: scores of left texts of different lengths stay comparable. Padding gets -inf before the maximum.
+    """
+
+    def __init__(self, outputs: int = 1, scale: float = 10.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((outputs,), scale))
+        self.shift = nn.Parameter(torch.zeros(outputs))
+
+    @property
+    def final_bias(self) -> nn.Parameter:
+        return self.shift
+
+    def prepare(self, kept: Kept, field: int) -> Prepared:
+        """Unit tokens [texts, k, width] (zero where masked) and the mask [texts, k]."""
+        return F.normalize(kept.vectors, dim=-1), kept.mask
+
+    def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """[pairs, 1], between -1 and 1."""
+        (a, inside), (b, real) = left, right
+        best = (a @ b.transpose(-1, -2)).masked_fill(~real[..., None, :], float("-inf")).amax(-1)
+        weights = inside.to(best.dtype)
+        return (best * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True).clamp(min=1)
+
+    def combine(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """Logits [pairs, outputs]."""
+        return self.similarity(left, right) * self.scale + self.shift
+
+
+class ResidualHead(nn.Module):
+    """A head that corrects a simpler one: logits = start + head, where the head's last layer begins at zero (not in the paper).
+
+    So an untrained student scores as its start does: the frozen encoder's cosine, or MaxSim.
+    """
+
+    def __init__(self, head: FFNNHead | TransformerHead, start: CosineHead | MaxSimHead) -> None:
+        super().__init__()
+        nn.init.zeros_(head.last.weight)
+        nn.init.zeros_(head.last.bias)
+        self.head, self.start = head, start
+
+    @property
+    def final_bias(self) -> nn.Parameter:
+        return self.start.final_bias
+
+    def prepare(self, kept: Kept, field: int) -> Prepared:
+        """The head's tensors, then the start's."""
+        return (*self.head.prepare(kept, field), *self.start.prepare(kept, field))
+
+    def parts(self, prepared: Sequence[Prepared]) -> tuple[list[Prepared], list[Prepared]]:
+        """The tensors of each, per field."""
+        n = 1 if isinstance(self.start, CosineHead) else 2
+        return [p[:-n] for p in prepared], [p[-n:] for p in prepared]
+
+    def features(self, *prepared: Prepared) -> torch.Tensor:
+        """What the correction's last layer reads, [pairs, width]."""
+        return self.head.features(*self.parts(prepared)[0])
+
+    def combine(self, *prepared: Prepared) -> torch.Tensor:
+        """Logits [pairs, outputs]."""
+        own, start = self.parts(prepared)
+        return self.head.combine(*own) + self.start.combine(*start)
 
 
 class FFNNHead(nn.Module):
     """Feed-forward net over the concatenation of everything kept of all fields (DiPair-FFNN; DE-FFNN where only the pooled vector is kept).
 
     The first layer is linear in the concatenation, so each field's share of it is computed once per text; per pair remain an addition,
-    ReLU and the later, small layers. With ``residual`` the net corrects scale * cosine + shift of the pooled vectors, so that an untrained
-    student starts at the frozen encoder's cosine (not in the paper).
+    ReLU and the later, small layers.
 
     Args:
         inputs: width of what each field hands over, flattened: k * width, plus the pooled width where that is kept.
         hidden: widths of the hidden layers; the first one is what is cached per text.
         outputs: logits per pair.
-        residual: add the cosine of the pooled vectors (two fields only).
     """
 
-    def __init__(
-        self,
-        inputs: Sequence[int],
-        hidden: Sequence[int] = (256, 128),
-        outputs: int = 1,
-        residual: bool = False,
-    ) -> None:
+    def __init__(self, inputs: Sequence[int], hidden: Sequence[int] = (256, 128), outputs: int = 1) -> None:
         super().__init__()
         if not hidden:
             raise ValueError("hidden: expected at least one hidden width, but got none")
-        if residual and len(inputs) != 2:
-            raise ValueError(f"residual: the cosine needs two fields, but the task has {len(inputs)}")
         first = [nn.Linear(width, hidden[0], bias=field == 0) for field, width in enumerate(inputs)]
         for (
             layer
@@ -91,32 +151,33 @@ class FFNNHead(nn.Module):
             bound = sum(inputs) ** -0.5
             nn.init.uniform_(layer.weight, -bound, bound)
         rest = [nn.Linear(a, b) for a, b in itertools.pairwise([*hidden, outputs])]
-        if residual:
-            nn.init.zeros_(rest[-1].weight)
-            nn.init.zeros_(rest[-1].bias)
         self.first: Any = nn.ModuleList(first)
         self.rest: Any = nn.ModuleList(rest)
-        self.cosine = CosineHead(outputs) if residual else None
+
+    @property
+    def last(self) -> nn.Linear:
+        return self.rest[-1]  # type: ignore[no-any-return]
 
     @property
     def final_bias(self) -> nn.Parameter:
-        return self.rest[-1].bias if self.cosine is None else self.cosine.shift  # type: ignore[return-value]
+        return self.last.bias
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
-        """This field's share of the first layer, [texts, hidden]; with ``residual`` the unit pooled vector as well."""
-        share = self.first[field](flatten(kept))
-        return (share,) if self.cosine is None else (share, *self.cosine.prepare(kept, field))
+        """This field's share of the first layer, [texts, hidden]."""
+        return (self.first[field](flatten(kept)),)
 
-    def combine(self, *prepared: Prepared) -> torch.Tensor:
-        """Logits [pairs, outputs]."""
+    def features(self, *prepared: Prepared) -> torch.Tensor:
+        """What the last layer reads: [pairs, last hidden width]."""
         x = prepared[0][0]
         for other in prepared[1:]:
             x = x + other[0]
-        for layer in self.rest:
+        for layer in self.rest[:-1]:
             x = layer(F.relu(x))
-        if self.cosine is not None:
-            x = x + self.cosine.combine((prepared[0][1],), (prepared[1][1],))
-        return x
+        return F.relu(x)
+
+    def combine(self, *prepared: Prepared) -> torch.Tensor:
+        """Logits [pairs, outputs]."""
+        return self.last(self.features(*prepared))
 
 
 def flatten(kept: Kept) -> torch.Tensor:
@@ -165,6 +226,10 @@ class TransformerHead(nn.Module):
         self.output = nn.Linear(width, outputs)
 
     @property
+    def last(self) -> nn.Linear:
+        return self.output
+
+    @property
     def final_bias(self) -> nn.Parameter:
         return self.output.bias
 
@@ -173,8 +238,8 @@ class TransformerHead(nn.Module):
         x = self.enter(kept.vectors + self.position[field][: kept.vectors.shape[1]] + self.segment[field])
         return (x, *self.layers[0].qkv(x), kept.mask)
 
-    def combine(self, *prepared: Prepared) -> torch.Tensor:
-        """Logits [pairs, outputs]."""
+    def features(self, *prepared: Prepared) -> torch.Tensor:
+        """The first token's output, [pairs, width]."""
         x, q, k, v, mask = (join(parts) for parts in zip(*prepared, strict=True))
         for number, layer in enumerate(self.layers):
             last = number == len(self.layers) - 1
@@ -183,7 +248,11 @@ class TransformerHead(nn.Module):
             if last:
                 x, q = x[..., :1, :], q[..., :1, :]
             x = layer(x, q, k, v, mask)
-        return self.output(self.leave(x[..., 0, :]))
+        return self.leave(x[..., 0, :])
+
+    def combine(self, *prepared: Prepared) -> torch.Tensor:
+        """Logits [pairs, outputs]."""
+        return self.output(self.features(*prepared))
 
 
 class Layer(nn.Module):

@@ -1,0 +1,123 @@
+"""Students compared on the same test rows: means over seeds and their differences, with intervals that hold groups and seeds.
+
+Shared by `ablation` and `study`, which differ in what tells one student from another. Nothing here trains, times or draws a picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from . import quality, results
+
+Key = TypeVar("Key", bound=Hashable)
+Interval = tuple[float, float, float]  # value, low, high
+
+
+class Drawn(NamedTuple):
+    """A row's bootstrap: its draws [n_boot], and a digest of the test rows they were taken from."""
+
+    draws: np.ndarray
+    test: str
+
+
+_KNOWN: dict[
+    tuple[object, ...], Drawn
+] = {}  # by logits file and its time: a page asks for the same rows several times
+
+
+def bootstrap(
+    folder: Path | str, rows: Iterable[results.Result], n_boot: int, damaged: str = "raise"
+) -> dict[str, Drawn]:
+    """run_id -> its draws of the headline metric. Rows of the same test split share the same draws of its groups.
+
+    Args:
+        damaged: "raise" at logits that cannot be read, or "warn" and leave the row out.
+    """
+    keys: dict[str, tuple[object, ...]] = {}
+    waiting: dict[str, list[tuple[results.Result, results.Logits]]] = {}
+    for row in rows:
+        path = results.row_folder(folder, row.run_id) / "logits.npz"
+        stamp = path.stat().st_mtime_ns if path.is_file() else 0
+        keys[row.run_id] = key = (str(path.resolve()), stamp, row.metric, n_boot)
+        if key in _KNOWN:
+            continue
+        try:
+            stored = results.load_logits(folder, row.run_id)
+        except results.ResultError as error:
+            if damaged == "raise":
+                raise
+            warnings.warn(f"row left out: {error}", stacklevel=2)
+            continue
+        test = hashlib.sha256(stored.labels.tobytes() + stored.groups.tobytes()).hexdigest()
+        waiting.setdefault(test, []).append((row, stored))
+    for test, together in waiting.items():
+        found: dict[str, list[np.ndarray]] = {row.run_id: [] for row, _ in together}
+        for weights in quality.draw_groups(together[0][1].groups, n_boot, seed=0):
+            for row, stored in together:
+                drawn = quality.METRICS[row.metric](stored.labels, stored.logits, weights)
+                found[row.run_id].append(drawn)
+        for row, _ in together:
+            _KNOWN[keys[row.run_id]] = Drawn(np.concatenate(found[row.run_id]), test)
+    return {run_id: _KNOWN[key] for run_id, key in keys.items() if key in _KNOWN}
+
+
+@dataclass
+class Students(Generic[Key]):
+    """The students of one task, by what was trained; several seeds each.
+
+    Attributes:
+        metric: headline metric. quality: key -> seed -> quality. draws: key -> seed -> its bootstrap draws [n_boot], the same test
+            groups for every key. teacher: its row, or None. n_test: test rows.
+    """
+
+    task: str
+    metric: str
+    quality: dict[Key, dict[int, float]] = field(default_factory=dict)
+    draws: dict[Key, dict[int, np.ndarray]] = field(default_factory=dict)
+    teacher: results.Result | None = None
+    n_test: int = 0
+
+    def seeds(self, *keys: Key) -> list[int]:
+        """Seeds that all the keys have."""
+        return sorted(set.intersection(*(set(self.quality.get(key, {})) for key in keys)))
+
+    def mean(self, key: Key) -> Interval:
+        """Mean over the seeds, with a 95 % interval over test groups and seeds."""
+        return self.contrast({key: 1.0})
+
+    def contrast(self, weights: Mapping[Key, float]) -> Interval:
+        """A weighted sum of qualities, with a 95 % interval: each draw takes test groups and seeds with replacement, the same ones
+        for every key."""
+        seeds = self.seeds(*weights)
+        value = sum(w * np.mean([self.quality[k][s] for s in seeds]) for k, w in weights.items())
+        stacked = np.array([sum(w * self.draws[k][s] for k, w in weights.items()) for s in seeds])
+        low, high = quality.bounds(over_seeds(stacked))
+        return float(value), float(low or 0.0), float(high or 0.0)
+
+
+def over_seeds(stacked: np.ndarray) -> np.ndarray:
+    """[seeds, draws] -> [draws]: the mean over as many seeds, drawn with replacement in every draw."""
+    picked = np.random.default_rng(0).integers(0, len(stacked), stacked.shape)
+    return np.take_along_axis(stacked, picked, axis=0).mean(0)
+
+
+def save_pictures(
+    out: Path | str, stem: str, tasks: Sequence[str], figure: Callable[[str], Figure]
+) -> list[Path]:
+    """Write the figure of each task as ``<stem>.png`` (of several tasks: with their names) into ``out``."""
+    written = []
+    for task in tasks:
+        name = f"{stem}-{results.slug(task)}.png" if len(tasks) > 1 else f"{stem}.png"
+        buffer = io.BytesIO()
+        figure(task).savefig(buffer, format="png", facecolor="white")
+        written.append(results.write_atomic(Path(out) / name, buffer.getvalue()))
+    return written
