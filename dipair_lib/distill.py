@@ -34,7 +34,7 @@ from .models.dipair import Outputs
 from .models.heads import CosineHead, Kept, MaxSimHead, Prepared
 from .models.tokens import Texts, Tokens, length_sorted, read, tokenize
 from .results import Result
-from .tasks import Task
+from .tasks import Task, load_unlabelled
 
 LOSSES = ("hard", "logits", "soft", "kl", "margin", "listwise")
 STARTS = ("pretrained", "teacher", "random")
@@ -672,6 +672,23 @@ def frozen_cosine(backbone: str, read_lengths: Sequence[int], train: Data, folde
     return model.eval()
 
 
+def cosine_targets(
+    backbone: str, read_lengths: Sequence[int], data: Data, folder: Path, spread: float = 2.0
+) -> np.ndarray:
+    """The untrained encoder's cosine of each pair as logits, float32 [rows, 1]: mean 0, this standard deviation. Needs no label.
+
+    What a cross-encoder learns first when it is warmed up (not in the papers).
+    """
+    if len(data.texts.tokens) != 2 or data.classes > 2:
+        raise ValueError(
+            f"warm: a cosine is of two fields and one score, but the task has {len(data.texts.tokens)} fields and {data.classes} classes: "
+            "leave warm at 0"
+        )
+    vectors = text_vectors(backbone, read_lengths, data.texts, folder)
+    cosine = (vectors[0][data.texts.index[:, 0]] * vectors[1][data.texts.index[:, 1]]).sum(1, keepdims=True)
+    return spread * (cosine - cosine.mean()) / max(float(cosine.std()), 1e-12)
+
+
 def start_encoder(model: DualEncoder, start: str, teacher: CrossEncoder | None = None, seed: int = 0) -> None:
     """Where a student's encoder starts from: the ``pretrained`` backbone, the ``teacher``'s weights, or ``random`` ones (whose word-piece
     embeddings are trained, too: see ``trainable``). Sets ``model.start``, by which stored outputs are told apart."""
@@ -879,6 +896,14 @@ def with_synthetic(
     added["group"] = added["group"].astype("int64") + span * (1 + synthetic["round"].astype("int64"))
     together = pd.concat([frame[columns], added.astype(frame[columns].dtypes)], ignore_index=True)
     return together, np.concatenate([logits, made])
+
+
+def with_unlabelled(task: Task, path: str) -> pd.DataFrame:
+    """A task's training rows and those of a file without labels (label 0, which nobody may read); without a path the former alone."""
+    if not path:
+        return task.train
+    more = load_unlabelled(path, task)
+    return with_synthetic(task.train, np.zeros((len(task.train), 1)), more, np.zeros((len(more), 1)))[0]
 
 
 def store_teacher_logits(path: Path, fingerprint: str, logits: dict[str, np.ndarray]) -> Path:
