@@ -194,7 +194,7 @@ def clock_rows(
     Args:
         folder: a suite's results.
         which: ``missing`` clocks rows that have no clock yet (their teacher runs along), ``all`` every row, ``none`` nothing. Only rows
-            with a saved model have one: of several seeds the first.
+            with a saved model have one: of several seeds the first. Rows of one architecture share a clock (``clocked_for``).
         threads: for torch; 0 leaves torch's own choice.
         repeats: turns of the offline scenario. requests: of the single scenario. sample: texts of each field, and pairs, per turn.
 
@@ -229,8 +229,10 @@ def clock_task(
     frame = frame.iloc[np.linspace(0, len(frame) - 1, min(sample, len(frame))).astype(int)].reset_index(
         drop=True
     )
-    todo = progress.track(wanted + along, "warm-up and batch sizes")
-    entered = [entry for row in todo for entry in enter(folder, row, frame, row.run_id in teachers)]
+    clocked = clocked_for(folder, [*wanted, *along], teachers)
+    todo = [row for row in [*wanted, *along] if clocked[row.run_id] == row.run_id]
+    tracked = progress.track(todo, "warm-up and batch sizes")
+    entered = [entry for row in tracked for entry in enter(folder, row, frame, row.run_id in teachers)]
     with torch.inference_mode():
         for _ in progress.track(range(repeats), "offline clocks"):
             for contestant in entered:
@@ -243,8 +245,22 @@ def clock_task(
         latencies = {key: seconds[1:] for key, seconds in latencies.items()}  # the first request is warm-up
     session = shared_fields(repeats)
     for row in wanted:
-        results.update_result(folder, row.run_id, **session, **clock_fields(row, entered, latencies))
+        found = clock_fields(clocked[row.run_id], clocked.get(row.teacher_run or "", ""), entered, latencies)
+        results.update_result(folder, row.run_id, **session, **found)
     return [row.run_id for row in wanted]
+
+
+def clocked_for(folder: Path, rows: Sequence[results.Result], teachers: set[str]) -> dict[str, str]:
+    """Run id to the run id whose clock it gets. Models of one architecture differ in their weights only, which cost the same: one of them
+    is clocked for all, a teacher where there is one (it is clocked at two dtypes)."""
+    first: dict[str, str] = {}
+    found = {}
+    for row in sorted(rows, key=lambda row: row.run_id not in teachers):
+        config = models.read_config(results.row_folder(folder, row.run_id) / "model")
+        own = config["kind"] in models.NETWORKS
+        key = results.canonical_json([config["kind"], config["settings"]]) if own else row.run_id
+        found[row.run_id] = first.setdefault(key, row.run_id)
+    return found
 
 
 def task_of(row: results.Result) -> tasks.Task:
@@ -276,10 +292,10 @@ def shared_fields(repeats: int) -> dict[str, Any]:
 
 
 def clock_fields(
-    row: results.Result, entered: list[Contestant], latencies: dict[int, list[float]]
+    run_id: str, teacher_run: str, entered: list[Contestant], latencies: dict[int, list[float]]
 ) -> dict[str, Any]:
-    """The speed group of one row from its own float32 contestant and its teacher's at every dtype."""
-    own = next(c for c in entered if c.run_id == row.run_id and c.dtype == "float32")
+    """The speed group of one row from its float32 contestant and its teacher's at every dtype."""
+    own = next(c for c in entered if c.run_id == run_id and c.dtype == "float32")
     fields: dict[str, Any] = {"dtype": own.dtype, "batch_size": own.batch_size}
     noisy = False
     for part, column in (
@@ -294,7 +310,7 @@ def clock_fields(
             fields |= {column: middle, f"{column}_q1": low, f"{column}_q3": high}
             noisy |= (high - low) / middle > NOISY
     p50, p95, p99 = np.percentile(latencies[id(own)], [50, 95, 99]).tolist()
-    teacher = {c.dtype: c.per_unit("combine") for c in entered if c.run_id == row.teacher_run}
+    teacher = {c.dtype: c.per_unit("combine") for c in entered if c.run_id == teacher_run}
     fastest = min(teacher, key=lambda d: teacher[d] or np.inf, default=None)
     return {
         **fields,

@@ -307,6 +307,18 @@ class TestBeyondThePaper:
         assert np.median(np.abs(found - expected)) < 0.05
         assert np.corrcoef(found[:, 0], expected[:, 0])[0, 1] > 0.97
 
+    def test_targets_of_the_warm_up_are_the_untrained_cosine(
+        self, tiny_backbone: str, data: Data, tmp_path: Path
+    ) -> None:
+        found = distill.cosine_targets(tiny_backbone, LENGTHS, data, tmp_path)
+        assert found.mean() == pytest.approx(0, abs=1e-5)
+        assert found.std() == pytest.approx(2, abs=1e-4)
+        model = student(tiny_backbone, head="cosine", pooled=True, keep=(0, 0), projection=0)
+        plain = distill.predict(model, data.texts)
+        assert np.corrcoef(found[:, 0], plain[:, 0])[0, 1] > 0.99
+        with pytest.raises(ValueError, match="warm: a cosine is of two fields and one score"):
+            distill.cosine_targets(tiny_backbone, LENGTHS, replace(data, classes=3), tmp_path)
+
     def test_logits_of_several_teachers_are_averaged(self, tmp_path: Path) -> None:
         rows = []
         for seed in (0, 1):

@@ -200,3 +200,79 @@ class TestOwnData:
         assert all(r.n_synthetic for r in students)
         assert "GLUE hides the labels of its test set" in (students[0].data_notes or "")
         assert results.verify(out) == []
+
+
+OWN_SUITE = """
+name: own
+defaults: {{task: {task}, fields: [{fields}], label: label, group: group, backbone: {backbone}, clock: none, stage2_epochs: 1.0, keep: [4],
+  projection: [16], read_lengths: [{lengths}]}}
+stages:
+  - required: true
+    runs:
+      - {{notebook: 01_teacher, parameters: {{{teacher}}}, grid: {{seed: [{seeds}]}}}}
+  - runs:
+{students}
+  - runs:
+      - {{notebook: 04_tradeoff, parameters: {{clock: all}}}}
+"""
+
+
+def run_own(tmp_path: Path, **parts: str) -> list[results.Result]:
+    """A suite of one's own, run and verified; its rows."""
+    (tmp_path / "own.yaml").write_text(OWN_SUITE.format(**{"teacher": "", "seeds": "0", **parts}))
+    out = tmp_path / "mine"
+    status = suite.run_suite(
+        tmp_path / "own.yaml", jobs=2, out=out, notebooks_dir=FOLDER, stream=io.StringIO()
+    )
+    assert status == 0, [p.name for p in (out / "notebooks").glob("*.failed.ipynb")]
+    assert results.verify(out) == []
+    return results.load_results(out)
+
+
+class TestDiPair:
+    """03_dipair beyond its defaults, really executed."""
+
+    def test_three_fields_from_end_to_end(
+        self, pairs: pd.DataFrame, tiny_backbone: str, tmp_path: Path
+    ) -> None:
+        pairs.assign(name=pairs["query"].str.split().str[0]).to_csv(tmp_path / "triples.csv", index=False)
+        heads = "      - {notebook: 03_dipair, parameters: {pooled: true}, grid: {head: [ffnn, transformer]}}"
+        rows = run_own(
+            tmp_path, task=str(tmp_path / "triples.csv"), fields="name, query, passage", backbone=tiny_backbone,
+            lengths="4, 8, 12", students=heads,
+        )  # fmt: skip
+        students = {row.model: row for row in rows if row.family == "dipair"}
+        assert set(students) == {f"DiPair-{head} k=4 w=16 + pooled" for head in ("FFNN", "TSF")}
+        for row in students.values():
+            assert row.read_lengths == "4+8+12"
+            assert row.combine_s_per_pair is not None and row.combine_s_per_pair > 0
+            assert set(json.loads(row.metrics or "")) == {"accuracy", "f1", "mrr@10", "ndcg@10"}
+
+    def test_what_is_past_the_paper_in_one_student(
+        self, pairs: pd.DataFrame, tiny_backbone: str, tmp_path: Path
+    ) -> None:
+        """Two teachers that learned the cosine first, unlabelled pairs and tiles, separate encoders from the teacher, every extra loss."""
+        pairs.to_csv(tmp_path / "pairs.csv", index=False)
+        more = pd.DataFrame({"query": ["red car", "old tree"] * 5, "passage": sentences(10, seed=7)})
+        more.to_csv(tmp_path / "more.csv", index=False)
+        student = {
+            "pooled": True, "residual": "cosine", "select": "learned", "shared": False, "start": "teacher", "teachers": 2, "pool": 128,
+            "unlabelled": str(tmp_path / "more.csv"), "loss": "margin", "alpha": 0.2, "match": 0.5, "average": 0.5, "n_seeds": 2,
+        }  # fmt: skip
+        students = [
+            {"notebook": "03_dipair", "parameters": student},
+            {"notebook": "03_dipair", "parameters": {"head": "maxsim", "stage1_epochs": 0.0}},
+        ]
+        rows = run_own(
+            tmp_path, task=str(tmp_path / "pairs.csv"), fields="query, passage", backbone=tiny_backbone, lengths="8, 12",
+            teacher="warm: 1.0, unlabelled: more.csv", seeds="0, 1", students="\n".join(f"      - {json.dumps(s)}" for s in students),
+        )  # fmt: skip
+        made = [row for row in rows if row.notebook == "03_dipair" and row.head != "maxsim"]
+        assert [row.seed for row in made] == [0, 1]
+        assert {row.n_synthetic for row in made} == {10 + 128}
+        assert {row.loss for row in made} == {"margin"}
+        for words in ("separate encoders", "from the teacher", "2 teachers", "128 near pairs", "unlabelled"):
+            assert words in made[0].model
+        teachers = sorted((r for r in rows if r.teacher_run == r.run_id), key=lambda r: r.seed or 0)
+        assert [row.seed for row in teachers] == [0, 1]
+        assert {row.teacher_run for row in made} == {teachers[0].run_id}

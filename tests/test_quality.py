@@ -142,3 +142,56 @@ class TestBadInput:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             quality.evaluate([metric], np.array(labels), np.array(logits))
+
+
+class TestRanking:
+    """Per query, ties as the mean over their orders."""
+
+    def test_reciprocal_rank_by_hand(self) -> None:
+        # Query 0: relevant at ranks 2 and 3. Query 1: two texts tie for rank 1, one is relevant: 1 or 1/2. Query 2 has none: left out.
+        groups = np.array([0, 0, 0, 1, 1, 2])
+        labels = np.array([0, 1, 1, 1, 0, 0])
+        logits = one([3, 2, 1, 5, 5, 1])
+        assert quality.ranking("mrr@10", labels, logits, groups) == pytest.approx((1 / 2 + 3 / 4) / 2)
+
+    def test_beyond_ten_counts_nothing(self) -> None:
+        labels = np.array([0] * 10 + [1])
+        logits = one([float(11 - i) for i in range(11)])
+        assert quality.ranking("mrr@10", labels, logits, np.zeros(11, int)) == 0
+        assert quality.ranking("ndcg@10", labels, logits, np.zeros(11, int)) == 0
+
+    def test_discounted_gain_by_hand_and_as_scikit_learn_has_it(self) -> None:
+        labels, gains = np.array([0, 1, 1]), np.array([0.0, 1.0, 3.0])
+        found = quality.ranking("ndcg@10", labels, one([3, 2, 1]), np.zeros(3, int), gains)
+        assert found == pytest.approx((1 / np.log2(3) + 3 / 2) / (3 + 1 / np.log2(3)))
+        random = np.random.default_rng(0)
+        groups, scores = np.repeat(np.arange(20), 15), random.integers(0, 5, 300).astype(float)
+        graded = random.integers(0, 4, 300).astype(float)
+        expected = [
+            sk.ndcg_score(graded[groups == q][None], scores[groups == q][None], k=10) for q in range(20)
+        ]
+        assert quality.ranking("ndcg@10", graded, scores[:, None], groups) == pytest.approx(np.mean(expected))
+
+    def test_the_order_of_the_rows_plays_no_part(self) -> None:
+        random = np.random.default_rng(1)
+        groups, labels = random.integers(0, 8, 100), random.integers(0, 2, 100)
+        logits = random.integers(0, 6, (100, 1)).astype(float)
+        mixed = random.permutation(100)
+        for metric in quality.RANKING:
+            assert quality.ranking(metric, labels, logits, groups) == pytest.approx(
+                quality.ranking(metric, labels[mixed], logits[mixed], groups[mixed])
+            )
+
+    def test_expected_rank_under_ties_is_that_of_random_orders(self) -> None:
+        random = np.random.default_rng(2)
+        labels, logits = np.array([0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1]), one([2, 2, *[1] * 11])
+        orders = [np.lexsort((random.random(13), -logits[:, 0])) for _ in range(20_000)]
+        ranks = np.array([np.flatnonzero(labels[order])[0] + 1 for order in orders])
+        expected = np.where(ranks <= 10, 1 / ranks, 0).mean()
+        assert quality.ranking("mrr@10", labels, logits, np.zeros(13, int)) == pytest.approx(
+            expected, abs=0.003
+        )
+
+    def test_without_queries_it_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="ndcg@10: expected the query of each row"):
+            quality.evaluate(["ndcg@10"], np.array([0, 1]), one([1, 2]))

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dipair_lib.tasks import Task, TaskError, cache_folder, load_task
+from dipair_lib.tasks import Task, TaskError, cache_folder, load_task, load_unlabelled
 
 ROWS = [
     ("how do bees find home", "They remember landmarks and the sun.", 1),
@@ -483,3 +483,54 @@ def test_cache_folder_order(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "env"
     monkeypatch.delenv("DIPAIR_CACHE")
     assert cache_folder().parts[-2:] in (("data", "cache"), (".cache", "dipair-lab"))
+
+
+class TestUnlabelled:
+    def task(self, tmp_path: Path) -> Task:
+        rows = [(f"q{i % 41}", f"p{i}", i % 2) for i in range(240)]
+        frame = pd.DataFrame(rows, columns=["query", "text", "label"])
+        frame.to_csv(tmp_path / "pairs.csv", index=False)
+        return load_task(tmp_path / "pairs.csv", fields=["query", "text"], label="label", group="query")
+
+    def test_nothing_that_is_measured_on_is_learned_from(self, tmp_path: Path) -> None:
+        task = self.task(tmp_path)
+        known, measured = task.train.iloc[0], task.test.iloc[0]
+        rows = [
+            ("new", "one"), ("new", "one"), ("new", "two"), (known["query"], known["text"]), (known["query"], "other"),
+            (measured["query"], "other"),
+        ]  # fmt: skip
+        pd.DataFrame(rows, columns=["query", "text"]).to_csv(tmp_path / "more.csv", index=False)
+        found = load_unlabelled(tmp_path / "more.csv", task)
+        assert found[["query", "text"]].values.tolist() == [
+            ["new", "one"],
+            ["new", "two"],
+            [known["query"], "other"],
+        ]
+        assert found["group"].tolist() == [0, 0, 1]
+
+    def test_bad_files_are_named(self, tmp_path: Path) -> None:
+        task = self.task(tmp_path)
+        pd.DataFrame({"query": ["a"], "txt": ["b"]}).to_csv(tmp_path / "more.csv", index=False)
+        with pytest.raises(TaskError, match=r"more.csv: no column 'text'.*did you mean 'txt'"):
+            load_unlabelled(tmp_path / "more.csv", task)
+        task.train[["query", "text"]].to_csv(tmp_path / "more.csv", index=False)
+        with pytest.raises(TaskError, match=r"no row is left: all .* are the task's own"):
+            load_unlabelled(tmp_path / "more.csv", task)
+
+
+class TestGains:
+    def test_a_column_called_grade_beside_two_classes_is_the_gain(self, tmp_path: Path) -> None:
+        rows = [(f"q{i % 41}", f"p{i}", i % 4, int(i % 4 >= 2)) for i in range(240)]
+        frame = pd.DataFrame(rows, columns=["query", "text", "grade", "label"])
+        frame.to_csv(tmp_path / "pairs.csv", index=False)
+        task = load_task(tmp_path / "pairs.csv", fields=["query", "text"], label="label", group="query")
+        assert list(task.test.columns) == ["query", "text", "label", "group", "gain"]
+        assert ((task.test["gain"] >= 2).astype(int) == task.test["label"]).all()
+        assert task.metrics == ("auc", "accuracy", "f1", "mrr@10", "ndcg@10")
+        frame["grade"] = frame["grade"].astype(object)
+        frame.loc[3, "grade"] = "high"
+        frame.to_csv(tmp_path / "pairs.csv", index=False)
+        with pytest.raises(
+            TaskError, match=r"column 'grade': row 4 \(line 5\): 'high' is not a number of 0 or more"
+        ):
+            load_task(tmp_path / "pairs.csv", fields=["query", "text"], label="label", group="query")
