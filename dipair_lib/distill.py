@@ -375,7 +375,8 @@ def fit_head(
         prepared = []
         for field, one in enumerate(cut):
             distinct, place = np.unique(data.texts.index[rows, field], return_inverse=True)
-            prepared.append(gather(model.prepare(model.project(take(one, distinct), field), field), place))
+            kept = take(one, distinct, trim=model.select == "learned")
+            prepared.append(gather(model.prepare(model.project(kept, field), field), place))
         features = model.features(*prepared) if config.match else None
         loss = loss_of(model.combine(*prepared), data, rows, config)
         loss = loss + match_loss(features, data, rows, config, matcher)
@@ -411,10 +412,12 @@ def cut_stored(model: DualEncoder, stored: Stored, field: int, chunk: int = 1024
     )
 
 
-def take(kept: Kept, texts: np.ndarray) -> Kept:
-    """Some texts of what was kept, in float32."""
+def take(kept: Kept, texts: np.ndarray, *, trim: bool = False) -> Kept:
+    """Some texts of what was kept, in float32; trimmed to the longest of them where whole texts were kept."""
+    mask = kept.mask[texts]
+    n = int(mask.sum(1).max()) if trim else mask.shape[1]
     pooled = None if kept.pooled is None else kept.pooled[texts]
-    return Kept(kept.vectors[texts].float(), kept.mask[texts], pooled)
+    return Kept(kept.vectors[:, :n][texts].float(), mask[:, :n], pooled)
 
 
 def fit_stages(
@@ -581,9 +584,11 @@ class Stored:
     received: torch.Tensor | None = None
 
     def outputs(self, texts: Any) -> Outputs:
-        """Those of some texts (a slice or positions), in float32."""
-        received = None if self.received is None else self.received[texts].float()
-        return Outputs(self.hidden[texts].float(), self.mask[texts], received)
+        """Those of some texts (a slice or positions), as wide as the longest of them, in float32."""
+        mask = self.mask[texts]
+        n = int(mask.sum(1).max()) if len(mask) else 0
+        received = None if self.received is None else self.received[:, :n][texts].float()
+        return Outputs(self.hidden[:, :n][texts].float(), mask[:, :n], received)
 
 
 def stored_outputs(
