@@ -41,9 +41,9 @@ import numpy as np
 if TYPE_CHECKING:
     from dipair_lib.tasks import Task
 
-SCHEMA = 2
+SCHEMA = 3
 # Fields that a version brought: rows of an earlier one read as None there.
-ADDED = {2: ("n_synthetic", "quality_dtype")}
+ADDED = {2: ("n_synthetic", "quality_dtype"), 3: ("pairing",)}
 FAMILIES = (
     "constant",
     "lexical",
@@ -79,7 +79,7 @@ class ResultError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One measured (or published) model on one split. Schema 2; None means not measured.
+    """One measured (or published) model on one split. Schema 3; None means not measured.
 
     Units: seconds, bytes, FLOPs (multiply and add counted as two), rates per second. ``_q1`` and ``_q3`` are quartiles,
     ``_low`` and ``_high`` the ends of a 95 % interval. A cross-encoder does everything per pair: its tokenisation and
@@ -146,6 +146,9 @@ class Result:
     threads: int | None = None
     dtype: str | None = None
     batch_size: int | None = None
+    pairing: str | None = (
+        None  # of combine: "tile", a block of texts with each of another; "list", any pairs (and None)
+    )
     tokenize_s_per_text: float | None = None
     tokenize_s_per_text_q1: float | None = None
     tokenize_s_per_text_q3: float | None = None
@@ -201,7 +204,7 @@ SPEED_FIELDS = frozenset(
     field.name
     for field in dataclasses.fields(Result)
     if re.match(
-        r"device|threads$|dtype$|batch_size$|tokenize_s|encode_s|combine_s|latency_|request_|repeats$|noisy$|clock_id$"
+        r"device|threads$|dtype$|batch_size$|pairing$|tokenize_s|encode_s|combine_s|latency_|request_|repeats$|noisy$|clock_id$"
         r"|teacher_s_|teacher_fastest|peak_|copy_|flops_|bytes_",
         field.name,
     )
@@ -383,8 +386,9 @@ def parse_result(text: str, where: str) -> Result:
     if not isinstance(values, dict):
         raise ResultError(f"{where}: expected one JSON object, but got {type(values).__name__}")
     known = field_types()
-    if values.get("schema") == 1:
-        values = {**dict.fromkeys(ADDED[2]), **values, "schema": 2}
+    for version, added in ADDED.items():
+        if values.get("schema") == version - 1:
+            values = {**dict.fromkeys(added), **values, "schema": version}
     if values.get("schema") != SCHEMA:
         raise ResultError(f"{where}: schema: expected {SCHEMA}, but got {values.get('schema')!r}")
     for problem, names in (

@@ -2,13 +2,14 @@
 
 Rules (shared by every contestant): warm-up first; contestants take turns within each repeat (A B A B), so that a machine that slows down
 slows everyone; medians with quartiles; length-sorted batches; each at its own best batch size of ``BATCH_SIZES``; a run whose quartiles
-spread more than ``NOISY`` is marked, never averaged away. Two scenarios: offline (seconds per text and per pair in bulk) and single (one
-request: a new query against stored candidates).
+spread more than ``NOISY`` is marked, never averaged away. Two scenarios: offline (seconds per text and per pair in bulk; pairs in tiles:
+each text of a block with each of another) and single (one request: a new query against stored candidates).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -159,7 +160,7 @@ class Contestant:
         run_id: its row. dtype: of the encoder and the head.
         parts: name of a part (``tokenize``, ``encode``, ``combine``) to the call and how many texts or pairs one call works off.
         request: one request of the single scenario, given its number.
-        batch_size: pairs (or, for a cross-encoder, pairs) per call in ``combine``.
+        batch_size: pairs per call of ``combine``. pairing: "tile" or "list", see ``results.Result``.
         times: seconds per unit, per part, one entry per repeat.
     """
 
@@ -168,6 +169,7 @@ class Contestant:
     parts: dict[str, tuple[Callable[[], Any], int]]
     request: Callable[[int], Any]
     batch_size: int
+    pairing: str = "list"
     times: dict[str, list[float]] = field(default_factory=dict)
 
     def measure(self) -> None:
@@ -296,7 +298,7 @@ def clock_fields(
 ) -> dict[str, Any]:
     """The speed group of one row from its float32 contestant and its teacher's at every dtype."""
     own = next(c for c in entered if c.run_id == run_id and c.dtype == "float32")
-    fields: dict[str, Any] = {"dtype": own.dtype, "batch_size": own.batch_size}
+    fields: dict[str, Any] = {"dtype": own.dtype, "batch_size": own.batch_size, "pairing": own.pairing}
     noisy = False
     for part, column in (
         ("tokenize", "tokenize_s_per_text"),
@@ -384,18 +386,12 @@ def dual(
     with torch.inference_mode():
         size = best_size(BATCH_SIZES["encode"], encode_all)
         prepared = [distill.prepare_all(model, tokens, number) for number, tokens in enumerate(texts.tokens)]
-        random = np.random.default_rng(0)
-        pairs = [random.integers(0, len(t), max(BATCH_SIZES["combine"])) for t in texts.tokens]
-
-        def combine(batch: int) -> None:
-            for start in range(0, len(pairs[0]), batch):
-                model.combine(
-                    *(
-                        distill.gather(p, rows[start : start + batch])
-                        for p, rows in zip(prepared, pairs, strict=True)
-                    )
-                )
-
+        units = max(BATCH_SIZES["combine"])
+        combine = (
+            combine_tiles(model, prepared, units)
+            if len(prepared) == 2
+            else combine_list(model, prepared, units)
+        )
         batch = best_size(BATCH_SIZES["combine"], combine)
 
     def request(number: int) -> None:
@@ -409,9 +405,38 @@ def dual(
     parts = {
         "tokenize": (tokenize_call(tokenizer, words, lengths), sum(len(w) for w in words)),
         "encode": (lambda: encode_all(size), n_texts),
-        "combine": (lambda: combine(batch), len(pairs[0])),
+        "combine": (lambda: combine(batch), units),
     }
-    return Contestant(run_id, "float32", parts, request, batch)
+    return Contestant(run_id, "float32", parts, request, batch, "tile" if len(prepared) == 2 else "list")
+
+
+def combine_tiles(model: Any, prepared: Sequence[models.Prepared], units: int) -> Callable[[int], None]:
+    """Score so many pairs in tiles of a number of pairs each, every left text of a block with every right one: how two collections meet,
+    and one query its candidates. Each tile takes its texts from all over the cache, and its logits are made."""
+    random = np.random.default_rng(0)
+
+    def combine(batch: int) -> None:
+        m = n = math.isqrt(batch)
+        for _ in range(units // (m * n)):
+            left, right = (
+                distill.gather(p, random.integers(0, len(p[0]), size))
+                for p, size in zip(prepared, (m, n), strict=True)
+            )
+            model.combine(tuple(t[:, None] for t in left), tuple(t[None] for t in right))
+
+    return combine
+
+
+def combine_list(model: Any, prepared: Sequence[models.Prepared], units: int) -> Callable[[int], None]:
+    """Score so many tuples of any texts (or single texts) in batches."""
+    random = np.random.default_rng(0)
+    rows = [random.integers(0, len(p[0]), units) for p in prepared]
+
+    def combine(batch: int) -> None:
+        for i in range(0, units, batch):
+            model.combine(*(distill.gather(p, r[i : i + batch]) for p, r in zip(prepared, rows, strict=True)))
+
+    return combine
 
 
 def baseline(run_id: str, model: Constant | TfIdf, words: list[list[str]]) -> Contestant:

@@ -111,7 +111,7 @@ class TestRefusals:
             ({"family": "bert"}, "family: expected one of constant, .* but got 'bert'"),
             ({"family": "published"}, "source: expected where"),
             ({"run_id": "../elsewhere"}, "run_id: expected letters"),
-            ({"schema": 3}, "schema: expected 2, but got 3"),
+            ({"schema": 4}, "schema: expected 3, but got 4"),
         ],
     )
     def test_a_wrong_field_is_named(self, fields: dict[str, Any], message: str) -> None:
@@ -128,7 +128,7 @@ class TestRefusals:
             (lambda text: text.replace("{", '{"colour": 1, ', 1), "unknown field colour"),
             (lambda text: text.replace('"alpha": null', '"alpha": NaN'), "NaN is not a number"),
             (lambda text: text.replace('"alpha": null', '"alpha": "x"'), "alpha: expected float or null"),
-            (lambda text: text.replace('"schema": 2', '"schema": 9'), "schema: expected 2, but got 9"),
+            (lambda text: text.replace('"schema": 3', '"schema": 9'), "schema: expected 3, but got 9"),
             (
                 lambda text: text.replace("bbbbbbbbbb", "cccccccccc"),
                 "run_id: expected 03_dipair-bbbbbbbbbb.ffnn",

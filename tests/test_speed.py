@@ -88,7 +88,7 @@ class TestContestants:
 
         def counted_combine(*prepared: Any) -> torch.Tensor:
             logits = combine(*prepared)
-            seen["pairs"] += len(logits)
+            seen["pairs"] += logits.shape[:-1].numel()  # of a tile [m, n, outputs]
             return logits
 
         monkeypatch.setattr(model, "encode", counted_encode)

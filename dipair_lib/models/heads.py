@@ -54,8 +54,11 @@ class CosineHead(nn.Module):
         return (F.normalize(kept.pooled, dim=-1),)
 
     def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """The cosine, [pairs, 1]."""
-        return (left[0] * right[0]).sum(-1, keepdim=True)
+        """The cosine, [pairs, 1]; of a tile ([m, 1, width] with [1, n, width]) by one matrix product, [m, n, 1]."""
+        a, b = left[0], right[0]
+        if a.dim() == b.dim() == 3 and a.shape[1] == b.shape[0] == 1:
+            return (a[:, 0] @ b[0].T)[..., None]
+        return (a * b).sum(-1, keepdim=True)
 
     def combine(self, left: Prepared, right: Prepared) -> torch.Tensor:
         """Logits [pairs, outputs]."""
