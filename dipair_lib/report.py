@@ -42,7 +42,8 @@ FIGURES = {
     ),
     "price": (
         "What a text costs once, what a pair costs each time",
-        "A student pays once per text and caches the result; a cross-encoder pays everything per pair. Logarithmic bars.",
+        "A student pays once per text and caches the result; a cross-encoder pays everything per pair. Logarithmic bars. Of many models: "
+        "those that nothing beats on quality and speed, and the best of each head; the table has all.",
     ),
 }
 COLUMNS = {  # the text table under each figure; names as in tradeoff.table
@@ -194,6 +195,7 @@ def factors(folder: Path) -> dict[str, dict[str, Any]]:
         bar = study.bar_shown(study.bar(folder, task))
         found[task] = {
             "said": study.sentence(folder, task),
+            "claims": study.claims(lines),
             "n": int((lines["points"].notna() & (lines["value"] != lines["against"])).sum()),
             "svg": inline(study.figure(folder, task), label, f"factors {task}"),
             "table": cells(study.shown(lines)),

@@ -532,6 +532,34 @@ def table(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     return made.astype(dict.fromkeys(numbers, float))
 
 
+def claims(lines: pd.DataFrame) -> list[str]:
+    """One sentence per question from the lines of ``table``: the best value of its longest series against the reference, with the interval.
+
+    The best was picked on the same test rows: an interval that excludes 0 speaks for the choice, not for the size of the gain.
+    """
+    said = []
+    for question, asked in lines.groupby("question", sort=False):
+        series = asked[asked["series"] == asked["series"].iloc[0]]
+        others = series[(series["value"] != series["against"]) & series["points"].notna()]
+        if others.empty:
+            continue
+        best = others.loc[others["points"].idxmax()]
+        gain = points_within(best["points"], best["points_low"], best["points_high"])
+        against = series["against"].iloc[0]
+        sure = best["points_low"] > 0 or best["points_high"] < 0
+        if best["points"] > 0:
+            text = f"{best['value']} in place of {against} brings {gain} points" + (
+                "" if sure else ", which may be nothing"
+            )
+        else:
+            text = f"nothing tried beats {against}; {best['value']} comes nearest, {gain} points" + (
+                "" if sure else ", which may be no difference"
+            )
+        seeds = plural(int(series["seeds"].min()), "seed")
+        said.append(f"{question} ({best['series']}, {seeds}): {text}.")
+    return said
+
+
 def shown(lines: pd.DataFrame) -> pd.DataFrame:
     """The table for people: intervals beside their numbers, units, a dash for what is not known."""
     pairs = list(lines.itertuples())

@@ -657,7 +657,7 @@ def plot_quality_speed(
 
 
 def plot_kept(data: pd.DataFrame, quality_ax: Axes, speed_ax: Axes) -> None:
-    """Quality (upper) and pairs/s (lower) against the tokens kept over all fields, one line per head.
+    """Quality (upper) and pairs/s (lower) against the tokens kept over all fields, one line per head and number of stages.
 
     The contrast is the teacher reading a truncated input: there, fewer tokens are tokens that were never read. A line
     passes through the median where several rows share a head and a number of tokens; every row is drawn.
@@ -666,8 +666,12 @@ def plot_kept(data: pd.DataFrame, quality_ax: Axes, speed_ax: Axes) -> None:
     data = data[data["family"] != "published"]
     teacher = teacher_of(data)
     heads = data[data["family"].isin(["dipair", "dual-encoder"]) & data["kept_tokens"].notna()]
+    # A head is a line of its own after stage 1 and after stage 2; where there are such lines, lone points are left out.
+    heads = heads.assign(line=heads["head"] + heads["stages"].map({"1": " (stage 1)"}).fillna(""))
+    several = heads.groupby("line")["kept_tokens"].transform("nunique") > 1
+    heads = heads[several] if several.any() else heads
     lines: list[tuple[str, pd.DataFrame, dict[str, Any]]] = []
-    for i, ((family, head), part) in enumerate(heads.groupby(["family", "head"])):
+    for i, ((family, head), part) in enumerate(heads.groupby(["family", "line"])):
         # A colour is a family, here as in every figure; the head is in the marker and the dashes.
         marker, dashes = _HEADS[i % len(_HEADS)]
         look = {
@@ -753,12 +757,12 @@ def plot_kept(data: pd.DataFrame, quality_ax: Axes, speed_ax: Axes) -> None:
 
 
 def plot_price(data: pd.DataFrame, axes: Iterable[Axes]) -> None:
-    """Four panels of bars on log axes, one bar per row: once per text, per pair, cache per text, parameters.
+    """Four panels of bars on log axes, one bar per row: once per text, per pair, cache per text, parameters. Of many rows, see ``few``.
 
     A dash stands for what was not measured; "0" for what costs nothing (a cross-encoder does nothing once per text).
     """
     _one_task(data)
-    rows = data[data["family"] != "published"].sort_values("quality", kind="stable", na_position="first")
+    rows = few(data[data["family"] != "published"]).sort_values("quality", kind="stable", na_position="first")
     places = np.arange(len(rows))
     panels = (
         ("text_s", "once per text", "s"),
@@ -815,6 +819,22 @@ def plot_price(data: pd.DataFrame, axes: Iterable[Axes]) -> None:
             )
 
 
+MOST_BARS = 24
+
+
+def few(rows: pd.DataFrame) -> pd.DataFrame:
+    """At most MOST_BARS rows: the teacher, what nothing beats on quality and speed, the best of each family and head, then by quality."""
+    if len(rows) <= MOST_BARS:
+        return rows
+    best = rows["quality"].eq(rows.groupby(["family", "head"], dropna=False)["quality"].transform("max"))
+    rank = (
+        pd.DataFrame({"first": rows["teacher"] | rows["pareto"], "best": best, "quality": rows["quality"]})
+        .sort_values(["first", "best", "quality"], ascending=False, kind="stable")
+        .index[:MOST_BARS]
+    )
+    return rows.loc[rows.index.isin(rank)]
+
+
 def draw(name: str, data: pd.DataFrame, highlight: Iterable[str] = ()) -> Figure:
     """A figure of its own for one of "quality_speed", "kept", "price", drawn from the rows of one task."""
     if name == "quality_speed":
@@ -824,7 +844,7 @@ def draw(name: str, data: pd.DataFrame, highlight: Iterable[str] = ()) -> Figure
         figure = Figure(figsize=(9.2, 4.2), dpi=110, layout="constrained")
         plot_kept(data, *figure.subplots(1, 2))
     elif name == "price":
-        n = int((data["family"] != "published").sum())
+        n = len(few(data[data["family"] != "published"]))
         figure = Figure(figsize=(9.2, 1.0 + 0.27 * max(n, 3)), dpi=110, layout="constrained")
         plot_price(data, figure.subplots(1, 4))
     else:

@@ -257,6 +257,31 @@ class TestNumbers:
             assert "16" not in study.table(folder, "t", n_boot=10)["value"].tolist()
 
 
+class TestClaims:
+    @staticmethod
+    def lines(*values: tuple[str, float | None, float, float]) -> pd.DataFrame:
+        common = {"question": "Kept tokens", "series": "FFNN", "against": "8", "seeds": 3}
+        rows = [
+            {**common, "value": v, "points": p, "points_low": low, "points_high": high}
+            for v, p, low, high in values
+        ]
+        return pd.DataFrame(rows)
+
+    def test_the_best_is_named_with_its_interval(self) -> None:
+        said = study.claims(self.lines(("4", -1.0, -2.0, -0.5), ("8", 0.0, 0.0, 0.0), ("16", 1.5, 0.5, 2.5)))
+        assert said == ["Kept tokens (FFNN, 3 seeds): 16 in place of 8 brings +1.5 (+0.5 to +2.5) points."]
+
+    def test_what_may_be_nothing_is_called_so(self) -> None:
+        (said,) = study.claims(self.lines(("8", 0.0, 0.0, 0.0), ("16", 0.5, -0.5, 1.5)))
+        assert said.endswith("points, which may be nothing.")
+        (said,) = study.claims(self.lines(("8", 0.0, 0.0, 0.0), ("4", -0.5, -1.5, 0.5)))
+        assert "nothing tried beats 8; 4 comes nearest" in said
+        assert said.endswith("may be no difference.")
+
+    def test_without_a_difference_nothing_is_said(self) -> None:
+        assert study.claims(self.lines(("8", 0.0, 0.0, 0.0))) == []
+
+
 class TestBar:
     def test_by_hand(self, folder: Path) -> None:
         lines = study.bar(folder, "t", n_boot=300)
