@@ -48,7 +48,7 @@ import yaml
 
 from dipair_lib import results
 
-PATH_PARAMETERS = ("task", "backbone", "unlabelled")  # a name, or a file or folder of the user's
+PATH_PARAMETERS = ("task", "backbone", "unlabelled", "warm_on")  # a name, or a file or folder of the user's
 STARTS = 3  # kernels started together can race for a port: that many attempts
 KERNEL_DID_NOT_START = re.compile(r"Address already in use|Kernel died before replying|Kernel didn't respond")
 FINISHED, FAILED, KEPT, NOT_RUN = "finished", "failed", "kept", "not run"

@@ -265,7 +265,7 @@ class TestDiPair:
         ]
         rows = run_own(
             tmp_path, task=str(tmp_path / "pairs.csv"), fields="query, passage", backbone=tiny_backbone, lengths="8, 12",
-            teacher="warm: 1.0, unlabelled: more.csv", seeds="0, 1", students="\n".join(f"      - {json.dumps(s)}" for s in students),
+            teacher=f"warm: 1.0, warm_on: {tmp_path}/more.csv", seeds="0, 1", students="\n".join(f"      - {json.dumps(s)}" for s in students),
         )  # fmt: skip
         made = [row for row in rows if row.notebook == "03_dipair" and row.head != "maxsim"]
         assert [row.seed for row in made] == [0, 1]
