@@ -264,9 +264,15 @@ class TestDiPair:
             {"notebook": "03_dipair", "parameters": {"head": "maxsim", "stage1_epochs": 0.0}},
         ]
         rows = run_own(
-            tmp_path, task=str(tmp_path / "pairs.csv"), fields="query, passage", backbone=tiny_backbone, lengths="8, 12",
-            teacher=f"warm: 1.0, warm_on: {tmp_path}/more.csv", seeds="0, 1", students="\n".join(f"      - {json.dumps(s)}" for s in students),
-        )  # fmt: skip
+            tmp_path,
+            task=str(tmp_path / "pairs.csv"),
+            fields="query, passage",
+            backbone=tiny_backbone,
+            lengths="8, 12",
+            teacher=f"warm: 1.0, warm_on: {tmp_path}/more.csv",
+            seeds="0, 1",
+            students="\n".join(f"      - {json.dumps(s)}" for s in students),
+        )
         made = [row for row in rows if row.notebook == "03_dipair" and row.head != "maxsim"]
         assert [row.seed for row in made] == [0, 1]
         assert {row.n_synthetic for row in made} == {10 + 128}
