@@ -31,7 +31,7 @@ from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, Model, TfIdf, l
 from .models.backbone import build_backbone
 from .models.cross_encoder import mean_of
 from .models.dipair import Outputs
-from .models.heads import CosineHead, Kept, MaxSimHead, Prepared
+from .models.heads import Kept, Prepared, SimilarityHead
 from .models.tokens import Texts, Tokens, length_sorted, read, tokenize
 from .results import Result
 from .tasks import Task, load_unlabelled
@@ -444,7 +444,7 @@ def fit_stages(
     """
     one = two = None
     counts = {"encoded": 0, "from_store": 0}
-    if first or any(isinstance(m, CosineHead | MaxSimHead) for m in model.head.modules()):
+    if first or any(isinstance(m, SimilarityHead) for m in model.head.modules()):
         stored, counts = stored_outputs(model, data.texts, folder)
         if first:
             one = fit_head(model, stored, data, replace(first, seed=seed), what=f"{what} stage 1")
@@ -723,7 +723,7 @@ def start_residual(model: DualEncoder, stored: Sequence[Stored], data: Data, con
 
     With any other line the first thing a training would do is to bend the encoder towards the targets' mean and spread.
     """
-    start: Any = next((m for m in model.head.modules() if isinstance(m, CosineHead | MaxSimHead)), None)
+    start: Any = next((m for m in model.head.modules() if isinstance(m, SimilarityHead)), None)
     if start is None:
         return
     some = np.random.default_rng(0).permutation(len(data.labels))[:20_000]
@@ -744,7 +744,7 @@ def start_residual(model: DualEncoder, stored: Sequence[Stored], data: Data, con
     line: Any = LogisticRegression(C=100.0) if config.loss == "hard" and data.classes else LinearRegression()
     line.fit(x, data.labels[some] if config.loss == "hard" else data.teacher[some])  # type: ignore[index]
     with torch.no_grad():
-        start.scale.copy_(torch.from_numpy(np.ravel(line.coef_)))
+        start.scale.copy_(torch.from_numpy(np.atleast_2d(line.coef_)))
         start.shift.copy_(torch.from_numpy(np.ravel(line.intercept_)))
 
 

@@ -198,7 +198,13 @@ def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
 
 # --- names ------------------------------------------------------------------------------------------------------------------------
 
-HEADS = {"ffnn": "FFNN", "transformer": "transformer", "maxsim": "MaxSim", "cosine": "DE-Cos"}
+HEADS = {
+    "ffnn": "FFNN",
+    "transformer": "transformer",
+    "maxsim": "MaxSim",
+    "cosine+maxsim": "cosine + MaxSim",
+    "cosine": "DE-Cos",
+}
 SELECTED = {
     "first": "first",
     "even": "evenly spaced",

@@ -50,6 +50,12 @@ def students(backbone: str) -> dict[str, Any]:
             **common, keep=(4, 6), projection=16, head="transformer", pooled=True, residual="cosine"
         ),
         "MaxSim": models.DualEncoder(**common, keep=(4, 6), projection=16, head="maxsim"),
+        "cosine + MaxSim": models.DualEncoder(
+            **common, keep=(4, 6), projection=16, pooled=True, head="cosine+maxsim"
+        ),
+        "FFNN + cosine + maxsim": models.DualEncoder(
+            **common, keep=(3, 4), projection=8, pooled=True, residual="cosine+maxsim"
+        ),
         **{
             select: models.DualEncoder(**common, keep=(3, 6), projection=8, select=select)
             for select in ("even", "norm", "attention", "learned")
@@ -67,6 +73,7 @@ def students(backbone: str) -> dict[str, Any]:
 
 KINDS = [
     "DE-Cos", "DE-FFNN", "FFNN", "FFNN + cosine", "FFNN + maxsim", "FFNN, two widths, two encoders", "TSF", "TSF + cosine", "MaxSim",
+    "cosine + MaxSim", "FFNN + cosine + maxsim",
     "even", "norm", "attention", "learned", "BiLSTM",
 ]  # fmt: skip
 
@@ -265,6 +272,14 @@ class TestTextbookForms:
         actual = head.combine(head.prepare(a, 0), head.prepare(b, 1))
         torch.testing.assert_close(actual, torch.tensor(expected), **CLOSE)
 
+    def test_the_mix_is_both_on_a_line(self) -> None:
+        head, cosine, maxsim = heads.MixHead(), heads.CosineHead(scale=1.0), heads.MaxSimHead(scale=1.0)
+        head.scale.data = torch.tensor([[2.0, 3.0]])
+        a, b = kept_of([2, 1, 4], 2, 4, pooled=6), kept_of([3, 3, 1], 3, 4, pooled=6, seed=5)
+        parts = [h.combine(h.prepare(a, 0), h.prepare(b, 1)) for h in (cosine, maxsim)]
+        actual = head.combine(head.prepare(a, 0), head.prepare(b, 1))
+        torch.testing.assert_close(actual, 2 * parts[0] + 3 * parts[1], **CLOSE)
+
     @pytest.mark.parametrize("kind", ["ffnn", "transformer"])
     def test_a_head_with_residual_starts_at_the_cosine_and_adds_to_it(self, kind: str) -> None:
         inner: Any = (
@@ -423,7 +438,7 @@ class TestSettings:
             ({"head": "transformer", "keep": (0, 4), "pooled": True}, "at least one token of each field"),
             (
                 {"head": "maxpool"},
-                "expected one of 'cosine', 'ffnn', 'transformer', 'maxsim', but got 'maxpool'",
+                "expected one of 'cosine', 'maxsim', 'cosine.maxsim', 'ffnn', 'transformer', but got 'maxpool'",
             ),
             ({"projection": 64}, "at most the encoder's width 32, but got 64"),
             ({"layers": 3}, "the backbone has only 2"),

@@ -75,15 +75,17 @@ def describe(model: Model) -> dict[str, Any]:
             **common,
         }
     tokens = {"keep": joined(keep), "projection": joined(settings["projection"]) or None}
-    short = {"ffnn": "DiPair-FFNN", "transformer": "DiPair-TSF", "maxsim": "MaxSim"}[head]
+    short = {"ffnn": "DiPair-FFNN", "transformer": "DiPair-TSF", "maxsim": "MaxSim"}.get(
+        head, "cosine + MaxSim"
+    )
     sizes += [f"w={tokens['projection'] or 'full'}"] if tokens["projection"] != 128 else []
     if head == "transformer":
         sizes += [f"{settings['head_layers']} layers"] if settings["head_layers"] != 1 else []
         sizes += [f"ffn={settings['head_ffn']}"] if settings["head_ffn"] != 256 else []
     sizes += [settings["select"]] if settings["select"] != "first" else []
-    extra = (" + pooled" if settings["pooled"] else "") + plus
+    extra = (" + pooled" if settings["pooled"] and head != "cosine+maxsim" else "") + plus
     # Rows of one head differ in the tokens they keep, and in nothing else of the head.
-    label = " ".join([head + ("+pooled" if settings["pooled"] else ""), *sizes])
+    label = " ".join([head + ("+pooled" if settings["pooled"] and head != "cosine+maxsim" else ""), *sizes])
     name = " ".join([f"{short} k={tokens['keep']}", *sizes]) + extra
     shape = {"model": ", ".join([name, *encoder]), "family": "dipair", "head": label}
     return {**shape, **tokens, **common}

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from .backbone import EMBEDDED, build_backbone, config_as_dict, load_backbone
 from .cross_encoder import mean_of
-from .heads import CosineHead, FFNNHead, Kept, MaxSimHead, Prepared, ResidualHead, TransformerHead
+from .heads import SIMILARITIES, FFNNHead, Kept, Prepared, ResidualHead, TransformerHead
 
-HEADS = ("cosine", "ffnn", "transformer", "maxsim")
+HEADS = (*SIMILARITIES, "ffnn", "transformer")
 SELECT = ("first", "even", "norm", "attention", "learned")
-RESIDUAL = ("", "cosine", "maxsim")
+RESIDUAL = ("", *SIMILARITIES)
 
 
 class Outputs(NamedTuple):
@@ -47,9 +47,9 @@ class DualEncoder(nn.Module):
             transformer head reads it as one more token, in front.
         projection: width the kept tokens are projected to, one or one for each field (section 3.2 and the patent allow both); 0 leaves
             the encoder's. Fields of one width share one projection where they share the encoder.
-        head: ``cosine``, ``ffnn``, ``transformer`` or ``maxsim``.
+        head: ``ffnn``, ``transformer``, or a similarity: ``cosine`` of the means, ``maxsim`` of the kept tokens, ``cosine+maxsim``.
         hidden: hidden widths of the FFNN head.
-        residual: what the FFNN or transformer head corrects: ``cosine`` of the means, ``maxsim`` of the kept tokens, or nothing.
+        residual: the similarity that the FFNN or transformer head corrects, or nothing.
         head_layers, head_ffn: layers of the transformer head and hidden width of their feed-forward part.
         outputs: logits per pair.
         layers: first layers kept of the backbone; 0 keeps all.
@@ -229,10 +229,8 @@ def build_head(settings: dict[str, Any], widths: Sequence[int], encoder_width: i
     """The head of a model's settings over kept vectors of these widths, one per field."""
     kind, keep, outputs = settings["head"], settings["keep"], settings["outputs"]
     pooled = settings["pooled"]
-    if kind == "cosine":
-        return CosineHead(outputs)
-    if kind == "maxsim":
-        return MaxSimHead(outputs)
+    if kind in SIMILARITIES:
+        return SIMILARITIES[kind](outputs)
     head: FFNNHead | TransformerHead
     if kind == "ffnn":
         flat = [k * w + (encoder_width if pooled else 0) for k, w in zip(keep, widths, strict=True)]
@@ -242,9 +240,7 @@ def build_head(settings: dict[str, Any], widths: Sequence[int], encoder_width: i
         head = TransformerHead(
             tokens, widths[0], outputs, layers=settings["head_layers"], ffn=settings["head_ffn"]
         )
-    if not settings["residual"]:
-        return head
-    return ResidualHead(head, (CosineHead if settings["residual"] == "cosine" else MaxSimHead)(outputs))
+    return ResidualHead(head, SIMILARITIES[settings["residual"]](outputs)) if settings["residual"] else head
 
 
 def check_settings(settings: dict[str, Any]) -> None:
@@ -269,20 +265,20 @@ def check_settings(settings: dict[str, Any]) -> None:
     if not pooled and not all(keep):
         raise ValueError(f"keep: with pooled=false each field must keep at least one token, but got {keep}")
     for name, kind in (("head", head), ("residual", settings["residual"])):
-        if kind in {"cosine", "maxsim"} and fields != 2:
+        if kind in SIMILARITIES and fields != 2:
             raise ValueError(f"{name} {kind}: compares two fields, but the task has {fields}")
-        if kind == "cosine" and not pooled:
+        if kind.startswith("cosine") and not pooled:
             raise ValueError(
-                f"{name} cosine: expected pooled=true, whose means it compares, but got pooled=false"
+                f"{name} {kind}: expected pooled=true, whose means it compares, but got pooled=false"
             )
-        if kind == "maxsim" and (not all(keep) or len(set(settings["projection"])) > 1):
+        if kind.endswith("maxsim") and (not all(keep) or len(set(settings["projection"])) > 1):
             raise ValueError(
-                f"{name} maxsim: expected at least one token of each field and one projection width, but got keep={keep} and "
+                f"{name} {kind}: expected at least one token of each field and one projection width, but got keep={keep} and "
                 f"projection={settings['projection']}"
             )
-        if kind == "maxsim" and pooled and head == "transformer":
+        if kind.endswith("maxsim") and pooled and head == "transformer":
             raise ValueError(
-                "residual maxsim: expected pooled=false with the transformer head, where the mean would count as a token"
+                f"residual {kind}: expected pooled=false with the transformer head, where the mean would count as a token"
             )
     if settings["residual"] and head not in {"ffnn", "transformer"}:
         raise ValueError(

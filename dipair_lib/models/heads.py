@@ -36,17 +36,54 @@ class Kept:
     pooled: torch.Tensor | None = None
 
 
-class CosineHead(nn.Module):
-    """DE-Cos: scale * cosine(pooled, pooled) + shift. Per pair: one dot product."""
+def cosine_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Dot products of unit vectors, [pairs, 1]; of a tile ([m, 1, width] with [1, n, width]) by one matrix product, [m, n, 1]."""
+    if a.dim() == b.dim() == 3 and a.shape[1] == b.shape[0] == 1:
+        return (a[:, 0] @ b[0].T)[..., None]
+    return (a * b).sum(-1, keepdim=True)
+
+
+def maxsim_of(a: torch.Tensor, inside: torch.Tensor, b: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Mean over the real tokens of a of their best dot product with a real token of b, [pairs, 1]; unit tokens, bool masks."""
+    best = (a @ b.transpose(-1, -2)).masked_fill(~real[..., None, :], float("-inf")).amax(-1)
+    weights = inside.to(best.dtype)
+    return (best * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True).clamp(min=1)
+
+
+class SimilarityHead(nn.Module):
+    """A line of one or more similarities of two texts: scale * similarity + shift. What needs one side only is done in ``prepare``.
+
+    Attributes:
+        tensors: how many ``prepare`` gives.
+    """
+
+    tensors = 1
+    similarities = 1
 
     def __init__(self, outputs: int = 1, scale: float = 10.0) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.full((outputs,), scale))
+        self.scale = nn.Parameter(torch.full((outputs, self.similarities), scale / self.similarities))
         self.shift = nn.Parameter(torch.zeros(outputs))
 
     @property
     def final_bias(self) -> nn.Parameter:
         return self.shift
+
+    def combine(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """Logits [pairs, outputs]."""
+        return self.similarity(left, right) @ self.scale.T + self.shift
+
+    def prepare(self, kept: Kept, field: int) -> Prepared:
+        """What ``similarity`` needs of each side, tensors [texts, ...]."""
+        raise NotImplementedError
+
+    def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """[pairs, similarities], each between -1 and 1."""
+        raise NotImplementedError
+
+
+class CosineHead(SimilarityHead):
+    """DE-Cos: scale * cosine(pooled, pooled) + shift. Per pair: one dot product."""
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
         """Unit vector [texts, width]."""
@@ -54,55 +91,54 @@ class CosineHead(nn.Module):
         return (F.normalize(kept.pooled, dim=-1),)
 
     def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """The cosine, [pairs, 1]; of a tile ([m, 1, width] with [1, n, width]) by one matrix product, [m, n, 1]."""
-        a, b = left[0], right[0]
-        if a.dim() == b.dim() == 3 and a.shape[1] == b.shape[0] == 1:
-            return (a[:, 0] @ b[0].T)[..., None]
-        return (a * b).sum(-1, keepdim=True)
-
-    def combine(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """Logits [pairs, outputs]."""
-        return self.similarity(left, right) * self.scale + self.shift
+        return cosine_of(left[0], right[0])
 
 
-class MaxSimHead(nn.Module):
+class MaxSimHead(SimilarityHead):
     """Late interaction (Khattab and Zaharia 2020, ColBERT): scale * mean over the left tokens of their best cosine on the right + shift.
 
     The mean in place of ColBERT's sum: scores of left texts of different lengths stay comparable. Padding gets -inf before the maximum.
     """
 
-    def __init__(self, outputs: int = 1, scale: float = 10.0) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.full((outputs,), scale))
-        self.shift = nn.Parameter(torch.zeros(outputs))
-
-    @property
-    def final_bias(self) -> nn.Parameter:
-        return self.shift
+    tensors = 2
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
         """Unit tokens [texts, k, width] (zero where masked) and the mask [texts, k]."""
         return F.normalize(kept.vectors, dim=-1), kept.mask
 
     def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """[pairs, 1], between -1 and 1."""
-        (a, inside), (b, real) = left, right
-        best = (a @ b.transpose(-1, -2)).masked_fill(~real[..., None, :], float("-inf")).amax(-1)
-        weights = inside.to(best.dtype)
-        return (best * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True).clamp(min=1)
+        return maxsim_of(*left, *right)
 
-    def combine(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """Logits [pairs, outputs]."""
-        return self.similarity(left, right) * self.scale + self.shift
+
+class MixHead(SimilarityHead):
+    """A weighted sum of the cosine of the means and MaxSim of the kept tokens (in neither paper)."""
+
+    tensors = 3
+    similarities = 2
+
+    def prepare(self, kept: Kept, field: int) -> Prepared:
+        """Unit tokens [texts, k, width], the mask [texts, k], the unit mean [texts, encoder width]."""
+        assert kept.pooled is not None
+        return F.normalize(kept.vectors, dim=-1), kept.mask, F.normalize(kept.pooled, dim=-1)
+
+    def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        return torch.cat([cosine_of(left[2], right[2]), maxsim_of(*left[:2], *right[:2])], dim=-1)
+
+
+SIMILARITIES: dict[str, type[SimilarityHead]] = {
+    "cosine": CosineHead,
+    "maxsim": MaxSimHead,
+    "cosine+maxsim": MixHead,
+}
 
 
 class ResidualHead(nn.Module):
     """A head that corrects a simpler one: logits = start + head, where the head's last layer begins at zero (not in the paper).
 
-    So an untrained student scores as its start does: the frozen encoder's cosine, or MaxSim.
+    So an untrained student scores as its start does: the frozen encoder's cosine, MaxSim, or both.
     """
 
-    def __init__(self, head: FFNNHead | TransformerHead, start: CosineHead | MaxSimHead) -> None:
+    def __init__(self, head: FFNNHead | TransformerHead, start: SimilarityHead) -> None:
         super().__init__()
         nn.init.zeros_(head.last.weight)
         nn.init.zeros_(head.last.bias)
@@ -118,7 +154,7 @@ class ResidualHead(nn.Module):
 
     def parts(self, prepared: Sequence[Prepared]) -> tuple[list[Prepared], list[Prepared]]:
         """The tensors of each, per field."""
-        n = 1 if isinstance(self.start, CosineHead) else 2
+        n = self.start.tensors
         return [p[:-n] for p in prepared], [p[-n:] for p in prepared]
 
     def features(self, *prepared: Prepared) -> torch.Tensor:
