@@ -321,6 +321,7 @@ def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
             fingerprint = fingerprints[at]
         key = results.run_key(run.notebook, run.parameters, fingerprint, results.device_name())
         runs.append(dataclasses.replace(run, key=key))
+    refuse_changed_data(suite.out, fingerprints)
     keys = [run.key for run in runs]
     for run in runs:
         if keys.count(run.key) > 1:
@@ -328,6 +329,22 @@ def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
                 f"{run.label}: two runs of the suite differ only in where or how fast they run: {run.key}"
             )
     return dataclasses.replace(suite, runs=runs)
+
+
+def refuse_changed_data(out: Path, fingerprints: Mapping[str, str]) -> None:
+    """SuiteError where the folder holds rows of the same task parameters on other data: it changed underneath, and rows of both would be
+    compared with each other."""
+    if not (out / "rows").is_dir():
+        return
+    for row in results.load_results(out, damaged="warn"):
+        parameters = json.loads(row.parameters)
+        at = results.canonical_json([parameters.get(name) for name in results.TASK_PARAMETERS])
+        now = fingerprints.get(at)
+        if now and row.data_sha256 and row.data_sha256 != now:
+            raise SuiteError(
+                f"{out}: the data of task {row.task} changed: {row.run_id} was measured on fingerprint {row.data_sha256[:12]}, the data now "
+                f"has {now[:12]}. Bring the old data back, name another folder with --out, or begin anew with --fresh"
+            )
 
 
 def fingerprint_of(parameters: Mapping[str, Any], notebooks: Path, say: Callable[[str], None]) -> str:

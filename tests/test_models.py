@@ -463,6 +463,11 @@ class TestSettings:
         with pytest.raises(ValueError, match="compares two fields, but the task has 3"):
             models.DualEncoder(tiny_backbone, (8, 8, 12), (2, 2, 2), pooled=True, projection=8, **change)
 
+    def test_a_text_of_ten_thousand_words_is_read_to_its_length(self, tiny_backbone: str) -> None:
+        frame = pd.DataFrame({"query": ["red"], "passage": ["red car " * 5000]})
+        texts = read(models.load_tokenizer(tiny_backbone), frame, FIELDS, [8, 12])
+        assert [t.lengths.tolist() for t in texts.tokens] == [[3], [12]]
+
     def test_first_layers_only(self, tiny_backbone: str) -> None:
         assert len(models.load_backbone(tiny_backbone, layers=1).encoder.layer) == 1
 

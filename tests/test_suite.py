@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -410,6 +411,28 @@ class TestInterruptions:
 
 
 class TestDisplay:
+    def test_data_that_changed_underneath_are_refused_and_named(self, tmp_path: Path) -> None:
+        parameters = {
+            "task": "pairs.csv",
+            "fields": ["a"],
+            "label": "y",
+            "group": "",
+            "kind": "",
+            "max_train": 0,
+        }
+        row = results.Result(
+            run_id="03_dipair-1.m", created_utc="2026", notebook="03_dipair", suite="s", task="pairs.csv", split="test", model="m",
+            family="dipair", metric="auc", data_sha256="a" * 64, parameters=results.canonical_json(parameters),
+        )  # fmt: skip
+        results.save_result(tmp_path, row, np.zeros((2, 1)), np.zeros(2), np.arange(2))
+        at = results.canonical_json([parameters[name] for name in results.TASK_PARAMETERS])
+        suite.refuse_changed_data(tmp_path, {at: "a" * 64, "other": "b" * 64})
+        with pytest.raises(
+            SuiteError,
+            match=r"task pairs.csv changed: 03_dipair-1.m .* aaaaaaaaaaaa, the data now has bbbbbbbbbbbb",
+        ):
+            suite.refuse_changed_data(tmp_path, {at: "b" * 64})
+
     def test_time_left_comes_from_runs_of_the_same_notebook(self, project: Path) -> None:
         runs = suite.read_suite(write_suite(project, stage(a(), a(n=2)), stage({"notebook": "04_b"}))).runs
         display = suite.Display(3, io.StringIO(), {})
