@@ -342,8 +342,8 @@ def refuse_changed_data(out: Path, fingerprints: Mapping[str, str]) -> None:
         now = fingerprints.get(at)
         if now and row.data_sha256 and row.data_sha256 != now:
             raise SuiteError(
-                f"{out}: the data of task {row.task} changed: {row.run_id} was measured on fingerprint {row.data_sha256[:12]}, the data now "
-                f"has {now[:12]}. Bring the old data back, name another folder with --out, or begin anew with --fresh"
+                f"{out}: the data of task {row.task} changed: {row.run_id} was measured on fingerprint {row.data_sha256[:12]}, the data "
+                f"now has {now[:12]}. Bring the old data back, name another folder with --out, or begin anew with --fresh"
             )
 
 
