@@ -363,7 +363,9 @@ def fit_head(
     require_targets(data, config)
     torch.manual_seed(config.seed)
     parameters = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
-    start_bias(model, data, config)
+    if not data.classes:
+        target = data.labels if config.loss == "hard" else data.teacher
+        nn.init.constant_(model.final_bias, float(np.mean(target)))  # type: ignore[arg-type]
     start_residual(model, stored, data, config)
     cut = [cut_stored(model, one, field) for field, one in enumerate(stored)]
     batches = [rows for epoch in epochs_of(model, data, config) for rows in epoch]
@@ -1080,12 +1082,16 @@ def hard_loss(logits: torch.Tensor, labels: torch.Tensor, classes: int) -> torch
     return F.cross_entropy(logits, labels)
 
 
-def start_bias(model: Any, data: Data, config: TrainConfig) -> None:
-    """For scores, start the model's shift at the mean target: with a small learning rate it would take most of the run to get there."""
-    if data.classes == 0:
-        target = data.labels.mean() if config.loss == "hard" else data.teacher.mean()  # type: ignore[union-attr]
-        with torch.no_grad():
-            model.final_bias.fill_(float(target))
+def start_bias(model: Any, data: Data, config: TrainConfig, *, sample: int = 256) -> None:
+    """For scores, shift the model so that the mean of its scores is that of its targets, on a sample of the rows: with a small learning
+    rate it would take most of the run to get there. What is right already (after stage 1, or from the teacher's weights) stays."""
+    if data.classes:
+        return
+    rows = np.unique(np.linspace(0, len(data.labels) - 1, sample).astype(np.int64))
+    target = data.labels[rows] if config.loss == "hard" else data.teacher[rows]  # type: ignore[index]
+    with torch.no_grad():
+        found, _ = Step(model.eval())(data.texts, rows)
+        model.final_bias.add_(float(np.mean(target)) - float(found.mean()))
 
 
 def trainable(model: nn.Module, config: TrainConfig) -> list[nn.Parameter]:

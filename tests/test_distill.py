@@ -348,6 +348,32 @@ class TestStages:
         distill.fit_head(model, stored, data, TrainConfig(learning_rate=1e-2))
         assert all(torch.equal(p, before[name]) for name, p in model.encoder.named_parameters())
 
+    @pytest.mark.parametrize(
+        "settings", [{"head": "cosine", "pooled": True}, {"pooled": True, "residual": "cosine"}, {}]
+    )
+    def test_stage_2_of_scores_begins_where_stage_1_ended(
+        self, settings: dict[str, Any], tiny_backbone: str, data: Data, tmp_path: Path
+    ) -> None:
+        assert data.teacher is not None
+        scores = replace(data, classes=0, labels=data.labels.astype(np.float32), teacher=data.teacher + 7)
+        model = student(tiny_backbone, **settings)
+        config = TrainConfig(learning_rate=3e-3, epochs=10)
+        distill.fit_stages(model, scores, config, None, tmp_path)
+        before = distill.predict(model, data.texts, dtype="float32")
+        distill.fit(model, scores, TrainConfig(learning_rate=1e-9, dtype="float32"))
+        after = distill.predict(model, data.texts, dtype="float32")
+        np.testing.assert_allclose(after - after.mean(), before - before.mean(), atol=1e-4)
+        assert scores.teacher is not None
+        assert abs(after.mean() - scores.teacher.mean()) < 0.5
+        assert abs(after.mean() - before.mean()) < 0.5
+
+    def test_a_fresh_model_of_scores_starts_at_their_mean(self, tiny_backbone: str, data: Data) -> None:
+        scores = replace(data, classes=0, labels=data.labels.astype(np.float32) + 7)
+        torch.manual_seed(0)
+        model = models.CrossEncoder(tiny_backbone, LENGTHS)
+        distill.fit(model, scores, TrainConfig(learning_rate=1e-9, loss="hard", dtype="float32"))
+        assert distill.predict(model, data.texts).mean() == pytest.approx(scores.labels.mean(), abs=0.05)
+
     def test_stored_outputs_are_those_of_the_encoder(
         self, tiny_backbone: str, data: Data, tmp_path: Path
     ) -> None:
