@@ -336,7 +336,10 @@ def refuse_changed_data(out: Path, fingerprints: Mapping[str, str]) -> None:
     compared with each other."""
     if not (out / "rows").is_dir():
         return
-    for row in results.load_results(out, damaged="warn"):
+    with warnings.catch_warnings():  # a damaged row is told of where its run is looked at
+        warnings.simplefilter("ignore")
+        rows = results.load_results(out, damaged="warn")
+    for row in rows:
         parameters = json.loads(row.parameters)
         at = results.canonical_json([parameters.get(name) for name in results.TASK_PARAMETERS])
         now = fingerprints.get(at)

@@ -71,7 +71,10 @@ class SimilarityHead(nn.Module):
 
     def combine(self, left: Prepared, right: Prepared) -> torch.Tensor:
         """Logits [pairs, outputs]."""
-        return self.similarity(left, right) @ self.scale.T + self.shift
+        found = self.similarity(left, right)
+        if self.similarities == 1:
+            return found * self.scale[:, 0] + self.shift
+        return (found[..., None, :] * self.scale).sum(-1) + self.shift
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
         """What ``similarity`` needs of each side, tensors [texts, ...]."""
