@@ -44,8 +44,15 @@ def cosine_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def maxsim_of(a: torch.Tensor, inside: torch.Tensor, b: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Mean over the real tokens of a of their best dot product with a real token of b, [pairs, 1]; unit tokens, bool masks."""
-    best = (a @ b.transpose(-1, -2)).masked_fill(~real[..., None, :], float("-inf")).amax(-1)
+    """Mean over the real tokens of a of their best dot product with a real token of b, [pairs, 1]; unit tokens, bool masks. Of a tile
+    ([m, 1, k, width] with [1, n, k, width]) by one matrix product, [m, n, 1]."""
+    if a.dim() == b.dim() == 4 and a.shape[1] == b.shape[0] == 1:
+        m, n = len(a), b.shape[1]
+        scores = a.flatten(0, 2) @ b.flatten(0, 2).T  # [m x k, n x k]
+        best = scores.masked_fill_(~real.flatten(), float("-inf")).unflatten(1, (n, -1)).amax(-1)
+        best = best.unflatten(0, (m, -1)).transpose(1, 2)  # [m, n, k]
+    else:
+        best = (a @ b.transpose(-1, -2)).masked_fill(~real[..., None, :], float("-inf")).amax(-1)
     weights = inside.to(best.dtype)
     return (best * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True).clamp(min=1)
 
