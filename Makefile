@@ -12,7 +12,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   check style and types"
 	@echo "make lab    open the notebooks in JupyterLab"
-	@echo "make reference  copy the measured demo to results/reference (SUITE=name for another suite, AS=name there)"
+	@echo "make reference  copy the measured demo to results/reference (SUITE=name for another suite, INTO=name there)"
 	@echo "make clean  remove .venv, caches and build leftovers (results and built data stay)"
 
 $(STAMP):
@@ -39,8 +39,8 @@ lab: $(STAMP)
 
 # What is committed of a measured suite: rows, report, the executed comparison, its pictures; numbers only, no texts.
 SUITE ?= demo
-AS ?= $(SUITE)
-TO = results/reference/$(AS)
+INTO ?= $(SUITE)
+TO = results/reference/$(INTO)
 reference: $(STAMP)
 	mkdir -p $(TO)
 	cp results/$(SUITE)/rows.jsonl results/$(SUITE)/report.html $(wildcard results/$(SUITE)/architectures.json) $(TO)/
