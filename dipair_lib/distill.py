@@ -298,6 +298,8 @@ def fit(
             best.look(model.eval())
             model.train()
     mean.restore()
+    if mean.seen:
+        best.look(model.eval())  # the mean is one more candidate beside the epochs
     best.restore(model)
     model.eval()
     return Fitted(len(batches), time.perf_counter() - begun, running, dtype, tuple(best.seen))

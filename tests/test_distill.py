@@ -221,6 +221,11 @@ class TestBeyondThePaper:
         mean.restore()
         assert p.tolist() == [3.5, 3.5]
 
+    def test_the_mean_is_a_candidate_beside_the_epochs(self, tiny_backbone: str, data: Data) -> None:
+        config = TrainConfig(average=0.5, epochs=2, dtype="float32")
+        fitted = distill.fit(student(tiny_backbone), data, config, dev=data, metric="auc")
+        assert len(fitted.dev) == 3
+
     def test_averaging_is_used(self, tiny_backbone: str, data: Data) -> None:
         made = []
         for share in (0.0, 0.5):
