@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from .models.cross_encoder import mean_of
 from .models.dipair import Outputs
 from .models.heads import Kept, Prepared, SimilarityHead
 from .models.tokens import Texts, Tokens, length_sorted, read, tokenize
-from .results import Result
+from .results import Result, row_folder
 from .tasks import Task, load_unlabelled
 
 LOSSES = ("hard", "logits", "soft", "kl", "margin", "listwise")
@@ -398,11 +398,9 @@ def fit_head(
 def cut_stored(model: DualEncoder, stored: Stored, field: int, chunk: int = 1024) -> Kept:
     """What stage 1 reads of every text, in half precision: tensors [texts, ...]. Cut once, not once per step."""
     if model.select == "learned":  # reads all outputs: they stay where they are, on disk
-        pooled = [
-            mean_of(stored.hidden[i : i + chunk].float(), stored.mask[i : i + chunk])
-            for i in range(0, len(stored.mask), chunk)
-        ]
-        return Kept(stored.hidden, stored.mask, torch.cat(pooled) if model.pooled else None)
+        starts = range(0, len(stored.mask), chunk) if model.pooled else ()
+        means = [mean_of(stored.hidden[i : i + chunk].float(), stored.mask[i : i + chunk]) for i in starts]
+        return Kept(stored.hidden, stored.mask, torch.cat(means) if means else None)
     parts = []
     with torch.no_grad():
         for start in range(0, len(stored.mask), chunk):
@@ -818,32 +816,34 @@ def synthetic_logits(
 ) -> np.ndarray:
     """The teachers' mean raw logits on synthetic or unlabelled rows, float32 [rows, outputs]; computed once per teacher and round and
     stored beside its others."""
+    loaded = [loader_of(out, teacher) for teacher in teachers]
     parts = [np.zeros((0, outputs_for(len(task.classes))), np.float32)]
     for number, rows in synthetic.groupby("round", sort=False):
-        each = []
-        for teacher in teachers:
-            what = f"teacher on synthetic rows, round {number + 1}"
-            scored = stored_of_teacher(
-                out,
-                teacher,
-                task,
-                rows,
-                "logits",
-                partial(predict, batch_size=batch_size, what=what),
-            )
-            each.append(scored)
+        compute = functools.partial(
+            predict, batch_size=batch_size, what=f"teacher on synthetic rows, round {number + 1}"
+        )
+        each = [
+            stored_of_teacher(out, teacher, load, task, rows, "logits", compute)
+            for teacher, load in zip(teachers, loaded, strict=True)
+        ]
         parts.append(np.mean(each, axis=0))
     return np.concatenate(parts)
 
 
+def loader_of(out: Path, teacher: Result) -> Callable[[], Any]:
+    """Gives a run's model: loaded when first asked for, and once."""
+    return functools.cache(lambda: models.load(row_folder(out, teacher.run_id) / "model"))
+
+
 def matched_features(out: Path, teacher: Result, task: Task, rows: pd.DataFrame) -> np.ndarray:
     """``teacher_features`` of some rows, stored beside the teacher's logits."""
-    return stored_of_teacher(out, teacher, task, rows, "features", teacher_features)
+    return stored_of_teacher(out, teacher, loader_of(out, teacher), task, rows, "features", teacher_features)
 
 
 def stored_of_teacher(
     out: Path,
     teacher: Result,
+    load: Callable[[], CrossEncoder],
     task: Task,
     rows: pd.DataFrame,
     kind: str,
@@ -855,7 +855,7 @@ def stored_of_teacher(
     path = teacher_file(out, teacher.run_id).with_suffix("") / f"{name}.npz"
     with locked(path):
         if not path.exists():
-            model: Any = models.load(Path(out) / "rows" / teacher.run_id / "model")
+            model: Any = load()
             data = read_rows(task, rows.assign(label=0), models.tokenizer_of(model), model.read_lengths)
             store_teacher_logits(path, digest, {"train": compute(model, data.texts)})
         return load_teacher_logits(path, digest)["train"]
@@ -865,9 +865,8 @@ def text_vectors(backbone: str, read_lengths: Sequence[int], texts: Texts, folde
     """Unit vectors of each field's distinct texts, float32 [texts, width]: the frozen encoder's means. For building tiles."""
     model = DualEncoder(backbone, read_lengths, [0] * len(read_lengths), True, 0, "ffnn", (1,))
     stored, _ = stored_outputs(model, texts, folder)
-    chunks = [[one.outputs(slice(i, i + 1024)) for i in range(0, len(one.mask), 1024)] for one in stored]
     return [
-        torch.cat([F.normalize(mean_of(o.hidden, o.mask), dim=-1) for o in field]).numpy() for field in chunks
+        prepare_stored(model, one, f, SimilarityHead("cosine"))[0].numpy() for f, one in enumerate(stored)
     ]
 
 

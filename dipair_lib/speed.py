@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import distill, models, progress, results, tasks
 from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, TfIdf
-from .models.heads import CosineHead, MixHead
+from .models.heads import SimilarityHead
 from .models.tokens import Texts, length_sorted, read
 
 BATCH_SIZES = {"cross-encoder": (16, 48), "encode": (16, 48), "combine": (256, 1024, 4096)}
@@ -108,7 +108,7 @@ def encode_and_prepare(model: Any, batch: tuple[torch.Tensor, torch.Tensor], fie
 
 def dot_flops(model: Any, prepared: Sequence[models.Prepared]) -> float:
     """The cosine's dot product, which is no matrix product to the counter: 2 x width, wherever a head has one."""
-    has_cosine = any(isinstance(m, CosineHead | MixHead) for m in model.modules())
+    has_cosine = any(isinstance(m, SimilarityHead) and m.cosine for m in model.modules())
     return 2.0 * prepared[0][-1].shape[-1] if has_cosine else 0.0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -629,7 +630,10 @@ class TestSyntheticRows:
         )  # fmt: skip
         models.save(teacher, results.row_folder(tmp_path, row.run_id) / "model")
         made = pd.concat([frame.assign(round=0), frame[:5].assign(round=1)], ignore_index=True)
+        load = mock.Mock(wraps=models.load)
+        monkeypatch.setattr(models, "load", load)
         first = distill.synthetic_logits(tmp_path, [row], task, made)
+        load.assert_called_once()  # for both rounds
         data = distill.read_rows(task, made, tiny_backbone, [9])
         np.testing.assert_allclose(first, distill.predict(teacher, data.texts), atol=1e-5)
         monkeypatch.setattr(models, "load", lambda *_: pytest.fail("computed again"))

@@ -240,7 +240,7 @@ class TestSelection:
 
 class TestTextbookForms:
     def test_cosine(self) -> None:
-        head = heads.CosineHead(scale=3.0)
+        head = heads.SimilarityHead("cosine", scale=3.0)
         nn.init.constant_(head.shift, 0.5)
         a, b = kept_of([0, 0], 0, 4, pooled=6), kept_of([0, 0], 0, 4, pooled=6, seed=1)
         expected = 3 * F.cosine_similarity(a.pooled, b.pooled)[:, None] + 0.5
@@ -261,7 +261,7 @@ class TestTextbookForms:
 
     @pytest.mark.parametrize("k", [(1, 1), (2, 5)])
     def test_maxsim_is_the_loop_over_tokens(self, k: tuple[int, int]) -> None:
-        head = heads.MaxSimHead(scale=3.0)
+        head = heads.SimilarityHead("maxsim", scale=3.0)
         nn.init.constant_(head.shift, 0.5)
         a, b = kept_of([1, 4, 2], k[0], 4), kept_of([3, 1, 7], k[1], 4, seed=1)
         expected = []
@@ -273,7 +273,8 @@ class TestTextbookForms:
         torch.testing.assert_close(actual, torch.tensor(expected), **CLOSE)
 
     def test_the_mix_is_both_on_a_line(self) -> None:
-        head, cosine, maxsim = heads.MixHead(), heads.CosineHead(scale=1.0), heads.MaxSimHead(scale=1.0)
+        head = heads.SimilarityHead("cosine+maxsim")
+        cosine, maxsim = (heads.SimilarityHead(kind, scale=1.0) for kind in ("cosine", "maxsim"))
         head.scale.data = torch.tensor([[2.0, 3.0]])
         a, b = kept_of([2, 1, 4], 2, 4, pooled=6), kept_of([3, 3, 1], 3, 4, pooled=6, seed=5)
         parts = [h.combine(h.prepare(a, 0), h.prepare(b, 1)) for h in (cosine, maxsim)]
@@ -288,7 +289,7 @@ class TestTextbookForms:
             else heads.TransformerHead((2, 3), 4, heads=2, ffn=8)
         )
         a, b = kept_of([2, 1], 2, 4, pooled=6), kept_of([3, 3], 3, 4, pooled=6, seed=5)
-        head = heads.ResidualHead(inner, heads.CosineHead())
+        head = heads.ResidualHead(inner, heads.SimilarityHead())
         cosine = 10 * F.cosine_similarity(a.pooled, b.pooled)[:, None]
         torch.testing.assert_close(head.combine(head.prepare(a, 0), head.prepare(b, 1)), cosine, **CLOSE)
         for p in inner.parameters():

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .backbone import EMBEDDED, build_backbone, config_as_dict, load_backbone
 from .cross_encoder import mean_of
-from .heads import SIMILARITIES, FFNNHead, Kept, Prepared, ResidualHead, TransformerHead
+from .heads import SIMILARITIES, FFNNHead, Kept, Prepared, ResidualHead, SimilarityHead, TransformerHead
 
 HEADS = (*SIMILARITIES, "ffnn", "transformer")
 SELECT = ("first", "even", "norm", "attention", "learned")
@@ -230,7 +230,7 @@ def build_head(settings: dict[str, Any], widths: Sequence[int], encoder_width: i
     kind, keep, outputs = settings["head"], settings["keep"], settings["outputs"]
     pooled = settings["pooled"]
     if kind in SIMILARITIES:
-        return SIMILARITIES[kind](outputs)
+        return SimilarityHead(kind, outputs)
     head: FFNNHead | TransformerHead
     if kind == "ffnn":
         flat = [k * w + (encoder_width if pooled else 0) for k, w in zip(keep, widths, strict=True)]
@@ -240,7 +240,8 @@ def build_head(settings: dict[str, Any], widths: Sequence[int], encoder_width: i
         head = TransformerHead(
             tokens, widths[0], outputs, layers=settings["head_layers"], ffn=settings["head_ffn"]
         )
-    return ResidualHead(head, SIMILARITIES[settings["residual"]](outputs)) if settings["residual"] else head
+    residual = settings["residual"]
+    return ResidualHead(head, SimilarityHead(residual, outputs)) if residual else head
 
 
 def check_settings(settings: dict[str, Any]) -> None:

@@ -57,89 +57,60 @@ def maxsim_of(a: torch.Tensor, inside: torch.Tensor, b: torch.Tensor, real: torc
     return (best * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True).clamp(min=1)
 
 
-class SimilarityHead(nn.Module):
-    """A line of one or more similarities of two texts: scale * similarity + shift. What needs one side only is done in ``prepare``.
+SIMILARITIES = ("cosine", "maxsim", "cosine+maxsim")
 
-    Attributes:
-        tensors: how many ``prepare`` gives.
+
+class SimilarityHead(nn.Module):
+    """A line of one or two similarities of two texts: scale * similarity + shift. What needs one side only is done in ``prepare``.
+
+    ``cosine`` is DE-Cos, of the pooled vectors: per pair one dot product. ``maxsim`` is late interaction (Khattab and Zaharia 2020,
+    ColBERT): the mean over the left tokens of their best cosine on the right; the mean in place of ColBERT's sum, so that left texts of
+    different lengths stay comparable. ``cosine+maxsim`` is a weighted sum of both (in neither paper).
+
+    Args:
+        kind: one of ``SIMILARITIES``. outputs: logits per pair. scale: of one similarity at the start; two share it.
     """
 
-    tensors = 1
-    similarities = 1
-
-    def __init__(self, outputs: int = 1, scale: float = 10.0) -> None:
+    def __init__(self, kind: str = "cosine", outputs: int = 1, scale: float = 10.0) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.full((outputs, self.similarities), scale / self.similarities))
+        self.cosine, self.maxsim = kind.startswith("cosine"), kind.endswith("maxsim")
+        similarities = self.cosine + self.maxsim
+        self.scale = nn.Parameter(torch.full((outputs, similarities), scale / similarities))
         self.shift = nn.Parameter(torch.zeros(outputs))
 
     @property
     def final_bias(self) -> nn.Parameter:
         return self.shift
 
-    def combine(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """Logits [pairs, outputs]."""
-        found = self.similarity(left, right)
-        if self.similarities == 1:
-            return found * self.scale[:, 0] + self.shift
-        return (found[..., None, :] * self.scale).sum(-1) + self.shift
+    @property
+    def tensors(self) -> int:
+        """How many ``prepare`` gives."""
+        return 2 * self.maxsim + self.cosine
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
-        """What ``similarity`` needs of each side, tensors [texts, ...]."""
-        raise NotImplementedError
+        """For MaxSim the unit tokens [texts, k, width] (zero where masked) and the mask [texts, k]; for the cosine, last, the unit mean
+        [texts, encoder width]."""
+        prepared: Prepared = ()
+        if self.maxsim:
+            prepared = F.normalize(kept.vectors, dim=-1), kept.mask
+        if self.cosine:
+            assert kept.pooled is not None
+            prepared = (*prepared, F.normalize(kept.pooled, dim=-1))
+        return prepared
 
     def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
         """[pairs, similarities], each between -1 and 1."""
-        raise NotImplementedError
+        if not self.maxsim:
+            return cosine_of(left[0], right[0])
+        best = maxsim_of(*left[:2], *right[:2])
+        return torch.cat([cosine_of(left[2], right[2]), best], dim=-1) if self.cosine else best
 
-
-class CosineHead(SimilarityHead):
-    """DE-Cos: scale * cosine(pooled, pooled) + shift. Per pair: one dot product."""
-
-    def prepare(self, kept: Kept, field: int) -> Prepared:
-        """Unit vector [texts, width]."""
-        assert kept.pooled is not None
-        return (F.normalize(kept.pooled, dim=-1),)
-
-    def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        return cosine_of(left[0], right[0])
-
-
-class MaxSimHead(SimilarityHead):
-    """Late interaction (Khattab and Zaharia 2020, ColBERT): scale * mean over the left tokens of their best cosine on the right + shift.
-
-    The mean in place of ColBERT's sum: scores of left texts of different lengths stay comparable. Padding gets -inf before the maximum.
-    """
-
-    tensors = 2
-
-    def prepare(self, kept: Kept, field: int) -> Prepared:
-        """Unit tokens [texts, k, width] (zero where masked) and the mask [texts, k]."""
-        return F.normalize(kept.vectors, dim=-1), kept.mask
-
-    def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        return maxsim_of(*left, *right)
-
-
-class MixHead(SimilarityHead):
-    """A weighted sum of the cosine of the means and MaxSim of the kept tokens (in neither paper)."""
-
-    tensors = 3
-    similarities = 2
-
-    def prepare(self, kept: Kept, field: int) -> Prepared:
-        """Unit tokens [texts, k, width], the mask [texts, k], the unit mean [texts, encoder width]."""
-        assert kept.pooled is not None
-        return F.normalize(kept.vectors, dim=-1), kept.mask, F.normalize(kept.pooled, dim=-1)
-
-    def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        return torch.cat([cosine_of(left[2], right[2]), maxsim_of(*left[:2], *right[:2])], dim=-1)
-
-
-SIMILARITIES: dict[str, type[SimilarityHead]] = {
-    "cosine": CosineHead,
-    "maxsim": MaxSimHead,
-    "cosine+maxsim": MixHead,
-}
+    def combine(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """Logits [pairs, outputs]."""
+        found = self.similarity(left, right)
+        if found.shape[-1] == 1:
+            return found * self.scale[:, 0] + self.shift
+        return (found[..., None, :] * self.scale).sum(-1) + self.shift
 
 
 class ResidualHead(nn.Module):
