@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import distill, models, progress, results, tasks
 from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, TfIdf
+from .models.backbone import in_dtype
 from .models.heads import SimilarityHead
 from .models.tokens import Texts, length_sorted, read
 
@@ -339,9 +340,7 @@ def enter(folder: Path, row: results.Result, frame: Any, is_teacher: bool) -> li
     words = [frame[f].tolist() for f in fields]
     if isinstance(model, CrossEncoder):
         dtypes = ("float32", "bfloat16") if is_teacher else ("float32",)
-        return [
-            cross_encoder(row.run_id, distill.in_dtype(model, d), d, tokenizer, words, texts) for d in dtypes
-        ]
+        return [cross_encoder(row.run_id, in_dtype(model, d), d, tokenizer, words, texts) for d in dtypes]
     return [dual(row.run_id, model, tokenizer, words, texts)]
 
 

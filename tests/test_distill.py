@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import distill, models, quality, results
+from dipair_lib import distill, models, quality, results, store
 from dipair_lib.distill import Data, TrainConfig
+from dipair_lib.models.backbone import encoder_dtype
 from dipair_lib.models.tokens import read
 from dipair_lib.tasks import Task
 
@@ -110,7 +111,7 @@ class TestTraining:
     ) -> None:
         model = student(tiny_backbone, pooled=True)
         distance = [squared(model, data)]
-        stored, _ = distill.stored_outputs(model, data.texts, tmp_path)
+        stored, _ = store.stored_outputs(model, data.texts, tmp_path)
         distill.fit_head(model, stored, data, TrainConfig(learning_rate=3e-3, epochs=20))
         distance.append(squared(model, data))
         distill.fit(model, data, TrainConfig(learning_rate=1e-3, epochs=20))
@@ -246,10 +247,10 @@ class TestBeyondThePaper:
         left = []
         for weight in (1e-6, 5.0):
             model = student(tiny_backbone, hidden=(64, 24))
-            stored, _ = distill.stored_outputs(model, data.texts, tmp_path)
+            stored, _ = store.stored_outputs(model, data.texts, tmp_path)
             config = TrainConfig(learning_rate=1e-3, epochs=60, match=weight)
             distill.fit_head(model, stored, with_features, config)
-            prepared = [distill.prepare_stored(model, one, f) for f, one in enumerate(stored)]
+            prepared = [store.prepare_stored(model, one, f) for f, one in enumerate(stored)]
             with torch.no_grad():
                 own = model.features(
                     *(distill.gather(p, data.texts.index[:, f]) for f, p in enumerate(prepared))
@@ -291,10 +292,10 @@ class TestBeyondThePaper:
     def test_another_start_does_not_meet_a_store(
         self, tiny_backbone: str, data: Data, tmp_path: Path
     ) -> None:
-        distill.stored_outputs(student(tiny_backbone), data.texts, tmp_path)
+        store.stored_outputs(student(tiny_backbone), data.texts, tmp_path)
         other = student(tiny_backbone)
         distill.start_encoder(other, "random", seed=1)
-        assert distill.stored_outputs(other, data.texts, tmp_path)[1]["from_store"] == 0
+        assert store.stored_outputs(other, data.texts, tmp_path)[1]["from_store"] == 0
 
     @pytest.mark.parametrize("select", ["first", "even", "norm", "attention", "learned"])
     def test_stored_outputs_score_as_the_encoder_does(
@@ -305,7 +306,7 @@ class TestBeyondThePaper:
             if isinstance(norm, torch.nn.LayerNorm):
                 torch.nn.init.normal_(norm.weight, 1.0, 0.3)
         model.start = "perturbed"
-        stored, _ = distill.stored_outputs(model, data.texts, tmp_path)
+        stored, _ = store.stored_outputs(model, data.texts, tmp_path)
         distill.fit_head(model, stored, data, TrainConfig(learning_rate=3e-3, epochs=5))
         expected = distill.predict(model, data.texts)
         found = distill.predict(model, data.texts, stored=tmp_path)
@@ -333,10 +334,10 @@ class TestBeyondThePaper:
                 model="teacher", family="cross-encoder", metric="auc", seed=seed, data_sha256="f",
             )  # fmt: skip
             rows.append(row)
-            path = distill.teacher_file(tmp_path, row.run_id)
-            distill.store_teacher_logits(path, "f", {"test": np.full((3, 1), 1.0 + 2 * seed)})
+            path = store.teacher_file(tmp_path, row.run_id)
+            store.save_teacher_logits(path, "f", {"test": np.full((3, 1), 1.0 + 2 * seed)})
             results.save_result(tmp_path, row, np.zeros((2, 1)), np.zeros(2), np.arange(2))
-        assert distill.taught_logits(tmp_path, rows, "f")["test"].tolist() == [[2.0]] * 3
+        assert store.taught_logits(tmp_path, rows, "f")["test"].tolist() == [[2.0]] * 3
         assert [r.seed for r in results.find_teachers(tmp_path, "f", 2)] == [0, 1]
         assert results.find_teacher(tmp_path, "f").seed == 0
         with pytest.raises(results.ResultError, match="teachers: expected 1 to 2"):
@@ -348,7 +349,7 @@ class TestStages:
         self, tiny_backbone: str, data: Data, tmp_path: Path
     ) -> None:
         model = student(tiny_backbone)
-        stored, _ = distill.stored_outputs(model, data.texts, tmp_path)
+        stored, _ = store.stored_outputs(model, data.texts, tmp_path)
         before = {name: p.clone() for name, p in model.encoder.named_parameters()}
         model.encoder.forward = None  # any call would raise
         distill.fit_head(model, stored, data, TrainConfig(learning_rate=1e-2))
@@ -379,36 +380,6 @@ class TestStages:
         model = models.CrossEncoder(tiny_backbone, LENGTHS)
         distill.fit(model, scores, TrainConfig(learning_rate=1e-9, loss="hard", dtype="float32"))
         assert distill.predict(model, data.texts).mean() == pytest.approx(scores.labels.mean(), abs=0.05)
-
-    def test_stored_outputs_are_those_of_the_encoder(
-        self, tiny_backbone: str, data: Data, tmp_path: Path
-    ) -> None:
-        model = student(tiny_backbone, pooled=True)
-        stored, counts = distill.stored_outputs(model, data.texts, tmp_path)
-        n = sum(len(t) for t in data.texts.tokens)
-        assert counts == {"encoded": n, "from_store": 0}
-        rows = np.arange(len(data.texts.tokens[1]))
-        with torch.no_grad():
-            fresh = model.prepare(model.encode(*data.texts.tokens[1].take(rows), 1), 1)
-        torch.testing.assert_close(distill.prepare_stored(model, stored[1], 1), fresh, atol=0.05, rtol=0.05)
-        assert distill.stored_outputs(model, data.texts, tmp_path)[1] == {"encoded": 0, "from_store": n}
-
-    def test_what_a_killed_run_left_is_removed(self, tiny_backbone: str, data: Data, tmp_path: Path) -> None:
-        model = student(tiny_backbone)
-        distill.stored_outputs(model, data.texts, tmp_path)
-        whole = sorted(p.name for p in tmp_path.iterdir())
-        for path in tmp_path.glob("*.npy"):
-            path.rename(path.with_suffix(".123.tmp"))
-        distill.stored_outputs(model, data.texts, tmp_path)
-        assert sorted(p.name for p in tmp_path.iterdir()) == whole
-
-    def test_other_texts_do_not_meet_a_store(
-        self, tiny_backbone: str, data: Data, tmp_path: Path, pairs: pd.DataFrame
-    ) -> None:
-        model = student(tiny_backbone)
-        distill.stored_outputs(model, data.texts, tmp_path)
-        other = read(models.load_tokenizer(tiny_backbone), pairs[:30], ["query", "passage"], LENGTHS)
-        assert distill.stored_outputs(model, other, tmp_path)[1]["from_store"] == 0
 
 
 class TestBatches:
@@ -454,26 +425,6 @@ class TestBatches:
             np.testing.assert_allclose(one, many, atol=1e-5)
 
 
-class TestTeacherLogits:
-    def test_read_back_as_written(self, tmp_path: Path) -> None:
-        logits = {"train": np.array([[1.5]], np.float32), "test": np.array([[2.0], [3.0]], np.float32)}
-        distill.store_teacher_logits(tmp_path / "t" / "a.npz", "abc", logits)
-        again = distill.load_teacher_logits(tmp_path / "t" / "a.npz", "abc")
-        assert {k: v.tolist() for k, v in again.items()} == {k: v.tolist() for k, v in logits.items()}
-        assert [p.name for p in (tmp_path / "t").iterdir()] == ["a.npz"]
-
-    def test_what_cannot_be_used_is_refused_by_name(self, tmp_path: Path) -> None:
-        path = tmp_path / "a.npz"
-        with pytest.raises(distill.TeacherError, match="run 01_teacher"):
-            distill.load_teacher_logits(path, "abc")
-        distill.store_teacher_logits(path, "abc", {"train": np.ones((100, 1))})
-        with pytest.raises(distill.TeacherError, match="logits of other data"):
-            distill.load_teacher_logits(path, "xyz")
-        path.write_bytes(path.read_bytes()[:200])
-        with pytest.raises(distill.TeacherError, match=r"a\.npz: damaged"):
-            distill.load_teacher_logits(path, "abc")
-
-
 class TestConfig:
     @pytest.mark.parametrize(
         ("setting", "message"),
@@ -493,7 +444,7 @@ class TestConfig:
 
     def test_an_unknown_dtype_is_refused(self) -> None:
         with pytest.raises(ValueError, match="expected auto, float32 or bfloat16, but got 'fp8'"):
-            distill.encoder_dtype("fp8")
+            encoder_dtype("fp8")
 
 
 class TestAdadelta:
@@ -652,7 +603,7 @@ class TestSyntheticRows:
         _, task = sentences(pairs, slice(12))
         logits = dict.fromkeys(("train", "dev", "test"), np.zeros((12, 3), np.float32))
         with pytest.raises(
-            distill.TeacherError,
+            store.TeacherError,
             match="expected 1 per row for the labels no, yes, but got 3: the teacher has other",
         ):
             distill.read_splits(task, tiny_backbone, [9], logits)
