@@ -26,6 +26,7 @@ from . import paired, quality, results, tradeoff
 
 N_BOOT = 1000
 RETAINED, FASTER = 0.995, 10_000.0  # the bar: the share of the teacher's quality, at so many times its speed
+PAID = 1_000.0  # and at so many times its speed with the encoding of every text paid for
 MOST_SERIES = 5
 LIST = ("keep", "projection", "hidden", "read_lengths")
 IGNORED = frozenset({"task", "out", "clock", "threads", "seed", "n_seeds"})
@@ -595,7 +596,8 @@ def points_within(value: float | None, low: float | None, high: float | None) ->
 
 def bar(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     """One line per student whose texts are encoded once, best first: the share of the teacher's quality it keeps, the difference to the
-    trained DE-Cos in points, its pairs/s as a multiple of the teacher's at the same dtype, and whether it reaches the bar.
+    trained DE-Cos in points, its pairs/s as a multiple of the teacher's at the same dtype, how many pairs must share a text for it to be
+    1,000 times as fast with the encoding paid for (``paid_from``), and whether it reaches the bar.
 
     ``reached`` is None where the student is not clocked; ``sure`` asks the lower end of the share's interval too.
     """
@@ -621,16 +623,37 @@ def bar(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
                 "points_low": points[1],
                 "points_high": points[2],
                 "faster": faster,
+                "paid_from": paid_from(row),
                 "reached": None if faster is None else faster >= FASTER and kept[0] >= RETAINED,
                 "sure": None if faster is None else faster >= FASTER and kept[1] >= RETAINED,
                 "run": row.run_id,
             }
         )
-    columns = "student retained low high seeds points points_low points_high faster reached sure run".split()
+    columns = "student retained low high seeds points points_low points_high faster paid_from reached sure run".split()
     made = pd.DataFrame(lines, columns=columns)
-    numbers = "retained low high points points_low points_high faster".split()
+    numbers = "retained low high points points_low points_high faster paid_from".split()
     made = made.astype({**dict.fromkeys(numbers, float), "reached": object, "sure": object})
     return made.sort_values(["retained", "low"], ascending=False, kind="stable", ignore_index=True)
+
+
+def paid_from(row: results.Result) -> float | None:
+    """Pairs per text from which a student is ``PAID`` times as fast as the teacher (same dtype) although each text is tokenised and encoded
+    for it: texts' price / (teacher's price of a pair / PAID - own price of a pair). None where something is not clocked, infinite where
+    the pair alone costs too much."""
+    if not (row.teacher_s_per_pair and row.combine_s_per_pair and row.encode_s_per_text):
+        return None
+    fields = len((row.read_lengths or "+").split("+"))
+    texts = fields * (row.encode_s_per_text + (row.tokenize_s_per_text or 0.0))
+    left = row.teacher_s_per_pair / PAID - row.combine_s_per_pair
+    return max(1.0, texts / left) if left > 0 else math.inf
+
+
+def pairs_per_text(number: float) -> str:
+    """Rounded up to two digits, so that it still suffices."""
+    if math.isinf(number):
+        return "never"
+    step = 10 ** max(0, math.floor(math.log10(number)) - 1)
+    return f"{math.ceil(number / step - 1e-9) * step:,}"
 
 
 def bar_shown(lines: pd.DataFrame) -> pd.DataFrame:
@@ -643,6 +666,9 @@ def bar_shown(lines: pd.DataFrame) -> pd.DataFrame:
             "of the teacher": [tradeoff.percent_within(p.retained, p.low, p.high) for p in pairs],
             "points against DE-Cos": [points_within(p.points, p.points_low, p.points_high) for p in pairs],
             "speed-up, same dtype": [tradeoff.times(p.faster) for p in pairs],
+            f"{PAID:,.0f}x with encoding, from pairs per text": [
+                pairs_per_text(p.paid_from) if tradeoff.known(p.paid_from) else tradeoff.DASH for p in pairs
+            ],
             "seeds": lines["seeds"],
             BAR: [said[p.reached] + (", for sure" if p.sure else "") for p in pairs],
         }
@@ -688,9 +714,16 @@ def sentence(folder: Path | str, task: str, n_boot: int = N_BOOT) -> str:
             + " its interval"
         )
     unclocked = len(lines) - len(clocked)
+    paid = best["paid_from"]
+    encoded = (
+        f" With the encoding of every text paid for it is {PAID:,.0f} times as fast from {pairs_per_text(paid)} pairs per text on."
+        if tradeoff.known(paid) and not math.isinf(paid)
+        else ""
+    )
     return (
         f"{best['student']} {what} {speed}{against}: the best of {plural(len(fast), 'student')} that fast, "
         f"chosen on these test rows. The bar ({BAR}) {verdict}."
+        + encoded
         + (f" {unclocked} more are not clocked." if unclocked else "")
     )
 

@@ -48,7 +48,12 @@ def student(folder: Path, right: float, seed: int = 0, old: Any = (), **changes:
 def folder(tmp_path: Path) -> Path:
     """A teacher of .9, DE-Cos of .7, and students that differ in kept tokens, in what is kept, and in the layers of the encoder."""
     store(tmp_path, TEACHER, 0.9, 0, model="teacher", family="cross-encoder", notebook="01_teacher")
-    clock = {"row_dtype": "float32", "row_teacher_s_per_pair": 1e-2}
+    clock = {
+        "row_dtype": "float32",
+        "row_teacher_s_per_pair": 1e-2,
+        "row_encode_s_per_text": 3e-3,
+        "row_tokenize_s_per_text": 1e-4,
+    }
     for seed in (0, 1):
         first: dict[str, Any] = clock if seed == 0 else {}
         cosine = {
@@ -298,9 +303,13 @@ class TestBar:
         assert base["points"] == pytest.approx(12.5)
         assert base["faster"] == pytest.approx(12_500)
         assert (base["reached"], base["sure"]) == (False, False)
+        # two texts of 3.1 ms each, shared by the pairs that may cost 10 us and cost .8 us (best: 5 us) by themselves
+        assert base["paid_from"] == pytest.approx(2 * 3.1e-3 / (10e-6 - 0.8e-6))
+        assert best["paid_from"] == pytest.approx(2 * 3.1e-3 / (10e-6 - 5e-6))
         assert best["retained"] == pytest.approx(1.0)
         assert best["faster"] == pytest.approx(2_000)
         assert best["reached"] is False
+        assert pd.isna(cosine["paid_from"])
         assert (cosine["retained"], cosine["points"]) == (pytest.approx(7 / 9), 0.0)
         assert cosine["reached"] is None and pd.isna(cosine["faster"])
 
@@ -322,7 +331,21 @@ class TestBar:
         assert "over 2 seeds at 12,500x its pairs per second, +12.5 (" in said
         assert "the best of 1 student that fast" in said
         assert "The bar (99.5 % at 10,000x) is 7.8 points away" in said
+        assert "it is 1,000 times as fast from 680 pairs per text on." in said
         assert said.endswith("7 more are not clocked.")
+
+    def test_pairs_that_cost_too_much_are_never_fast_enough(self, tmp_path: Path) -> None:
+        store(tmp_path, TEACHER, 0.9, 0, model="teacher", family="cross-encoder", notebook="01_teacher")
+        slow = {"row_teacher_s_per_pair": 1e-2, "row_combine_s_per_pair": 2e-5, "row_encode_s_per_text": 1e-3}
+        student(tmp_path, 0.8, **slow)
+        lines = study.bar(tmp_path, "t", n_boot=10)
+        assert lines["paid_from"].tolist() == [float("inf")]
+        assert study.bar_shown(lines).iloc[0, 4] == "never"
+
+    def test_pairs_per_text_round_up(self) -> None:
+        assert [study.pairs_per_text(n) for n in (1.0, 10.0, 673.9, 1240.0, 98_001.0)] == [
+            "1", "10", "680", "1,300", "99,000",
+        ]  # fmt: skip
 
     def test_too_slow_or_not_clocked_is_said(self, tmp_path: Path) -> None:
         store(tmp_path, TEACHER, 0.9, 0, model="teacher", family="cross-encoder", notebook="01_teacher")
