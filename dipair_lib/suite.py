@@ -41,7 +41,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import filelock
 import yaml
@@ -575,14 +575,22 @@ def error_line(notebook: Mapping[str, Any] | None, log: Path) -> str:
     return lines[-1].strip() if lines else "it was ended from outside (killed, or out of memory)"
 
 
+class Seen(NamedTuple):
+    """A finished run: how long it took with these parameters, defaults included."""
+
+    notebook: str
+    parameters: Mapping[str, Any]
+    seconds: float
+
+
 class Display:
     """What the person who waits sees: one line drawn again and again on a terminal, plain lines elsewhere."""
 
-    def __init__(self, total: int, stream: TextIO, known_seconds: Mapping[str, list[float]]) -> None:
+    def __init__(self, total: int, stream: TextIO, seen: Sequence[Seen] = ()) -> None:
         self.total = total
         self.stream = stream
         self.live = stream.isatty()
-        self.seconds = {name: list(values) for name, values in known_seconds.items()}
+        self.seen = list(seen)
         self.began = time.monotonic()
         self.drawn = 0.0
 
@@ -609,22 +617,29 @@ class Display:
             self.line(text)
 
     def left(self, active: Sequence[Active], waiting: Sequence[Planned]) -> float | None:
-        """Seconds until the end, from how long runs of the same notebook took; None before anything is known."""
-        if not any(self.seconds.values()):
+        """Seconds until the end, from how long runs of like parameters took; None while most notebooks that wait were never seen."""
+        runs = [*(one.run for one in active), *waiting]
+        known = {run.key: took for run in runs if (took := self.usual(run)) is not None}
+        if not known or len(known) < len(runs) / 2:
             return None
-        now = time.monotonic()
-        slots = max(1, len(active))
-        running = 0.0
+        other = sum(known.values()) / len(known)
+        now, running = time.monotonic(), 0.0
         for one in active:
             rest = one.doing()[1] or 0.0
-            running = max(running, rest, self.usual(one.run) - (now - one.started))
-        alone = sum(self.usual(run) for run in waiting if run.alone)
-        return running + alone + sum(self.usual(run) for run in waiting if not run.alone) / slots
+            running = max(running, rest, known.get(one.run.key, other) - (now - one.started))
+        alone = sum(known.get(run.key, other) for run in waiting if run.alone)
+        beside = sum(known.get(run.key, other) for run in waiting if not run.alone)
+        return running + alone + beside / max(1, len(active))
 
-    def usual(self, run: Planned) -> float:
-        """Seconds a run of this notebook takes, or of any notebook where none of this was seen."""
-        seen = self.seconds.get(run.notebook) or [s for values in self.seconds.values() for s in values]
-        return sum(seen) / len(seen)
+    def usual(self, run: Planned) -> float | None:
+        """Seconds that runs of this notebook took, those whose parameters are most like its own; None if none was seen."""
+        differ = [
+            (sum(run.parameters.get(name) != value for name, value in parameters.items()), seconds)
+            for notebook, parameters, seconds in self.seen
+            if notebook == run.notebook
+        ]
+        like = [seconds for number, seconds in differ if number == min(differ)[0]]
+        return sum(like) / len(like) if like else None
 
 
 def minutes(seconds: float) -> str:
@@ -633,13 +648,15 @@ def minutes(seconds: float) -> str:
     return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02d} min"
 
 
-def seconds_so_far(out: Path) -> dict[str, list[float]]:
-    """Notebook name to how long its runs in this folder took."""
-    seen: dict[str, list[float]] = {}
-    for path in (out / "notebooks").glob("*.ipynb"):
-        noted = record(out, path.stem)
-        if noted and isinstance(noted.get("seconds"), int | float):
-            seen.setdefault(path.stem.rpartition("-")[0], []).append(noted["seconds"])
+def runs_so_far(suite: Suite) -> list[Seen]:
+    """The finished runs in the suite's folder, of notebooks that it runs."""
+    defaults = {run.notebook: results.notebook_parameters(run.path) for run in suite.runs}
+    seen = []
+    for path in (suite.out / "notebooks").glob("*.ipynb"):
+        name, noted = path.stem.rpartition("-")[0], record(suite.out, path.stem)
+        if name in defaults and noted and isinstance(noted.get("seconds"), int | float):
+            given = (read_notebook(path) or {})["metadata"].get("papermill", {}).get("parameters", {})
+            seen.append(Seen(name, {**defaults[name], **given}, noted["seconds"]))
     return seen
 
 
@@ -714,7 +731,7 @@ def run_suite(
                 shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         for name in ("rows", "notebooks"):
             (suite.out / name).mkdir(exist_ok=True)
-        display = Display(len(suite.runs), stream, seconds_so_far(suite.out))
+        display = Display(len(suite.runs), stream, runs_so_far(suite))
         suite = with_keys(suite, display.line)
         states: dict[str, str] = {}
         errors: dict[str, str] = {}
@@ -787,7 +804,7 @@ def run_batch(
                         errors[one.run.key] = error
                         display.line(f"FAILED   {one.run.label} ({minutes(took)}): {error}")
                     else:
-                        display.seconds.setdefault(one.run.notebook, []).append(took)
+                        display.seen.append(Seen(one.run.notebook, one.run.parameters, took))
                         display.line(f"finished {one.run.label} ({minutes(took)})")
                 display.draw(active, [*waiting, *later], len(states))
                 time.sleep(0.1)

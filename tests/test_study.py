@@ -336,7 +336,11 @@ class TestBar:
 
     def test_pairs_that_cost_too_much_are_never_fast_enough(self, tmp_path: Path) -> None:
         store(tmp_path, TEACHER, 0.9, 0, model="teacher", family="cross-encoder", notebook="01_teacher")
-        slow = {"row_teacher_s_per_pair": 1e-2, "row_combine_s_per_pair": 2e-5, "row_encode_s_per_text": 1e-3}
+        slow: dict[str, Any] = {
+            "row_teacher_s_per_pair": 1e-2,
+            "row_combine_s_per_pair": 2e-5,
+            "row_encode_s_per_text": 1e-3,
+        }
         student(tmp_path, 0.8, **slow)
         lines = study.bar(tmp_path, "t", n_boot=10)
         assert lines["paid_from"].tolist() == [float("inf")]

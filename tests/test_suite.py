@@ -433,12 +433,18 @@ class TestDisplay:
         ):
             suite.refuse_changed_data(tmp_path, {at: "b" * 64})
 
-    def test_time_left_comes_from_runs_of_the_same_notebook(self, project: Path) -> None:
-        runs = suite.read_suite(write_suite(project, stage(a(), a(n=2)), stage({"notebook": "04_b"}))).runs
-        display = suite.Display(3, io.StringIO(), {})
+    def test_time_left_comes_from_runs_of_the_same_notebook_that_are_most_alike(self, project: Path) -> None:
+        made = suite.read_suite(write_suite(project, stage(a(), a(n=2)), stage({"notebook": "04_b"})))
+        runs = suite.with_keys(made, lambda _: None).runs
+        first, second, other = (run.parameters for run in runs)
+        display = suite.Display(3, io.StringIO())
         assert display.left([], runs) is None, "nothing is known yet"
-        display.seconds = {"01_a": [10.0, 20.0], "04_b": [60.0]}
-        assert display.left([], runs) == pytest.approx(15 + 15 + 60)
+        display.seen = [suite.Seen("04_b", other, 60.0)]
+        assert display.left([], runs) is None, "two of three were never seen"
+        display.seen += [suite.Seen("01_a", first, 10.0), suite.Seen("01_a", {**first, "seed": 7}, 90.0)]
+        assert display.left([], runs[:1]) == pytest.approx(10)
+        display.seen += [suite.Seen("01_a", second, 20.0), suite.Seen("01_a", second, 22.0)]
+        assert display.left([], runs) == pytest.approx(10 + 21 + 60)
 
     def test_minutes(self) -> None:
         assert [suite.minutes(s) for s in (0.4, 59.6, 185)] == ["0 s", "1:00 min", "3:05 min"]
