@@ -1,4 +1,4 @@
-"""The command line: ``dipair run``, ``dipair report``, ``dipair verify``. It parses, calls and prints."""
+"""The command line: ``dipair run``, ``report``, ``verify``, ``encode``, ``score``. It parses, calls and prints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,9 +48,71 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--out", type=Path, metavar="FILE", help="where to write it (default DIR/report.html)"
     )
-    verify = commands.add_parser("verify", help="recompute every quality number from the stored logits")
-    verify.add_argument("folder", type=Path, metavar="DIR", help="e.g. results/demo")
+    verify = commands.add_parser(
+        "verify",
+        help="check a folder: quality numbers against logits, or an encoded collection's or scores' files against their sha256",
+    )
+    verify.add_argument("folder", type=Path, metavar="DIR", help="e.g. results/demo, store/a or scores")
+    add_encode(commands)
+    add_score(commands)
     return top
+
+
+def add_encode(commands: Any) -> None:
+    """``dipair encode``."""
+    encode = commands.add_parser(
+        "encode",
+        help="encode the texts of a file once, for scoring",
+        description="Encode each distinct text of a file with a student and keep what its head needs. Stopped, it goes on at the last "
+        "whole shard; run with more texts, it adds them.",
+        epilog="dipair encode --student results/demo/rows/<run> --texts passages.parquet --field 1 --out store/passages",
+    )
+    encode.add_argument(
+        "--student", type=Path, required=True, metavar="RUN", help="a run's folder: results/demo/rows/<run>"
+    )
+    encode.add_argument(
+        "--texts", type=Path, required=True, metavar="FILE", help="Parquet, CSV, TSV or JSONL, plain or .gz"
+    )
+    encode.add_argument(
+        "--field", type=int, required=True, metavar="N", help="which of the student's fields they are: 0 or 1"
+    )
+    encode.add_argument("--out", type=Path, required=True, metavar="DIR", help="the collection's folder")
+    encode.add_argument(
+        "--text", default="", metavar="COLUMN", help="column of the texts (default: text, or the only one)"
+    )
+    encode.add_argument(
+        "--id", default="", metavar="COLUMN", help="column of the ids (default: id, or row numbers from 0)"
+    )
+    encode.add_argument(
+        "--dtype", default="float32", help="of what is kept: float32 (default), float16, bfloat16 or int8"
+    )
+
+
+def add_score(commands: Any) -> None:
+    """``dipair score``."""
+    score = commands.add_parser(
+        "score",
+        help="score pairs of two encoded collections",
+        description="Score explicit pairs, or each left text with each right one. Stopped, it goes on with what has no part yet.",
+        epilog="dipair score --student results/demo/rows/<run> --left store/queries --right store/passages --all --top 10 --out scores",
+    )
+    score.add_argument(
+        "--student", type=Path, required=True, metavar="RUN", help="the student that encoded both"
+    )
+    score.add_argument("--left", type=Path, required=True, metavar="DIR", help="collection of field 0")
+    score.add_argument("--right", type=Path, required=True, metavar="DIR", help="collection of field 1")
+    which = score.add_mutually_exclusive_group(required=True)
+    which.add_argument("--pairs", type=Path, metavar="FILE", help="ids in columns left and right")
+    which.add_argument("--all", action="store_true", help="each left text with each right one")
+    score.add_argument(
+        "--top",
+        type=int,
+        default=0,
+        metavar="K",
+        help="keep the K best right texts of each left one (with --all)",
+    )
+    score.add_argument("--threshold", type=float, metavar="T", help="keep scores of at least T")
+    score.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the parts, Parquet")
 
 
 def overrides(given: Sequence[str]) -> dict[str, str]:
@@ -86,18 +149,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 print(report.write(arguments.folder, arguments.out))
                 return 0
+            case "encode":
+                return encode(arguments)
+            case "score":
+                return score(arguments)
             case _:
-                from dipair_lib import results
-
-                problems = results.verify(arguments.folder)
-                for problem in problems:
-                    print(problem)
-                if not problems:
-                    count = len(results.load_results(arguments.folder))
-                    print(
-                        f"{arguments.folder}: {count} rows, every quality number recomputed from its logits: all as stored"
-                    )
-                return 1 if problems else 0
+                return verify(arguments.folder)
     except (
         ValueError
     ) as error:  # SuiteError, ResultError and TaskError say what to do; a traceback would hide it
@@ -105,6 +162,60 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def encode(asked: argparse.Namespace) -> int:
+    """``dipair encode``: says what the collection holds."""
+    from dipair_lib import collection
+
+    found = collection.encode(
+        asked.student, asked.texts, asked.field, asked.out, text=asked.text, id=asked.id, dtype=asked.dtype
+    )
+    print(
+        f"{asked.out}: {len(found):,} distinct texts in {len(found.manifest['shards'])} shards, {asked.dtype}"
+    )
+    return 0
+
+
+def score(asked: argparse.Namespace) -> int:
+    """``dipair score``: says how many pairs were scored."""
+    from dipair_lib import scoring
+
+    if asked.top < 0 or (asked.top and asked.pairs):
+        raise ValueError("--top: expected a whole number from 1 on, and --all in place of --pairs")
+    job = scoring.Job(
+        str(asked.student),
+        str(asked.left),
+        str(asked.right),
+        str(asked.pairs or ""),
+        asked.top,
+        asked.threshold,
+    )
+    counts = scoring.score(job, asked.out)
+    print(
+        f"{asked.out}: {counts['pairs']:,} pairs scored, {counts['rows']:,} rows in {counts['units']} parts"
+        + (f", {counts['done_before']} of them from before" if counts["done_before"] else "")
+    )
+    return 0
+
+
+def verify(folder: Path) -> int:
+    """``dipair verify``: one line for each problem; 1 if there are any."""
+    from dipair_lib import collection, results, scoring
+
+    if (folder / "manifest.json").exists():
+        problems, fine = collection.Collection.open(folder).verify(), "every shard is as its sha256 says"
+    elif (folder / "job.json").exists():
+        problems, fine = scoring.verify(folder), "every part is there and as its sha256 says"
+    else:
+        problems = results.verify(folder)
+        count = 0 if problems else len(results.load_results(folder))
+        fine = f"{count} rows, every quality number recomputed from its logits: all as stored"
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print(f"{folder}: {fine}")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def load_unlabelled(path: str | os.PathLike[str], task: Task) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     for name in task.fields:
         _need_column(table, name)
-        columns[name] = _texts(table, name)
+        columns[name] = texts_of(table, name)
     frame = pd.DataFrame(columns).drop_duplicates(ignore_index=True)
     measured = pd.concat([task.dev, task.test])
     held = pd.MultiIndex.from_frame(pd.concat([task.train, measured])[list(task.fields)])
@@ -233,6 +233,7 @@ class Table:
     path: Path
     columns: dict[str, list[Any]]
     lines: list[int] | None
+    first: int = 0  # rows of the file in front of these, where it is read a part at a time
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
@@ -514,14 +515,16 @@ def _frame(table: Table, fields: tuple[str, ...], label: str, group: str) -> pd.
     """Columns: fields (checked, stripped str), raw label, group (str), row (0-based row of the file)."""
     for name in (*fields, label, *([group] if group else [])):
         _need_column(table, name)
-    columns: dict[str, Any] = {name: _texts(table, name) for name in fields}
+    columns: dict[str, Any] = {name: texts_of(table, name) for name in fields}
     columns["label"] = table.columns[label]
-    columns["group"] = _texts(table, group) if group else [str(i) for i in range(len(table))]
+    columns["group"] = texts_of(table, group) if group else [str(i) for i in range(len(table))]
     columns["row"] = range(len(table))
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
 
 
-def _texts(table: Table, column: str) -> list[str]:
+def texts_of(table: Table, column: str) -> list[str]:
+    """A column's texts without surrounding space; TaskError naming rows that hold none, a NUL character or no text at all."""
+    _need_column(table, column)
     bad: list[tuple[int, str]] = []
     texts = []
     for row, value in enumerate(table.columns[column]):
@@ -542,10 +545,24 @@ def _texts(table: Table, column: str) -> list[str]:
     return texts
 
 
+def ids_of(table: Table, column: str) -> list[Any]:
+    """A column's ids, whole numbers or texts; TaskError naming rows without one."""
+    _need_column(table, column)
+    ids = table.columns[column]
+    bad = [(row, "no id") for row, one in enumerate(ids) if one is None or one != one or one == ""]
+    bad += [
+        (row, f"{one!r}, not a text or whole number")
+        for row, one in enumerate(ids)
+        if isinstance(one, bool | float | list | dict)
+    ]
+    _complain(table, column, bad, "fill in or remove these rows")
+    return ids
+
+
 def _complain(table: Table, column: str, bad: list[tuple[int, str]], advice: str) -> None:
     """Raise for bad (row, what is wrong with its cell) entries: the first three by name, and how many."""
     if bad:
-        shown = "; ".join(f"row {row + 1}{_line(table, row)}: {why}" for row, why in bad[:3])
+        shown = "; ".join(f"row {table.first + row + 1}{_line(table, row)}: {why}" for row, why in bad[:3])
         more = f"; {len(bad)} such rows in all" if len(bad) > 3 else ""
         raise TaskError(f"{table.path}, column {column!r}: {shown}{more}; {advice}")
 

@@ -1,0 +1,464 @@
+"""Texts of one side, encoded once by one student and kept on disk: memory-mapped shards of what its head needs of each text.
+
+    manifest.json       the student, the field, the dtype, and every whole shard with the sha256 of its files
+    00000.0.npy         tensor 0 of ``head.prepare`` for the shard's texts (bfloat16 as its bits; beside int8 a file of scales)
+    00000.hash.npy      uint8 [texts, 16], the content hash of each text
+    00000.ids.parquet   id and text: which text each id has; ids may share a text, which is encoded once
+
+A shard is named in the manifest only once all of its files are in place, so whatever ends the process, the next one goes on behind the
+last whole shard and writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from . import distill, models, results, tasks
+from .models.backbone import encoder_dtype, in_dtype, sha256_of
+from .models.tokens import tokenize
+
+FORMAT = "dipair collection 1"
+DTYPES = ("float32", "float16", "bfloat16", "int8")
+SHARD_TEXTS = 16_384  # texts a shard holds at most: what a killed process loses
+SHARD_BYTES = 256 << 20  # and at most so many bytes of float32
+CHUNK = 8192  # rows of a source read at a time
+
+
+class CollectionError(ValueError):
+    """A collection that cannot be read, or was made by another student."""
+
+
+@dataclass
+class Collection:
+    """An encoded collection on disk.
+
+    Attributes:
+        manifest: ``student`` (hash of its config and weights), ``field``, ``read_length``, ``dtype``, ``shards``, ``sources``.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    maps: dict[Path, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, folder: Path | str, student: str = "", side: int | None = None) -> Collection:
+        """Read the manifest.
+
+        Args:
+            student: refuse a collection that another student made. side: and one of another field.
+        """
+        folder = Path(folder)
+        found = cls(folder, read_manifest(folder))
+        if student and found.manifest["student"] != student:
+            raise CollectionError(
+                f"{folder}: encoded by another student (expected {student[:12]}, but got {found.manifest['student'][:12]}): encode the "
+                "texts with this one"
+            )
+        if side is not None and found.manifest["field"] != side:
+            raise CollectionError(
+                f"{folder}: holds texts of field {found.manifest['field']}, but field {side} was asked for: encode them with --field {side}"
+            )
+        return found
+
+    @property
+    def starts(self) -> np.ndarray:
+        """int64 [shards + 1]: the first text of each shard, and the number of texts."""
+        return np.cumsum([0, *(shard["texts"] for shard in self.manifest["shards"])], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Distinct texts."""
+        return int(self.starts[-1])
+
+    def block(self, start: int, stop: int) -> models.Prepared:
+        """What the head needs of texts ``start`` to ``stop``: tensors [texts, ...], float32 (masks bool), in memory.
+
+        Raises:
+            CollectionError: a number is not finite, or a file is missing or of another shape.
+        """
+        starts, parts = self.starts, []
+        for number, shard in enumerate(self.manifest["shards"]):
+            low, high = max(start, int(starts[number])), min(stop, int(starts[number + 1]))
+            if low < high:
+                inside = slice(low - int(starts[number]), high - int(starts[number]))
+                parts.append(self.read(number, shard, inside))
+        if not parts:
+            raise CollectionError(
+                f"{self.folder}: no texts {start} to {stop}: the collection has {len(self):,}"
+            )
+        return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+    def read(self, number: int, shard: dict[str, Any], inside: slice) -> models.Prepared:
+        """Some texts of one shard."""
+        tensors = []
+        for place, shape in enumerate(self.manifest["tensors"]):
+            stem = f"{number:05d}.{place}"
+            values = self.mapped(f"{stem}.npy", (shard["texts"], *shape["shape"]))[inside]
+            tensor = torch.from_numpy(np.array(values))
+            if not shape["mask"]:
+                if self.manifest["dtype"] == "bfloat16":
+                    tensor = tensor.view(torch.bfloat16)
+                tensor = tensor.float()
+                if self.manifest["dtype"] == "int8":
+                    scale = np.array(self.mapped(f"{stem}.scale.npy", (shard["texts"],))[inside])
+                    tensor *= torch.from_numpy(scale).reshape(-1, *[1] * (tensor.dim() - 1))
+                self.require_finite(tensor, stem, inside.start)
+            tensors.append(tensor)
+        return tuple(tensors)
+
+    def require_finite(self, tensor: torch.Tensor, stem: str, start: int) -> None:
+        """Raise for NaN or infinite numbers, naming the first text that holds one."""
+        bad = ~tensor.flatten(1).isfinite().all(1)
+        if bad.any():
+            raise CollectionError(
+                f"{self.folder / stem}.npy, text {start + int(bad.nonzero()[0])}: not a finite number: the file is damaged, encode anew"
+            )
+
+    def mapped(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A file as a read-only memory map."""
+        path = self.folder / name
+        if path not in self.maps:
+            try:
+                found = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise CollectionError(f"{path}: cannot be read ({error}): encode anew") from error
+            if found.shape != shape:
+                raise CollectionError(f"{path}: expected shape {shape}, but got {found.shape}: encode anew")
+            self.maps[path] = found
+        return self.maps[path]
+
+    def ids(self) -> pd.DataFrame:
+        """Columns id and text (its place), in the order they were read."""
+        parts = [
+            pq.read_table(self.folder / f"{n:05d}.ids.parquet")  # type: ignore[no-untyped-call]
+            for n in range(len(self.manifest["shards"]))
+        ]
+        frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+        return frame
+
+    def verify(self) -> list[str]:
+        """One line for each file that is missing or not what the manifest says."""
+        problems = []
+        for shard in self.manifest["shards"]:
+            for name, digest in shard["files"].items():
+                path = self.folder / name
+                if not path.exists():
+                    problems.append(f"{path}: missing")
+                elif sha256_of(path) != digest:
+                    problems.append(f"{path}: damaged: its sha256 is not the manifest's")
+        return problems
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The checked manifest of a collection."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise CollectionError(f"{path}: no such file: expected a folder that `dipair encode` wrote") from None
+    except ValueError as error:
+        raise CollectionError(f"{path}: not whole JSON ({error}): encode anew") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CollectionError(
+            f"{path}: not a collection of this version: expected format {FORMAT!r}: encode anew"
+        )
+    return manifest
+
+
+# --- encoding ---------------------------------------------------------------------------------------------------------------------
+
+
+def student_folder(path: Path | str) -> Path:
+    """The model folder of a run (``results/demo/rows/<run>``) or the folder itself."""
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / "config.json").exists():
+            return folder
+    raise models.ModelError(
+        f"{path}: no student here: expected a run's folder, such as results/demo/rows/<run>, or an exported one with config.json"
+    )
+
+
+def student_hash(folder: Path) -> str:
+    """What tells students apart: a hash of the config, which names the hash of the weights."""
+    config = models.read_config(folder)
+    return hashlib.sha256(results.canonical_json(config).encode()).hexdigest()
+
+
+def encode(
+    student: Path | str,
+    source: Path | str,
+    side: int,
+    out: Path | str,
+    *,
+    text: str = "",
+    id: str = "",
+    dtype: str = "float32",
+    shard_texts: int = SHARD_TEXTS,
+) -> Collection:
+    """Encode the texts of a file, or go on where that was interrupted; texts and ids that the collection already has are passed over.
+
+    Args:
+        student: see ``student_folder``. source: a Parquet (streamed), CSV, TSV or JSONL file. side: which of the student's fields.
+        text, id: columns; where there is no ``id`` column ids are row numbers from 0.
+        dtype: of what is kept: float32, float16, bfloat16, or int8 with a scale for each text and tensor.
+
+    Raises:
+        CollectionError: the folder belongs to another student, field or dtype; an id came twice with different texts.
+        TaskError: an empty text, a missing id or column.
+    """
+    if dtype not in DTYPES:
+        raise CollectionError(f"--dtype: expected one of {', '.join(DTYPES)}, but got {dtype!r}")
+    folder, source, out = student_folder(student), Path(source), Path(out)
+    model: Any = models.load(folder)
+    if not hasattr(model, "prepare") or not hasattr(model, "read_lengths"):
+        raise CollectionError(
+            f"{folder}: a {models.describe(model)['model']} has nothing to encode once per text"
+        )
+    if not 0 <= side < len(model.read_lengths):
+        raise CollectionError(f"--field: expected 0 to {len(model.read_lengths) - 1}, but got {side}")
+    made = {
+        "format": FORMAT,
+        "student": student_hash(folder),
+        "model": models.describe(model)["model"],
+        "field": side,
+        "read_length": model.read_lengths[side],
+        "dtype": dtype,
+        "encoder_dtype": encoder_dtype("auto"),
+    }
+    with writing(out):
+        manifest = begin(out, made)
+        writer = Writer(out, manifest, in_dtype(model, made["encoder_dtype"]), shard_texts)
+        writer.add(source, text, id)
+    return Collection(out, manifest)
+
+
+def writing(out: Path) -> filelock.BaseFileLock:
+    """The lock of the one process that may write a folder."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(out / ".lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise CollectionError(
+            f"{out}: another process is writing here: wait for it, or name another folder"
+        ) from None
+    except OSError as error:
+        raise CollectionError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return lock
+
+
+def begin(out: Path, made: dict[str, Any]) -> dict[str, Any]:
+    """The manifest in the folder if it is of the same student, field and dtype; else a new one."""
+    if not (out / "manifest.json").exists():
+        return {**made, "tensors": [], "shards": [], "sources": []}
+    manifest = read_manifest(out)
+    for name, value in made.items():
+        if manifest[name] != value:
+            raise CollectionError(
+                f"{out}: holds {name} {str(manifest[name])[:40]!r}, but {str(value)[:40]!r} was asked for: name another folder"
+            )
+    return manifest
+
+
+class Writer:
+    """Adds texts to a collection, shard by shard."""
+
+    def __init__(self, out: Path, manifest: dict[str, Any], model: Any, shard_texts: int) -> None:
+        self.out, self.manifest, self.model = out, manifest, model
+        self.tokenizer = models.tokenizer_of(model)
+        self.most = max(1, min(shard_texts, SHARD_BYTES // self.bytes_of_text()))
+        self.known: dict[bytes, int] = {}
+        self.ids: dict[Any, int] = {}
+        collection = Collection(out, manifest)
+        for number, shard in enumerate(manifest["shards"]):
+            for digest in collection.mapped(f"{number:05d}.hash.npy", (shard["texts"], 16)):
+                self.known[digest.tobytes()] = len(self.known)
+        if manifest["shards"]:
+            frame = collection.ids()
+            self.ids = dict(zip(frame["id"].tolist(), frame["text"].tolist(), strict=True))
+        self.texts: list[str] = []
+        self.pending: list[tuple[Any, int]] = []
+
+    def bytes_of_text(self) -> int:
+        """What a text takes in float32."""
+        side = self.manifest["field"]
+        tokens = tokenize(self.tokenizer, ["a"], self.manifest["read_length"])
+        with torch.inference_mode():
+            return sum(4 * t.numel() for t in distill.prepare_all(self.model, tokens, side, what=""))
+
+    def add(self, source: Path, text: str, id: str) -> None:
+        """Encode what is new in a source and write whole shards as they fill."""
+        digest = sha256_of(source) if source.is_file() else ""
+        noted = next((s for s in self.manifest["sources"] if s["sha256"] == digest), None)
+        left = next((s for s in self.manifest["sources"] if not s["done"] and s is not noted), None)
+        if left:
+            raise CollectionError(
+                f"{self.out}: encoding {left['name']} was interrupted: finish it with that file before others are added"
+            )
+        if noted is None:
+            noted = {"name": source.name, "sha256": digest, "rows": 0, "done": False}
+            self.manifest["sources"].append(noted)
+        if noted["done"]:
+            return
+        skip, row = noted["rows"], 0
+        for ids, texts in rows_of(source, text, id):
+            for one, words in zip(ids, texts, strict=True):
+                row += 1
+                if row <= skip:
+                    continue
+                self.take(one, words, f"{source}, row {row}")
+                if len(self.texts) == self.most:
+                    noted["rows"] = row
+                    self.write_shard()
+        noted["rows"], noted["done"] = row, True
+        self.write_shard()
+
+    def take(self, one: Any, words: str, where: str) -> None:
+        """Note an id and its text."""
+        digest = hash_of(words)
+        place = self.known.get(digest)
+        if place is None:
+            place = self.known[digest] = len(self.known)
+            self.texts.append(words)
+        if one not in self.ids:
+            self.ids[one] = place
+            self.pending.append((one, place))
+        elif self.ids[one] != place:
+            raise CollectionError(f"{where}: id {one!r} came before with another text: make the ids distinct")
+
+    def write_shard(self) -> None:
+        """Encode the pending texts and write them as the next shard, then the manifest."""
+        if self.texts or self.pending:
+            number = len(self.manifest["shards"])
+            arrays = self.arrays(f"encoding shard {number + 1}")
+            arrays["hash"] = np.frombuffer(b"".join(map(hash_of, self.texts)), np.uint8).reshape(-1, 16)
+            ids, places = zip(*self.pending, strict=True) if self.pending else ((), ())
+            table = pa.table({"id": pa.array(ids), "text": pa.array(places, pa.int64())})
+            written = {f"{number:05d}.{name}.npy": npy(array) for name, array in arrays.items()}
+            written[f"{number:05d}.ids.parquet"] = parquet(table)
+            for name, data in written.items():
+                results.write_atomic(self.out / name, data)
+            files = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
+            self.manifest["shards"].append({"texts": len(self.texts), "files": files})
+            self.texts, self.pending = [], []
+        results.write_atomic(
+            self.out / "manifest.json", (json.dumps(self.manifest, indent=1) + "\n").encode()
+        )
+
+    def arrays(self, what: str) -> dict[str, np.ndarray]:
+        """The pending texts' prepared tensors as they are kept, by the middle of their file's name."""
+        if not self.texts:
+            return {name: np.zeros((0, *shape), kind) for name, shape, kind in self.layout()}
+        field = self.manifest["field"]
+        tokens = tokenize(self.tokenizer, self.texts, self.manifest["read_length"])
+        with torch.inference_mode():
+            prepared = distill.prepare_all(self.model, tokens, field, what=what)
+        if not self.manifest["tensors"]:
+            self.manifest["tensors"] = [
+                {"shape": list(t.shape[1:]), "mask": t.dtype == torch.bool} for t in prepared
+            ]
+        made: dict[str, np.ndarray] = {}
+        for place, tensor in enumerate(prepared):
+            for name, array in kept(tensor, self.manifest["dtype"]).items():
+                made[f"{place}{name}"] = array
+        return made
+
+    def layout(self) -> Iterator[tuple[str, list[int], str]]:
+        """The middle of each array's file name, the shape of one text's part and the dtype on disk."""
+        for place, tensor in enumerate(self.manifest["tensors"]):
+            kind = "?" if tensor["mask"] else KINDS[self.manifest["dtype"]]
+            yield str(place), tensor["shape"], kind
+            if kind == "i1":
+                yield f"{place}.scale", [], "f4"
+
+
+def kept(tensor: torch.Tensor, dtype: str) -> dict[str, np.ndarray]:
+    """A tensor as it is stored, by the ending of its name: masks as they are; bfloat16 as its bits; int8 with a scale per text, half a
+    step of which (1/254 of the text's largest number) is the largest error.
+
+    Raises:
+        CollectionError: not finite, or too large for float16.
+    """
+    if tensor.dtype == torch.bool:
+        return {"": tensor.numpy()}
+    tensor = tensor.float()
+    scales = {}
+    if dtype == "int8":
+        scale = tensor.flatten(1).abs().amax(1).clamp(min=1e-30) / 127
+        tensor = (tensor / scale.reshape(-1, *[1] * (tensor.dim() - 1))).round()
+        scales = {".scale": scale.numpy()}
+    stored = tensor.to(getattr(torch, dtype))
+    if not tensor.isfinite().all() or (stored.is_floating_point() and not stored.isfinite().all()):
+        raise CollectionError(
+            f"--dtype {dtype}: a text's numbers are not finite in it (largest {float(tensor.abs().max()):.3g}): use float32 or bfloat16"
+        )
+    return {"": (stored.view(torch.uint16) if dtype == "bfloat16" else stored).numpy(), **scales}
+
+
+KINDS = {"float32": "f4", "float16": "f2", "bfloat16": "u2", "int8": "i1"}
+
+
+def hash_of(text: str) -> bytes:
+    """The content hash of a text, 16 bytes."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def npy(array: np.ndarray) -> bytes:
+    """An array as the bytes of an .npy file."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def parquet(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def rows_of(path: Path, text: str, id: str) -> Iterator[tuple[Sequence[Any], list[str]]]:
+    """Chunks of ids and checked texts of a file."""
+    for table in tables_of(path):
+        name = id or ("id" if "id" in table.columns else "")
+        ids = tasks.ids_of(table, name) if name else range(table.first, table.first + len(table))
+        yield ids, tasks.texts_of(table, text or guess(table))
+
+
+def tables_of(path: Path) -> Iterator[tasks.Table]:
+    """A file's rows: Parquet a chunk at a time, others whole."""
+    if path.suffix.lower() != ".parquet" or not path.is_file():
+        yield tasks.read_table(path)
+        return
+    first = 0
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(CHUNK):  # type: ignore[no-untyped-call]
+            yield tasks.Table(path, {str(k): v for k, v in batch.to_pydict().items()}, None, first)
+            first += batch.num_rows
+    except pa.ArrowException as error:
+        raise tasks.TaskError(f"{path}: not a readable Parquet file ({error}); write it again") from error
+
+
+def guess(table: tasks.Table) -> str:
+    """The text column where none was named: ``text``, or the only one that is not ``id``."""
+    others = [name for name in table.columns if name != "id"]
+    if "text" in others:
+        return "text"
+    if len(others) != 1:
+        raise CollectionError(
+            f"{table.path}: which column holds the texts? --text one of {', '.join(others)}"
+        )
+    return others[0]

@@ -1,0 +1,483 @@
+"""Scoring: a student over texts in memory, over explicit pairs of two encoded collections, or over all of them, tile by tile.
+
+A *job* is a folder: ``job.json`` says what is scored, and each of its *units* leaves ``part-00000.parquet`` and, once that is whole,
+``part-00000.json`` with its rows and sha256. A unit needs nothing but the job's folder and its own number, so one process, many, or many
+machines can share a job, and whatever is killed, only what has no part yet is done again, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from . import collection, distill, models, progress, results, tasks
+from .collection import Collection, CollectionError
+from .models import Prepared
+from .models.backbone import encoder_dtype, in_dtype, sha256_of
+from .models.tokens import tokenize
+
+LEFT, RIGHT = 2048, 2048  # texts of a tile's sides
+BUCKET = 65_536  # texts of each side that explicit pairs are looked up in together
+UNIT_PAIRS = 4_000_000  # explicit pairs of a unit at most
+
+
+class Scorer:
+    """A student that scores texts, in five lines: load, ``prepare`` each side once, ``score`` pairs, ``rank`` candidates.
+
+    Scores are the student's logits: for two classes the log-odds of the second, for graded labels the grade.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if not hasattr(model, "prepare") or not hasattr(model, "read_lengths"):
+            raise models.ModelError(
+                f"{models.describe(model)['model']}: expected a student that encodes each text once"
+            )
+        if model.settings["outputs"] != 1:
+            raise models.ModelError(
+                f"expected a student with one score, but it has {model.settings['outputs']} classes"
+            )
+        self.model = model
+        self.encoder = in_dtype(model, encoder_dtype("auto"))
+        self.tokenizer = models.tokenizer_of(model)
+
+    @classmethod
+    def load(cls, run: Path | str) -> Scorer:
+        """A run's student (``results/demo/rows/<run>``) or an exported folder."""
+        return cls(models.load(collection.student_folder(run)))
+
+    def prepare(self, texts: Sequence[str], field: int) -> Prepared:
+        """Encode texts of a field, everything that is done once per text: tensors [texts, ...]."""
+        tokens = tokenize(self.tokenizer, list(texts), self.model.read_lengths[field])
+        with torch.inference_mode():
+            return distill.prepare_all(self.encoder, tokens, field, what="")
+
+    def score(self, *sides: Sequence[str] | Prepared) -> np.ndarray:
+        """Scores float32 [pairs] of aligned texts: one sequence of texts, or what ``prepare`` gave of them, for each field."""
+        prepared = [self.prepared(side, field) for field, side in enumerate(sides)]
+        counts = [len(p[0]) for p in prepared]
+        if len(set(counts)) != 1 or len(counts) != len(self.model.read_lengths):
+            raise ValueError(
+                f"score: expected {len(self.model.read_lengths)} sides of as many texts each, but got {counts}"
+            )
+        with torch.inference_mode():
+            parts = [
+                self.model.combine(*(tuple(t[i : i + 2048] for t in p) for p in prepared))[:, 0]
+                for i in range(0, counts[0], 2048)
+            ]
+        return torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
+
+    def tile(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """Scores float32 [m, n]: each of m left texts with each of n right ones."""
+        with torch.inference_mode():
+            return tile(self.model, left, right)
+
+    def rank(self, query: str, candidates: Sequence[str] | Prepared, top: int = 0) -> pd.DataFrame:
+        """Candidates by falling score, ties in their own order: columns place (in ``candidates``) and score; ``top`` of them, 0 for all."""
+        scores = self.tile(self.prepare([query], 0), self.prepared(candidates, 1))[0].numpy()
+        order = np.argsort(-scores, kind="stable")[: top or None]
+        return pd.DataFrame({"place": order, "score": scores[order]})
+
+    def prepared(self, side: Sequence[str] | Prepared, field: int) -> Prepared:
+        """Texts are encoded; what was is passed through."""
+        if isinstance(side, tuple) and side and isinstance(side[0], torch.Tensor):
+            return side
+        return self.prepare(side, field)  # type: ignore[arg-type]
+
+
+def tile(model: Any, left: Prepared, right: Prepared, pairs: int = 4096) -> torch.Tensor:
+    """``model.combine`` of each left with each right text, float32 [m, n], in pieces of so many pairs: few enough for the caches."""
+    m, n = len(left[0]), len(right[0])
+    columns = min(n, pairs)
+    lines = max(1, pairs // columns)
+    found = torch.empty(m, n)
+    for i in range(0, m, lines):
+        one = tuple(t[i : i + lines, None] for t in left)
+        for j in range(0, n, columns):
+            other = tuple(t[None, j : j + columns] for t in right)
+            found[i : i + lines, j : j + columns] = model.combine(one, other)[..., 0]
+    return found
+
+
+# --- the best of many -------------------------------------------------------------------------------------------------------------
+
+
+class Best:
+    """The K highest scores of each left text over tiles that come one after the other; of equal scores the lower right text wins.
+
+    Exact whatever the tiles: scores and places are compared as one whole number.
+    """
+
+    def __init__(self, rows: int, k: int) -> None:
+        self.keys = torch.full((rows, k), torch.iinfo(torch.int64).min)
+
+    def add(self, scores: torch.Tensor, first: int) -> None:
+        """Scores float32 [rows, n] of right texts ``first`` to ``first + n``."""
+        floor = score_of(self.keys.amin(1))
+        better = (scores.amax(1) >= floor).nonzero()[:, 0]
+        if len(better):
+            keys = torch.cat([self.keys[better], keys_of(scores[better], first)], dim=1)
+            self.keys[better] = keys.topk(self.keys.shape[1], dim=1).values
+
+    def sorted(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Right texts int64 and scores float32, [rows, k], best first."""
+        keys = self.keys.sort(dim=1, descending=True).values
+        return LAST - (keys & LAST), score_of(keys)
+
+
+LAST = 0xFFFFFFFF
+
+
+def keys_of(scores: torch.Tensor, first: int) -> torch.Tensor:
+    """int64 that order as (score, then lower place first): the score's bits, made monotone, above the place counted from the end."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0: there is one zero
+    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    places = LAST - torch.arange(first, first + scores.shape[1])
+    return (bits.long() << 32) | places
+
+
+def score_of(keys: torch.Tensor) -> torch.Tensor:
+    """The scores that ``keys_of`` packed; the lowest key is -infinity."""
+    bits = (keys >> 32).int()
+    scores = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    return scores.masked_fill(keys == torch.iinfo(torch.int64).min, float("-inf"))
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is scored. Paths are as given; everything that the result depends on stands in ``identity``.
+
+    Attributes:
+        student: a run's folder. left, right: collections of its fields 0 and 1.
+        pairs: a file of explicit pairs of ids (columns ``left`` and ``right``), or nothing: all pairs.
+        top: keep the K best right texts of each left one; 0 keeps all. threshold: keep scores of at least this.
+        tile: texts of a tile's sides, left and right.
+    """
+
+    student: str
+    left: str
+    right: str
+    pairs: str = ""
+    top: int = 0
+    threshold: float | None = None
+    tile: tuple[int, int] = (LEFT, RIGHT)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells jobs apart, by content."""
+        sides = {
+            side: sha256_of(Path(path) / "manifest.json")
+            for side, path in (("left", self.left), ("right", self.right))
+        }
+        return {
+            "student": collection.student_hash(collection.student_folder(self.student)),
+            "pairs": sha256_of(Path(self.pairs)) if self.pairs else "",
+            **sides,
+            **{name: value for name, value in asdict(self).items() if name in {"top", "threshold", "tile"}},
+        }
+
+
+def score(job: Job, out: Path | str) -> dict[str, Any]:
+    """Do every unit of a job that has no part yet, here, one after the other.
+
+    Returns:
+        Counts: units, done before, rows written, pairs scored.
+
+    Raises:
+        CollectionError: the folder holds another job, a collection changed, one side is empty, ids are unknown.
+    """
+    out = Path(out)
+    with collection.writing(out):
+        units = begin(job, out)
+        left = [n for n in range(units) if not is_whole(out, n)]
+        for number in progress.track(left, "scoring"):
+            run_unit(out, number)
+    parts = [read_part(out, number) for number in range(units)]
+    return {
+        "units": units,
+        "done_before": units - len(left),
+        "rows": sum(part["rows"] for part in parts),
+        "pairs": sum(part["pairs"] for part in parts),
+    }
+
+
+def begin(job: Job, out: Path) -> int:
+    """Write ``job.json``, or check that the folder's is the same job; bucket explicit pairs once. Returns the number of units."""
+    identity = job.identity()
+    if (out / "job.json").exists():
+        noted = read_job(out)
+        different = [name for name, value in identity.items() if noted["identity"].get(name) != plain(value)]
+        if different:
+            raise CollectionError(
+                f"{out}: holds another job, of another {', '.join(different)}: name another folder, or delete this one"
+            )
+        return len(noted["units"])
+    sides = opened_sides(job, identity)
+    units = bucketed(job, out, sides) if job.pairs else blocks(sides[0], job.tile[0])
+    content = {"job": asdict(job), "identity": identity, "units": units}
+    results.write_atomic(out / "job.json", (json.dumps(content, indent=1) + "\n").encode())
+    return len(units)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def read_job(out: Path) -> dict[str, Any]:
+    """The checked ``job.json`` of a folder."""
+    path = Path(out) / "job.json"
+    try:
+        noted: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+        Job(**noted["job"]), noted["identity"], noted["units"]
+    except FileNotFoundError:
+        raise CollectionError(f"{path}: no such file: expected a folder that `dipair score` wrote") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CollectionError(
+            f"{path}: not a whole job ({error}): delete the folder and score anew"
+        ) from None
+    return noted
+
+
+def opened_sides(job: Job, identity: dict[str, Any]) -> tuple[Collection, Collection]:
+    """Both collections, as they were when the job began."""
+    sides = []
+    for number, (side, path) in enumerate((("left", job.left), ("right", job.right))):
+        if sha256_of(Path(path) / "manifest.json") != identity[side]:
+            raise CollectionError(f"{path}: changed since the job began: score into another folder")
+        found = Collection.open(path, identity["student"], number)
+        if not len(found):
+            raise CollectionError(f"{path}: holds no texts")
+        sides.append(found)
+    return sides[0], sides[1]
+
+
+def blocks(side: Collection, size: int) -> list[list[int]]:
+    """Units of all pairs: [first, behind the last] left text."""
+    return [[start, min(start + size, len(side))] for start in range(0, len(side), size)]
+
+
+def is_whole(out: Path, number: int) -> bool:
+    """Whether a unit's part is in place."""
+    return (out / f"part-{number:05d}.json").exists()
+
+
+def read_part(out: Path, number: int) -> dict[str, Any]:
+    """What is noted of a unit's part: rows, pairs, sha256."""
+    noted: dict[str, Any] = json.loads((out / f"part-{number:05d}.json").read_text(encoding="utf8"))
+    return noted
+
+
+class Work:
+    """What a process keeps open for a job."""
+
+    def __init__(self, out: Path) -> None:
+        noted = read_job(out)
+        self.out, self.units, self.identity = out, noted["units"], noted["identity"]
+        self.job = Job(**{**noted["job"], "tile": tuple(noted["job"]["tile"])})
+        self.left, self.right = opened_sides(self.job, self.identity)
+        self.scorer = Scorer.load(self.job.student)
+        self.names = [names_of(side) for side in (self.left, self.right)]
+        self.pairs = np.load(out / "pairs.npy", mmap_mode="r") if self.job.pairs else None
+
+
+def names_of(side: Collection) -> pa.Array:
+    """The first id of each text, by place."""
+    frame = side.ids().drop_duplicates("text").sort_values("text")
+    return pa.array(frame["id"].to_numpy())
+
+
+@functools.lru_cache(maxsize=1)
+def work_of(out: Path, digest: str) -> Work:
+    """One job stays open in a process, by the hash of its ``job.json``."""
+    return Work(out)
+
+
+def run_unit(out: Path | str, number: int) -> dict[str, Any]:
+    """Score one unit of the job in a folder and write its part. Needs nothing else, and may be done twice: it gives the same bytes.
+
+    Returns:
+        What is noted of the part: rows, pairs, sha256.
+    """
+    out = Path(out)
+    work = work_of(out, sha256_of(out / "job.json"))
+    for side, path in (("left", work.job.left), ("right", work.job.right)):
+        if sha256_of(Path(path) / "manifest.json") != work.identity[side]:
+            raise CollectionError(f"{path}: changed while it was scored: score into another folder")
+    find = of_pairs if work.job.pairs else of_block
+    counted = {"pairs": 0, "rows": 0}
+    target = work.out / f"part-{number:05d}.parquet"
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with torch.inference_mode(), Part(temporary, work.names, row=bool(work.job.pairs)) as part:
+            for found in find(work, *work.units[number]):
+                part.add(found)
+                counted["pairs"] += found.pairs
+                counted["rows"] += len(found.score)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise CollectionError(
+            f"{target}: could not be written ({error.strerror or error}): nothing was lost, free some space and run the same command again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    noted = {**counted, "sha256": sha256_of(target)}
+    results.write_atomic(target.with_suffix(".json"), (json.dumps(noted) + "\n").encode())
+    return noted
+
+
+class Part:
+    """A part being written: a row group for each table, ids in place of places."""
+
+    def __init__(self, path: Path, names: Sequence[pa.Array], *, row: bool) -> None:
+        left, right = (one.type for one in names)
+        columns = [("left", left), ("right", right), ("score", pa.float32())]
+        self.names = names
+        self.schema = pa.schema([("row", pa.int64()), *columns] if row else columns)
+        self.writer: Any = pq.ParquetWriter(path, self.schema)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Part:
+        return self
+
+    def add(self, found: Found) -> None:
+        """Add what was found."""
+        left, right = (
+            names.take(pa.array(places)) for names, places in zip(self.names, found[:2], strict=True)
+        )
+        columns = {"row": found.row, "left": left, "right": right, "score": found.score}
+        self.writer.write_table(pa.table({name: columns[name] for name in self.schema.names}, self.schema))
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()
+
+
+class Found(NamedTuple):
+    """Pairs to write: places of texts, scores, their rows in the file of explicit pairs; and how many were scored for them."""
+
+    left: np.ndarray
+    right: np.ndarray
+    score: np.ndarray
+    pairs: int
+    row: np.ndarray | None = None
+
+
+def of_block(work: Work, first: int, last: int) -> Iterator[Found]:
+    """Left texts ``first`` to ``last`` with every right one."""
+    job, width = work.job, work.job.tile[1]
+    left = work.left.block(first, last)
+    best = Best(last - first, min(job.top, len(work.right))) if job.top else None
+    least = -math.inf if job.threshold is None else job.threshold
+    for start in range(0, len(work.right), width):
+        stop = min(start + width, len(work.right))
+        scores = work.scorer.tile(left, work.right.block(start, stop))
+        require_finite(scores)
+        if best:
+            best.add(scores, start)
+        else:
+            i, j = (t.numpy() for t in (scores >= least).nonzero(as_tuple=True))
+            yield Found(first + i, start + j, scores.numpy()[i, j], scores.numel())
+    if best:
+        places, highest = (t.numpy() for t in best.sorted())
+        i, j = (highest >= least).nonzero()
+        yield Found(first + i, places[i, j], highest[i, j], (last - first) * len(work.right))
+
+
+def require_finite(scores: torch.Tensor) -> None:
+    """Raise for NaN or infinite scores: they have no rank."""
+    if not bool(scores.isfinite().all()):
+        raise CollectionError(
+            "a score is not a finite number: the student or a collection is damaged: run `dipair verify` on both"
+        )
+
+
+def of_pairs(work: Work, first: int, last: int) -> Iterator[Found]:
+    """Explicit pairs ``first`` to ``last``, all of one bucket."""
+    assert work.pairs is not None
+    pairs = np.array(work.pairs[first:last])
+    starts = pairs[0, 1:] // BUCKET * BUCKET
+    sides = [
+        side.block(int(start), min(int(start) + BUCKET, len(side)))
+        for side, start in zip((work.left, work.right), starts, strict=True)
+    ]
+    least = -math.inf if work.job.threshold is None else work.job.threshold
+    for some in np.array_split(pairs, max(1, len(pairs) // BUCKET)):
+        scores = work.scorer.score(
+            *(distill.gather(p, at) for p, at in zip(sides, (some[:, 1:] - starts).T, strict=True))
+        )
+        require_finite(torch.from_numpy(scores))
+        keep = scores >= least
+        row, left, right = some[keep].T
+        yield Found(left, right, scores[keep], len(scores), row)
+
+
+def bucketed(job: Job, out: Path, sides: Sequence[Collection]) -> list[list[int]]:
+    """Write the pairs as places of texts, int64 [pairs, (row, left, right)] in ``pairs.npy``, those of a bucket (a block of left texts and
+    one of right texts) together. Returns the units: [first, behind the last] pair, of one bucket each.
+
+    Raises:
+        CollectionError: an id that a collection does not have, with its row.
+    """
+    frames = [side.ids() for side in sides]
+    indexes = [pd.Series(frame["text"].to_numpy(), index=frame["id"]) for frame in frames]
+    found = []
+    for table in collection.tables_of(Path(job.pairs)):
+        places = [
+            places_of(table, side, index, getattr(job, side))
+            for side, index in zip(("left", "right"), indexes, strict=True)
+        ]
+        rows = np.arange(table.first, table.first + len(table))
+        found.append(np.stack([rows, *places], axis=1))
+    pairs = np.concatenate(found)
+    tile_of = pairs[:, 1] // BUCKET * (len(sides[1]) // BUCKET + 1) + pairs[:, 2] // BUCKET
+    order = np.argsort(tile_of, kind="stable")
+    results.write_atomic(out / "pairs.npy", collection.npy(pairs[order]))
+    edges = [*np.flatnonzero(np.diff(tile_of[order], prepend=-1)).tolist(), len(pairs)]
+    return [
+        [i, min(i + UNIT_PAIRS, b)] for a, b in itertools.pairwise(edges) for i in range(a, b, UNIT_PAIRS)
+    ]
+
+
+def places_of(table: tasks.Table, side: str, index: pd.Series, where: str) -> np.ndarray:
+    """int64 places of a column's ids in a collection; ids read from text are whole numbers where the collection's are."""
+    ids = tasks.ids_of(table, side)
+    if index.index.dtype.kind in "iu":
+        ids = [int(one) if isinstance(one, str) and one.strip().lstrip("-").isdigit() else one for one in ids]
+    found = index.reindex(ids)
+    unknown = found.isna().to_numpy()
+    if unknown.any():
+        row = int(unknown.argmax())
+        raise CollectionError(
+            f"{table.path}, row {table.first + row + 1}: {side} id {ids[row]!r} is not in {where}: encode that text first"
+        )
+    return found.to_numpy().astype(np.int64)
+
+
+def verify(out: Path | str) -> list[str]:
+    """One line for each unit of a job that has no part, or another one than was noted."""
+    out = Path(out)
+    problems = []
+    for number in range(len(read_job(out)["units"])):
+        path = out / f"part-{number:05d}.parquet"
+        if not is_whole(out, number):
+            problems.append(f"{path}: not scored yet: the same `dipair score` goes on")
+        elif not path.exists():
+            problems.append(f"{path}: missing: delete {path.with_suffix('.json').name} and score again")
+        elif sha256_of(path) != read_part(out, number)["sha256"]:
+            problems.append(
+                f"{path}: damaged: delete it and {path.with_suffix('.json').name} and score again"
+            )
+    return problems

@@ -1,0 +1,474 @@
+"""Facts about encoded collections and scores: they are the student's own, what is killed ends in the same bytes, damage is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dipair_lib import cli, collection, models, results, scoring
+from dipair_lib.collection import Collection, CollectionError
+from dipair_lib.scoring import Best, Job, Scorer
+from dipair_lib.tasks import TaskError
+
+HEADS: dict[str, dict[str, Any]] = {
+    "cosine": {"head": "cosine", "keep": (0, 0), "pooled": True, "projection": 0},
+    "ffnn": {"keep": (3, 2), "pooled": True, "residual": "cosine", "hidden": (8, 4)},
+    "transformer": {"head": "transformer", "keep": (3, 2)},
+    "maxsim": {"head": "maxsim", "keep": (3, 4)},
+}
+
+
+def save_student(backbone: str, folder: Path, seed: int = 0, **settings: Any) -> models.DualEncoder:
+    torch.manual_seed(seed)
+    model = models.DualEncoder(backbone, (10, 14), **{"keep": (3, 3), "projection": 8, **settings})
+    models.save(model.eval(), folder)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def encoder_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (collection, scoring):
+        monkeypatch.setattr(module, "encoder_dtype", lambda _: "float32")
+
+
+@pytest.fixture
+def source(tmp_path: Path, pairs: pd.DataFrame) -> Path:
+    texts = pairs["query"].drop_duplicates().tolist()
+    frame = pd.DataFrame(
+        {"id": [f"q{i}" for i in range(len(texts) + 2)], "text": [*texts, texts[3], texts[0]]}
+    )
+    frame.to_parquet(tmp_path / "texts.parquet")
+    return tmp_path / "texts.parquet"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != ".lock"}
+
+
+class TestContent:
+    @pytest.mark.parametrize("head", HEADS)
+    def test_it_holds_what_the_student_prepares(
+        self, head: str, tiny_backbone: str, tmp_path: Path, source: Path
+    ) -> None:
+        model = save_student(tiny_backbone, tmp_path / "s", **HEADS[head])
+        found = collection.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
+        texts = pd.read_parquet(source)["text"].drop_duplicates().tolist()
+        assert len(found) == len(texts)
+        tokens = collection.tokenize(models.tokenizer_of(model), texts, 10)
+        with torch.no_grad():
+            expected = model.prepare(model.encode(*tokens.take(np.arange(len(texts))), 0), 0)
+        again = Collection.open(tmp_path / "c", collection.student_hash(tmp_path / "s"), 0)
+        for want, got in zip(expected, again.block(0, len(texts)), strict=True):
+            torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+        for want, got in zip(expected, again.block(5, 9), strict=True):  # over the edge of a shard
+            torch.testing.assert_close(got, want[5:9], atol=1e-5, rtol=1e-5)
+
+    def test_a_text_is_encoded_once_whatever_its_ids(
+        self, tiny_backbone: str, tmp_path: Path, source: Path
+    ) -> None:
+        save_student(tiny_backbone, tmp_path / "s")
+        found = collection.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
+        ids = found.ids().set_index("id")["text"]
+        n = len(found)
+        assert ids[f"q{n}"] == ids["q3"] == 3
+        assert ids[f"q{n + 1}"] == ids["q0"] == 0
+        assert ids.tolist()[:n] == list(range(n))
+
+    @pytest.mark.parametrize(("dtype", "step"), [("float16", 2**-11), ("bfloat16", 2**-8), ("int8", None)])
+    def test_shorter_numbers_are_off_by_at_most_half_a_step(
+        self, dtype: str, step: float | None, tiny_backbone: str, tmp_path: Path, source: Path
+    ) -> None:
+        save_student(tiny_backbone, tmp_path / "s", **HEADS["ffnn"])
+        whole, short = (
+            collection.encode(tmp_path / "s", source, 0, tmp_path / name, dtype=name)
+            for name in ("float32", dtype)
+        )
+        for want, got in zip(whole.block(0, 9), short.block(0, 9), strict=True):
+            most = want.abs() * step + 1e-7 if step else want.abs().amax(1, keepdim=True) / 254 * 1.001
+            assert ((got - want).abs() <= most).all()
+            assert (got != want).any()
+
+    def test_more_texts_are_added_and_known_ones_passed_over(
+        self, tiny_backbone: str, tmp_path: Path, source: Path
+    ) -> None:
+        save_student(tiny_backbone, tmp_path / "s")
+        first = collection.encode(tmp_path / "s", source, 0, tmp_path / "c")
+        before, n = files(tmp_path / "c"), len(first)
+        more = pd.read_parquet(source)
+        more.loc[len(more)] = ["new", "a text that was not there before"]
+        more.to_csv(tmp_path / "more.csv", index=False)
+        second = collection.encode(tmp_path / "s", tmp_path / "more.csv", 0, tmp_path / "c")
+        assert len(second) == n + 1
+        assert second.ids().iloc[-1].tolist() == ["new", n]
+        after = files(tmp_path / "c")
+        assert all(after[name] == data for name, data in before.items() if name != "manifest.json")
+        manifest = after["manifest.json"]
+        collection.encode(tmp_path / "s", source, 0, tmp_path / "c")
+        assert files(tmp_path / "c")["manifest.json"] == manifest
+
+
+class TestInterruption:
+    def test_killed_at_any_write_it_ends_in_the_same_bytes(
+        self, tiny_backbone: str, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_student(tiny_backbone, tmp_path / "s")
+
+        def run(out: Path) -> None:
+            collection.encode(tmp_path / "s", source, 0, out, shard_texts=7)
+
+        run(tmp_path / "whole")
+        expected, real, writes = files(tmp_path / "whole"), results.write_atomic, 0
+
+        def dies(path: Path, data: bytes) -> Path:
+            nonlocal writes
+            writes += 1
+            if writes == stop:
+                raise KeyboardInterrupt
+            return real(path, data)
+
+        monkeypatch.setattr(results, "write_atomic", dies)
+        for stop in range(1, 100):
+            writes, out = 0, tmp_path / f"c{stop}"
+            try:
+                run(out)
+            except KeyboardInterrupt:
+                writes = -1000
+                run(out)
+            else:
+                assert stop > 10, "it was never interrupted"
+                return
+            assert files(out) == expected
+        pytest.fail("it never came to an end")
+
+    def test_another_file_waits_until_the_first_is_finished(
+        self, tiny_backbone: str, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_student(tiny_backbone, tmp_path / "s")
+        real = collection.Writer.arrays
+
+        def dies(self: collection.Writer, what: str) -> dict[str, np.ndarray]:
+            if what.endswith("2"):
+                raise KeyboardInterrupt
+            return real(self, what)
+
+        monkeypatch.setattr(collection.Writer, "arrays", dies)
+        with pytest.raises(KeyboardInterrupt):
+            collection.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
+        (tmp_path / "other.csv").write_text("id,text\nx,some other text\n")
+        with pytest.raises(
+            CollectionError, match=r"texts\.parquet was interrupted: finish it with that file"
+        ):
+            collection.encode(tmp_path / "s", tmp_path / "other.csv", 0, tmp_path / "c")
+
+
+class TestRefusals:
+    @pytest.fixture
+    def made(self, tiny_backbone: str, tmp_path: Path, source: Path) -> Path:
+        save_student(tiny_backbone, tmp_path / "s")
+        collection.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
+        return tmp_path / "c"
+
+    def test_another_student_field_or_dtype(
+        self, made: Path, tiny_backbone: str, tmp_path: Path, source: Path
+    ) -> None:
+        save_student(tiny_backbone, tmp_path / "other", seed=1)
+        with pytest.raises(CollectionError, match="c: encoded by another student"):
+            Collection.open(made, collection.student_hash(tmp_path / "other"))
+        with pytest.raises(CollectionError, match="holds student"):
+            collection.encode(tmp_path / "other", source, 0, made)
+        with pytest.raises(CollectionError, match="holds texts of field 0, but field 1 was asked for"):
+            Collection.open(made, side=1)
+        with pytest.raises(CollectionError, match="holds dtype 'float32', but 'int8' was asked for"):
+            collection.encode(tmp_path / "s", source, 0, made, dtype="int8")
+        with pytest.raises(CollectionError, match="--field: expected 0 to 1, but got 2"):
+            collection.encode(tmp_path / "s", source, 2, made)
+        with pytest.raises(
+            CollectionError, match="--dtype: expected one of float32, float16, bfloat16, int8, but got 'int4'"
+        ):
+            collection.encode(tmp_path / "s", source, 0, made, dtype="int4")
+        with pytest.raises(models.ModelError, match="no student here"):
+            collection.encode(made, source, 0, made)
+
+    def test_a_damaged_shard_is_named(self, made: Path) -> None:
+        assert Collection.open(made).verify() == []
+        path = made / "00001.0.npy"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        assert Collection.open(made).verify() == [f"{path}: damaged: its sha256 is not the manifest's"]
+        np.save(path, np.full_like(np.load(path), np.nan))
+        with pytest.raises(CollectionError, match=r"00001\.0\.npy, text 2: not a finite number"):
+            Collection.open(made).block(9, 10)
+        path.write_bytes(data[:-4])
+        with pytest.raises(CollectionError, match=r"00001\.0\.npy: (cannot be read|expected shape)"):
+            Collection.open(made).block(9, 10)
+        path.unlink()
+        assert Collection.open(made).verify() == [f"{path}: missing"]
+
+    def test_ids_and_texts(self, tiny_backbone: str, tmp_path: Path) -> None:
+        save_student(tiny_backbone, tmp_path / "s")
+
+        def encode(content: str) -> None:
+            (tmp_path / "t.csv").write_text(content)
+            collection.encode(tmp_path / "s", tmp_path / "t.csv", 0, tmp_path / "new")
+
+        with pytest.raises(CollectionError, match=r"t\.csv, row 3: id 'a' came before with another text"):
+            encode("id,text\na,one\nb,two\na,three\n")
+        with pytest.raises(TaskError, match=r"t\.csv, column 'id': row 2 \(line 3\): no id"):
+            encode("id,text\na,one\n,two\n")
+        with pytest.raises(TaskError, match=r"t\.csv, column 'text': row 1 \(line 2\): empty"):
+            encode("id,text\na, \nb,two\n")
+        with pytest.raises(CollectionError, match="which column holds the texts"):
+            encode("id,title,body\na,b,c\n")
+        assert not (tmp_path / "new" / "manifest.json").exists()
+
+    def test_two_writers(self, made: Path, tmp_path: Path, source: Path) -> None:
+        with (
+            collection.writing(made),
+            pytest.raises(CollectionError, match="another process is writing here"),
+        ):
+            collection.encode(tmp_path / "s", source, 0, made)
+
+    def test_a_foreign_manifest(self, tmp_path: Path) -> None:
+        for content, message in (
+            ("{", "not whole JSON"),
+            (json.dumps({"format": 9}), "not a collection of this version"),
+        ):
+            (tmp_path / "manifest.json").write_text(content)
+            with pytest.raises(CollectionError, match=message):
+                Collection.open(tmp_path)
+        with pytest.raises(CollectionError, match="expected a folder that `dipair encode` wrote"):
+            Collection.open(tmp_path / "nowhere")
+
+
+# --- scores ------------------------------------------------------------------------------------------------------------------------
+
+LEFT, RIGHT = 11, 23
+
+
+def texts(pairs: pd.DataFrame, column: str, n: int) -> list[str]:
+    return [f"{text} {i}" for i, text in enumerate(pairs[column].tolist()[:n])]
+
+
+@pytest.fixture
+def sides(tiny_backbone: str, tmp_path: Path, pairs: pd.DataFrame) -> Path:
+    """A student in s, its encoded collections in a and b, whose ids are numbers and names."""
+    save_student(tiny_backbone, tmp_path / "s", **HEADS["ffnn"])
+    for side, (name, column, n) in enumerate((("a", "query", LEFT), ("b", "passage", RIGHT))):
+        ids = range(100, 100 + n) if side == 0 else [f"p{i}" for i in range(n)]
+        pd.DataFrame({"id": ids, "text": texts(pairs, column, n)}).to_parquet(tmp_path / f"{name}.parquet")
+        collection.encode(tmp_path / "s", tmp_path / f"{name}.parquet", side, tmp_path / name, shard_texts=5)
+    return tmp_path
+
+
+def job(folder: Path, **settings: Any) -> Job:
+    paths = {name: str(folder / name[0]) for name in ("student",)}
+    return Job(**{**paths, "left": str(folder / "a"), "right": str(folder / "b"), "tile": (4, 6), **settings})
+
+
+def scored(folder: Path) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(p) for p in sorted(folder.glob("part-*.parquet"))], ignore_index=True)
+
+
+def expected(folder: Path, pairs: pd.DataFrame) -> np.ndarray:
+    """Each pair by itself, [left, right]."""
+    scorer = Scorer.load(folder / "s")
+    left, right = texts(pairs, "query", LEFT), texts(pairs, "passage", RIGHT)
+    return np.stack([scorer.score([one] * RIGHT, right) for one in left])
+
+
+class TestScorer:
+    @pytest.mark.parametrize("head", HEADS)
+    def test_a_tile_holds_the_score_of_each_pair(
+        self, head: str, tiny_backbone: str, pairs: pd.DataFrame, tmp_path: Path
+    ) -> None:
+        model = save_student(tiny_backbone, tmp_path / "s", **HEADS[head])
+        scorer = Scorer.load(tmp_path / "s")
+        left, right = texts(pairs, "query", 5), texts(pairs, "passage", 7)
+        a, b = scorer.prepare(left, 0), scorer.prepare(right, 1)
+        apart = np.stack([scorer.score([one] * 7, right) for one in left])
+        for size in (1, 3, 10, 4096):
+            np.testing.assert_allclose(scoring.tile(model, a, b, size).detach(), apart, atol=1e-5)
+        np.testing.assert_allclose(
+            scorer.score(a, tuple(t[:5] for t in b)), apart[range(5), range(5)], atol=1e-5
+        )
+        ranked = scorer.rank(left[0], b)
+        assert ranked["place"].tolist() == np.argsort(-apart[0], kind="stable").tolist()
+        assert scorer.rank(left[0], right, top=2).equals(ranked[:2])
+
+    def test_sides_that_do_not_fit(self, tiny_backbone: str, tmp_path: Path) -> None:
+        save_student(tiny_backbone, tmp_path / "s")
+        scorer = Scorer.load(tmp_path / "s")
+        with pytest.raises(ValueError, match=r"expected 2 sides of as many texts each, but got \[1, 2\]"):
+            scorer.score(["a"], ["b", "c"])
+        with pytest.raises(ValueError, match=r"but got \[1\]"):
+            scorer.score(["a"])
+
+
+class TestBest:
+    @pytest.mark.parametrize("k", [1, 3, 17])
+    @pytest.mark.parametrize("width", [1, 5, 17])
+    def test_ties_go_to_the_lower_place_whatever_the_tiles(self, k: int, width: int) -> None:
+        values = torch.tensor([-3.5, -1.0, -0.0, 0.0, 1e-30, 2.0, 7.25])
+        scores = values[torch.randint(7, (40, 17), generator=torch.Generator().manual_seed(0))]
+        best = Best(40, k)
+        for start in range(0, 17, width):
+            best.add(scores[:, start : start + width], start)
+        places, highest = best.sorted()
+        order = np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(places, order)
+        np.testing.assert_array_equal(highest, np.take_along_axis(scores.numpy(), order, 1) + 0.0)
+
+
+class TestJobs:
+    def test_all_pairs(self, sides: Path, pairs: pd.DataFrame) -> None:
+        counts = scoring.score(job(sides), sides / "out")
+        assert counts == {"units": 3, "done_before": 0, "rows": LEFT * RIGHT, "pairs": LEFT * RIGHT}
+        found = scored(sides / "out").pivot(index="left", columns="right", values="score")
+        want = expected(sides, pairs)
+        np.testing.assert_allclose(found[[f"p{i}" for i in range(RIGHT)]].to_numpy(), want, atol=1e-5)
+        assert found.index.tolist() == list(range(100, 100 + LEFT))
+        assert scoring.verify(sides / "out") == []
+
+    @pytest.mark.parametrize("top", [1, 4, 99])
+    def test_the_best_of_each_left_text(self, sides: Path, pairs: pd.DataFrame, top: int) -> None:
+        scoring.score(job(sides, top=top), sides / "out")
+        found, want = scored(sides / "out"), expected(sides, pairs)
+        for i, (left, rows) in enumerate(found.groupby("left")):
+            assert left == 100 + i
+            assert rows["right"].tolist() == [f"p{j}" for j in np.argsort(-want[i], kind="stable")[:top]]
+            np.testing.assert_allclose(rows["score"], np.sort(want[i])[::-1][:top], atol=1e-5)
+
+    @pytest.mark.parametrize("top", [0, 2])
+    def test_scores_from_a_threshold_on(self, sides: Path, pairs: pd.DataFrame, top: int) -> None:
+        want = expected(sides, pairs)
+        least = float(np.quantile(want, 0.7))
+        counts = scoring.score(job(sides, threshold=least, top=top), sides / "out")
+        kept = [np.sort(row)[::-1][: top or RIGHT] for row in want]
+        assert counts["rows"] == len(scored(sides / "out")) == sum(int((row >= least).sum()) for row in kept)
+        assert scored(sides / "out")["score"].min() >= least
+        none = scoring.score(job(sides, threshold=1e9, top=top), sides / "none")
+        assert (none["rows"], len(scored(sides / "none"))) == (0, 0)
+
+    def test_explicit_pairs(self, sides: Path, pairs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(scoring, "BUCKET", 4)
+        monkeypatch.setattr(scoring, "UNIT_PAIRS", 3)
+        random = np.random.default_rng(0)
+        i, j = random.integers(0, LEFT, 50), random.integers(0, RIGHT, 50)
+        asked = pd.DataFrame({"left": 100 + i, "right": [f"p{n}" for n in j]})
+        asked.to_csv(sides / "pairs.csv", index=False)
+        counts = scoring.score(job(sides, pairs=str(sides / "pairs.csv")), sides / "out")
+        assert counts["pairs"] == 50
+        found = scored(sides / "out").sort_values("row", ignore_index=True)
+        assert found["row"].tolist() == list(range(50))
+        assert found[["left", "right"]].equals(asked.astype({"right": found["right"].dtype}))
+        np.testing.assert_allclose(found["score"], expected(sides, pairs)[i, j], atol=1e-5)
+
+    def test_killed_at_any_unit_it_ends_in_the_same_bytes(
+        self, sides: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scoring.score(job(sides, top=3), sides / "whole")
+        real = scoring.require_finite
+        for stop in range(1, 13):
+            calls = 0
+
+            def dies(scores: torch.Tensor, stop: int = stop) -> None:
+                nonlocal calls
+                calls += 1
+                if calls == stop:
+                    raise KeyboardInterrupt
+                real(scores)
+
+            monkeypatch.setattr(scoring, "require_finite", dies)
+            with pytest.raises(KeyboardInterrupt):
+                scoring.score(job(sides, top=3), sides / "out")
+            monkeypatch.setattr(scoring, "require_finite", real)
+            assert (scoring.verify(sides / "out") != []) and not list((sides / "out").glob("*.tmp"))
+            counts = scoring.score(job(sides, top=3), sides / "out")
+            assert counts["done_before"] == (stop - 1) // 4
+            assert files(sides / "out") == files(sides / "whole")
+            for path in (sides / "out").iterdir():
+                path.unlink()
+
+    def test_what_it_refuses(self, sides: Path, tiny_backbone: str) -> None:
+        scoring.score(job(sides, top=3), sides / "out")
+        with pytest.raises(CollectionError, match="holds another job, of another top"):
+            scoring.score(job(sides, top=4), sides / "out")
+        with pytest.raises(CollectionError, match="b: holds texts of field 1, but field 0 was asked for"):
+            scoring.score(job(sides, left=str(sides / "b")), sides / "new")
+        (sides / "pairs.csv").write_text("left,right\n100,p1\n100,p77\n")
+        with pytest.raises(
+            CollectionError, match=r"pairs\.csv, row 2: right id 'p77' is not in .*b: encode that"
+        ):
+            scoring.score(job(sides, pairs=str(sides / "pairs.csv")), sides / "new2")
+        save_student(tiny_backbone, sides / "s", seed=3)
+        with pytest.raises(CollectionError, match="holds another job, of another student"):
+            scoring.score(job(sides, top=3), sides / "out")
+        with pytest.raises(CollectionError, match="a: encoded by another student"):
+            scoring.score(job(sides, top=3), sides / "new3")
+
+    def test_a_collection_that_changes_underneath(self, sides: Path) -> None:
+        scoring.score(job(sides, top=3), sides / "out")
+        (sides / "out" / "part-00001.json").unlink()
+        (sides / "more.csv").write_text("id,text\np-new,one more passage\n")
+        collection.encode(sides / "s", sides / "more.csv", 1, sides / "b")
+        with pytest.raises(CollectionError, match="holds another job, of another right"):
+            scoring.score(job(sides, top=3), sides / "out")
+        with pytest.raises(CollectionError, match="b: changed"):
+            scoring.run_unit(sides / "out", 1)
+
+    def test_a_folder_used_again_is_another_job(self, sides: Path) -> None:
+        scoring.score(job(sides, top=3), sides / "out")
+        for path in (sides / "out").iterdir():
+            path.unlink()
+        scoring.score(job(sides, top=1), sides / "out")
+        assert len(scored(sides / "out")) == LEFT
+
+    def test_damaged_parts_are_named(self, sides: Path) -> None:
+        scoring.score(job(sides), sides / "out")
+        path = sides / "out" / "part-00002.parquet"
+        path.write_bytes(path.read_bytes() + b"x")
+        (sides / "out" / "part-00000.parquet").unlink()
+        (sides / "out" / "part-00001.json").unlink()
+        said = scoring.verify(sides / "out")
+        assert [line.partition(": ")[2].split(":")[0] for line in said] == [
+            "missing",
+            "not scored yet",
+            "damaged",
+        ]
+
+    def test_a_score_that_is_not_finite_stops(self, sides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Scorer, "tile", lambda *_: torch.full((4, 6), float("nan")))
+        with pytest.raises(CollectionError, match="a score is not a finite number"):
+            scoring.score(job(sides), sides / "out")
+        assert not list((sides / "out").glob("part*"))
+
+
+class TestCommandLine:
+    def test_from_texts_to_checked_scores(self, sides: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        def dipair(*words: str) -> int:
+            return cli.main([word.replace("@", f"{sides}/") for word in words])
+
+        for side, name in enumerate("ab"):
+            source = f"--student @s --texts @{name}.parquet --field {side} --dtype float16 --out @new/{name}"
+            assert dipair("encode", *source.split()) == 0
+        assert "a: 11 distinct texts in 1 shards, float16" in capsys.readouterr().out
+        asked = ["score", *"--student @s --left @new/a --right @new/b".split()]
+        best = [*asked, *"--all --top 2 --out @out".split()]
+        assert dipair(*best) == dipair(*best) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            f"{sides}/out: 253 pairs scored, 22 rows in 1 parts",
+            f"{sides}/out: 253 pairs scored, 22 rows in 1 parts, 1 of them from before",
+        ]
+        assert dipair("verify", "@new/a") == dipair("verify", "@out") == 0
+        (sides / "out" / "part-00000.parquet").unlink()
+        assert dipair("verify", "@out") == 1
+        assert "part-00000.parquet: missing" in capsys.readouterr().out
+        assert dipair(*asked, *"--pairs @x.csv --top 3 --out @z".split()) == 2
+        assert "--top: expected a whole number from 1 on, and --all" in capsys.readouterr().err
