@@ -100,7 +100,17 @@ class Collection:
             )
         return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
-    def read(self, number: int, shard: dict[str, Any], inside: slice) -> models.Prepared:
+    def take(self, places: np.ndarray) -> models.Prepared:
+        """As ``block``, of any texts by place, each read once."""
+        wanted, back = np.unique(places, return_inverse=True)
+        shards = np.searchsorted(self.starts, wanted, side="right") - 1
+        parts = [
+            self.read(int(n), self.manifest["shards"][n], wanted[shards == n] - self.starts[n])
+            for n in np.unique(shards)
+        ]
+        return tuple(torch.cat(tensors)[back] for tensors in zip(*parts, strict=True))
+
+    def read(self, number: int, shard: dict[str, Any], inside: slice | np.ndarray) -> models.Prepared:
         """Some texts of one shard."""
         tensors = []
         for place, shape in enumerate(self.manifest["tensors"]):
@@ -114,16 +124,16 @@ class Collection:
                 if self.manifest["dtype"] == "int8":
                     scale = np.array(self.mapped(f"{stem}.scale.npy", (shard["texts"],))[inside])
                     tensor *= torch.from_numpy(scale).reshape(-1, *[1] * (tensor.dim() - 1))
-                self.require_finite(tensor, stem, inside.start)
+                self.require_finite(tensor, stem, np.arange(shard["texts"])[inside])
             tensors.append(tensor)
         return tuple(tensors)
 
-    def require_finite(self, tensor: torch.Tensor, stem: str, start: int) -> None:
+    def require_finite(self, tensor: torch.Tensor, stem: str, texts: np.ndarray) -> None:
         """Raise for NaN or infinite numbers, naming the first text that holds one."""
         bad = ~tensor.flatten(1).isfinite().all(1)
         if bad.any():
             raise CollectionError(
-                f"{self.folder / stem}.npy, text {start + int(bad.nonzero()[0])}: not a finite number: the file is damaged, encode anew"
+                f"{self.folder / stem}.npy, text {texts[int(bad.nonzero()[0])]}: not a finite number: the file is damaged, encode anew"
             )
 
     def mapped(self, name: str, shape: tuple[int, ...]) -> np.ndarray:

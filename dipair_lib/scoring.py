@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from . import collection, distill, models, progress, results, tasks
+from . import collection, distill, models, native, progress, results, tasks
 from .collection import Collection, CollectionError
 from .models import Prepared
 from .models.backbone import encoder_dtype, in_dtype, sha256_of
@@ -31,6 +31,7 @@ from .models.tokens import tokenize
 
 LEFT, RIGHT = 2048, 2048  # texts of a tile's sides
 BUCKET = 65_536  # texts of each side that explicit pairs are looked up in together
+SAFETY = 4.0  # times the largest error seen of fast scores is taken as the largest there is
 UNIT_PAIRS = 4_000_000  # explicit pairs of a unit at most
 
 
@@ -51,6 +52,7 @@ class Scorer:
             )
         self.model = model
         self.encoder = in_dtype(model, encoder_dtype("auto"))
+        self.compiled = native.FFNNTile.of(model)
         self.tokenizer = models.tokenizer_of(model)
 
     @classmethod
@@ -83,6 +85,13 @@ class Scorer:
         """Scores float32 [m, n]: each of m left texts with each of n right ones."""
         with torch.inference_mode():
             return tile(self.model, left, right)
+
+    def fast_tile(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """As ``tile``, off by the rounding of a bfloat16 product where there is compiled code for the head."""
+        if self.compiled is None:
+            return self.tile(left, right)
+        with torch.inference_mode():
+            return native.tile(self.model, self.compiled, left, right)
 
     def rank(self, query: str, candidates: Sequence[str] | Prepared, top: int = 0) -> pd.DataFrame:
         """Candidates by falling score, ties in their own order: columns place (in ``candidates``) and score; ``top`` of them, 0 for all."""
@@ -123,12 +132,13 @@ class Best:
     def __init__(self, rows: int, k: int) -> None:
         self.keys = torch.full((rows, k), torch.iinfo(torch.int64).min)
 
-    def add(self, scores: torch.Tensor, first: int) -> None:
-        """Scores float32 [rows, n] of right texts ``first`` to ``first + n``."""
+    def add(self, scores: torch.Tensor, places: torch.Tensor) -> None:
+        """Scores float32 [rows, n] of right texts at ``places``, int64 [n] or [rows, n]."""
+        places = places.expand(scores.shape)
         floor = score_of(self.keys.amin(1))
         better = (scores.amax(1) >= floor).nonzero()[:, 0]
         if len(better):
-            keys = torch.cat([self.keys[better], keys_of(scores[better], first)], dim=1)
+            keys = torch.cat([self.keys[better], keys_of(scores[better], places[better])], dim=1)
             self.keys[better] = keys.topk(self.keys.shape[1], dim=1).values
 
     def sorted(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,12 +150,11 @@ class Best:
 LAST = 0xFFFFFFFF
 
 
-def keys_of(scores: torch.Tensor, first: int) -> torch.Tensor:
+def keys_of(scores: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """int64 that order as (score, then lower place first): the score's bits, made monotone, above the place counted from the end."""
     bits = (scores + 0.0).view(torch.int32)  # + 0: there is one zero
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    places = LAST - torch.arange(first, first + scores.shape[1])
-    return (bits.long() << 32) | places
+    return (bits.long() << 32) | (LAST - places)
 
 
 def score_of(keys: torch.Tensor) -> torch.Tensor:
@@ -293,6 +302,19 @@ class Work:
         self.scorer = Scorer.load(self.job.student)
         self.names = [names_of(side) for side in (self.left, self.right)]
         self.pairs = np.load(out / "pairs.npy", mmap_mode="r") if self.job.pairs else None
+        self.error = self.largest_error()
+
+    def largest_error(self, texts: int = 128) -> float:
+        """How far a fast score may be from float32: ``SAFETY`` times the largest difference among some thousand pairs spread over both
+        collections; 0 where there is no faster code than float32's."""
+        if self.scorer.compiled is None:
+            return 0.0
+        left, right = (
+            side.take(np.linspace(0, len(side) - 1, min(texts, len(side))).astype(np.int64))
+            for side in (self.left, self.right)
+        )
+        difference = finite(self.scorer.fast_tile(left, right)) - finite(self.scorer.tile(left, right))
+        return SAFETY * float(difference.abs().max())
 
 
 def names_of(side: Collection) -> pa.Array:
@@ -376,32 +398,74 @@ class Found(NamedTuple):
 
 
 def of_block(work: Work, first: int, last: int) -> Iterator[Found]:
-    """Left texts ``first`` to ``last`` with every right one."""
-    job, width = work.job, work.job.tile[1]
+    """Left texts ``first`` to ``last`` with every right one.
+
+    The best, and what is above a threshold, are found by the fast tile, which may be off by ``work.error``, and then scored in float32.
+    """
     left = work.left.block(first, last)
-    best = Best(last - first, min(job.top, len(work.right))) if job.top else None
-    least = -math.inf if job.threshold is None else job.threshold
-    for start in range(0, len(work.right), width):
-        stop = min(start + width, len(work.right))
-        scores = work.scorer.tile(left, work.right.block(start, stop))
-        require_finite(scores)
-        if best:
-            best.add(scores, start)
+    if work.job.top:
+        yield best_of_block(work, left, first)
+        return
+    least = work.job.threshold
+    for places in right_blocks(work):
+        right = work.right.block(int(places[0]), int(places[-1]) + 1)
+        if least is None:
+            scores = finite(work.scorer.tile(left, right))
+            i, j = np.indices(scores.shape).reshape(2, -1)
+            found = scores.numpy().ravel()
         else:
-            i, j = (t.numpy() for t in (scores >= least).nonzero(as_tuple=True))
-            yield Found(first + i, start + j, scores.numpy()[i, j], scores.numel())
-    if best:
-        places, highest = (t.numpy() for t in best.sorted())
-        i, j = (highest >= least).nonzero()
-        yield Found(first + i, places[i, j], highest[i, j], (last - first) * len(work.right))
+            scores = finite(work.scorer.fast_tile(left, right))
+            i, j = (t.numpy() for t in (scores >= least - work.error).nonzero(as_tuple=True))
+            found = work.scorer.score(distill.gather(left, i), distill.gather(right, j))
+            i, j, found = i[found >= least], j[found >= least], found[found >= least]
+        yield Found(first + i, int(places[0]) + j, found, scores.numel())
 
 
-def require_finite(scores: torch.Tensor) -> None:
-    """Raise for NaN or infinite scores: they have no rank."""
+def right_blocks(work: Work) -> Iterator[torch.Tensor]:
+    """Places of the right texts of one tile after the other."""
+    return iter(torch.arange(len(work.right)).split(work.job.tile[1]))
+
+
+def best_of_block(work: Work, left: Prepared, first: int) -> Found:
+    """The best right texts of each left one.
+
+    Twice as many and some more are short-listed by the fast tile and scored in float32. A left text whose short list might lack one of the
+    best (its last score is within ``work.error`` of the K-th best) is scored in float32 whole.
+    """
+    rows, k = len(left[0]), min(work.job.top, len(work.right))
+    wide = min(2 * k + 16, len(work.right)) if work.scorer.compiled else k
+    short = Best(rows, wide)
+    for places in right_blocks(work):
+        right = work.right.block(int(places[0]), int(places[-1]) + 1)
+        short.add(finite(work.scorer.fast_tile(left, right)), places)
+    places, scores = short.sorted()
+    if work.scorer.compiled:
+        lines = np.repeat(np.arange(rows), wide)
+        exact = work.scorer.score(distill.gather(left, lines), work.right.take(places.numpy().ravel()))
+        exact_scores = torch.from_numpy(exact).reshape(rows, wide)
+        best = Best(rows, k)
+        best.add(exact_scores, places)
+        error = max(work.error, SAFETY * float((exact_scores - scores).abs().max()))
+        unsure = (scores[:, -1] + error >= score_of(best.keys.amin(1))).nonzero()[:, 0]
+        if wide < len(work.right) and len(unsure):
+            again = Best(len(unsure), k)
+            for some in right_blocks(work):
+                right = work.right.block(int(some[0]), int(some[-1]) + 1)
+                again.add(finite(work.scorer.tile(distill.gather(left, unsure.numpy()), right)), some)
+            best.keys[unsure] = again.keys
+        places, scores = best.sorted()
+    least = -math.inf if work.job.threshold is None else work.job.threshold
+    i, j = (t.numpy() for t in (scores >= least).nonzero(as_tuple=True))
+    return Found(first + i, places.numpy()[i, j], scores.numpy()[i, j], rows * len(work.right))
+
+
+def finite(scores: torch.Tensor) -> torch.Tensor:
+    """The scores; raises for NaN or infinite ones, which have no rank."""
     if not bool(scores.isfinite().all()):
         raise CollectionError(
             "a score is not a finite number: the student or a collection is damaged: run `dipair verify` on both"
         )
+    return scores
 
 
 def of_pairs(work: Work, first: int, last: int) -> Iterator[Found]:
@@ -418,7 +482,7 @@ def of_pairs(work: Work, first: int, last: int) -> Iterator[Found]:
         scores = work.scorer.score(
             *(distill.gather(p, at) for p, at in zip(sides, (some[:, 1:] - starts).T, strict=True))
         )
-        require_finite(torch.from_numpy(scores))
+        finite(torch.from_numpy(scores))
         keep = scores >= least
         row, left, right = some[keep].T
         yield Found(left, right, scores[keep], len(scores), row)

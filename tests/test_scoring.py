@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import cli, collection, models, results, scoring
+from dipair_lib import cli, collection, models, native, results, scoring
 from dipair_lib.collection import Collection, CollectionError
+from dipair_lib.models import heads
 from dipair_lib.scoring import Best, Job, Scorer
 from dipair_lib.tasks import TaskError
 
@@ -319,7 +320,7 @@ class TestBest:
         scores = values[torch.randint(7, (40, 17), generator=torch.Generator().manual_seed(0))]
         best = Best(40, k)
         for start in range(0, 17, width):
-            best.add(scores[:, start : start + width], start)
+            best.add(scores[:, start : start + width], torch.arange(17)[start : start + width])
         places, highest = best.sorted()
         order = np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :k]
         np.testing.assert_array_equal(places, order)
@@ -374,21 +375,21 @@ class TestJobs:
         self, sides: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         scoring.score(job(sides, top=3), sides / "whole")
-        real = scoring.require_finite
+        real = scoring.finite
         for stop in range(1, 13):
             calls = 0
 
-            def dies(scores: torch.Tensor, stop: int = stop) -> None:
+            def dies(scores: torch.Tensor, stop: int = stop) -> torch.Tensor:
                 nonlocal calls
                 calls += 1
                 if calls == stop:
                     raise KeyboardInterrupt
-                real(scores)
+                return real(scores)
 
-            monkeypatch.setattr(scoring, "require_finite", dies)
+            monkeypatch.setattr(scoring, "finite", dies)
             with pytest.raises(KeyboardInterrupt):
                 scoring.score(job(sides, top=3), sides / "out")
-            monkeypatch.setattr(scoring, "require_finite", real)
+            monkeypatch.setattr(scoring, "finite", real)
             assert (scoring.verify(sides / "out") != []) and not list((sides / "out").glob("*.tmp"))
             counts = scoring.score(job(sides, top=3), sides / "out")
             assert counts["done_before"] == (stop - 1) // 4
@@ -444,10 +445,80 @@ class TestJobs:
         ]
 
     def test_a_score_that_is_not_finite_stops(self, sides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Scorer, "tile", lambda *_: torch.full((4, 6), float("nan")))
+        monkeypatch.setattr(scoring, "tile", lambda _, a, b: torch.full((len(a[0]), len(b[0])), float("nan")))
         with pytest.raises(CollectionError, match="a score is not a finite number"):
             scoring.score(job(sides), sides / "out")
         assert not list((sides / "out").glob("part*"))
+
+
+class TestFastTiles:
+    @pytest.mark.parametrize("asked", [{"top": 1}, {"top": 3}, {"threshold": 0.0}])
+    @pytest.mark.parametrize("off", [1e-4, 0.3])
+    def test_the_best_are_exact_although_the_tile_is_not(
+        self,
+        sides: Path,
+        pairs: pd.DataFrame,
+        monkeypatch: pytest.MonkeyPatch,
+        asked: dict[str, Any],
+        off: float,
+    ) -> None:
+        """Noise that is as large as the differences between candidates changes nothing but the work."""
+        want = expected(sides, pairs)
+        asked = {
+            name: float(np.median(want)) if name == "threshold" else value for name, value in asked.items()
+        }
+        monkeypatch.setattr(native.FFNNTile, "of", lambda _: object())
+        random = torch.Generator().manual_seed(0)
+        monkeypatch.setattr(
+            Scorer,
+            "fast_tile",
+            lambda self, a, b: (t := self.tile(a, b)) + off * (torch.rand(t.shape, generator=random) - 0.5),
+        )
+        scoring.score(job(sides, **asked), sides / "out")
+        found = scored(sides / "out")
+        for i, (_, rows) in enumerate(found.groupby("left")):
+            order = np.argsort(-want[i], kind="stable")
+            right = order[: asked["top"]] if "top" in asked else np.flatnonzero(want[i] >= asked["threshold"])
+            assert rows["right"].tolist() == [f"p{j}" for j in right]
+            np.testing.assert_allclose(rows["score"], want[i][right], atol=1e-5)
+
+    @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
+    @pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 31), (5, 32), (2, 97)])
+    @pytest.mark.parametrize("hidden", [(256, 128), (40, 7), (64, 32)])
+    def test_the_compiled_tile_is_the_head_in_float64(self, m: int, n: int, hidden: tuple[int, int]) -> None:
+        torch.manual_seed(0)
+        head = heads.FFNNHead([6, 6], hidden)
+        for p in head.parameters():
+            torch.nn.init.normal_(p, std=p.shape[-1] ** -0.5)
+        a, b = torch.randn(m, hidden[0]), torch.randn(n, hidden[0])
+        a[0, 0] = -1e4  # cut at zero whatever is added
+        compiled = native.FFNNTile(head)
+        found = compiled(a, b)
+        second, last = head.rest
+        x = torch.relu(a[:, None] + b[None]).bfloat16().double()
+        x = torch.relu(x @ second.weight.bfloat16().double().T + second.bias.double())
+        want = (x @ last.weight.double().T + last.bias.double())[..., 0]
+        torch.testing.assert_close(found.double(), want, atol=1e-5, rtol=1e-5)
+        plain = head.combine((a[:, None],), (b[None],))[..., 0].detach()
+        assert (found - plain).abs().max() < 0.02 * max(1.0, float(plain.abs().max()))
+
+    @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
+    def test_a_number_that_is_none_is_not_hidden(self) -> None:
+        head = heads.FFNNHead([6, 6], (32, 32))
+        a, b = torch.randn(3, 32), torch.randn(40, 32)
+        a[1, 5] = float("nan")
+        found = native.FFNNTile(head)(a, b)
+        assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
+
+    def test_without_it_torch_computes(self, sides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        scoring.score(job(sides, top=3), sides / "fast")
+        monkeypatch.setenv("DIPAIR_NATIVE", "0")
+        assert "switches it off" in native.why_not()
+        assert Scorer.load(sides / "s").compiled is None
+        scoring.score(job(sides, top=3), sides / "slow")
+        fast, slow = scored(sides / "fast"), scored(sides / "slow")
+        assert fast["right"].equals(slow["right"])
+        np.testing.assert_allclose(fast["score"], slow["score"], atol=1e-6)
 
 
 class TestCommandLine:
