@@ -256,11 +256,13 @@ def encode(
 
 
 def writing(out: Path) -> filelock.BaseFileLock:
-    """The lock of the one process that may write a folder."""
+    """The lock of the one process that may write a folder; what an earlier one that was killed left half written is removed."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(out / ".lock")
         lock.acquire(timeout=0)
+        for half in out.glob(".*.tmp"):
+            half.unlink()
     except filelock.Timeout:
         raise CollectionError(
             f"{out}: another process is writing here: wait for it, or name another folder"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -519,6 +522,83 @@ class TestFastTiles:
         fast, slow = scored(sides / "fast"), scored(sides / "slow")
         assert fast["right"].equals(slow["right"])
         np.testing.assert_allclose(fast["score"], slow["score"], atol=1e-6)
+
+
+# Runs in a process of its own, which loads the library once and forks a child for each attempt. Prints how many were killed.
+KILLS = """
+import functools, os, random, shutil, signal, sys, time
+from pathlib import Path
+
+import torch
+
+from dipair_lib import collection, models, scoring
+
+folder, kills = Path(sys.argv[1]), int(sys.argv[2])
+torch.set_num_threads(1)
+student = folder / "s"
+models.load = functools.cache(models.load)  # here, once: most of a short run would be loading
+scoring.Scorer.load(student)
+
+
+def work(to):
+    for side, name in enumerate("ab"):
+        collection.encode(student, folder / f"{name}.parquet", side, to / name, shard_texts=3)
+    scoring.score(scoring.Job(str(student), str(to / "a"), str(to / "b"), top=3, tile=(2, 6)), to / "out")
+
+
+def attempt(to, seconds):
+    child = os.fork()
+    if not child:
+        sys.stderr = open(os.devnull, "w")
+        work(to)
+        os._exit(0)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not (done := os.waitpid(child, os.WNOHANG))[0]:
+        time.sleep(0.001)
+    if not done[0]:
+        os.kill(child, signal.SIGKILL)
+        done = os.waitpid(child, 0)
+    return done[1]
+
+
+def content(to):
+    return {p.relative_to(to): p.read_bytes() for p in sorted(to.rglob("*")) if p.is_file() and p.suffix != ".lock" and p.name != ".lock"}
+
+
+begun = time.monotonic()
+assert attempt(folder / "whole", 600) == 0
+whole, took = content(folder / "whole"), time.monotonic() - begun
+paths = {p.name: p for p in (folder / "whole", folder / "torn")}
+random.seed(0)
+killed = ended = 0
+while killed < kills or not ended:
+    status = attempt(folder / "torn", random.uniform(0, took) if killed < kills else 600)
+    killed += status == signal.SIGKILL
+    assert status in (0, signal.SIGKILL), status
+    if status == 0:
+        ended += 1
+        torn = content(folder / "torn")
+        assert torn.keys() == whole.keys(), torn.keys() ^ whole.keys()
+        for name, data in whole.items():
+            same = torn[name].replace(b"torn", b"whole") == data if name.name == "job.json" else torn[name] == data
+            assert same, name
+        shutil.rmtree(folder / "torn")
+print(killed, ended)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_killed_at_fifty_moments_the_files_are_those_of_an_undisturbed_run(sides: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS, str(sides), "50"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    killed, ended = map(int, done.stdout.split())
+    assert killed == 50 and ended >= 1
 
 
 class TestCommandLine:
