@@ -113,6 +113,20 @@ def add_score(commands: Any) -> None:
     )
     score.add_argument("--threshold", type=float, metavar="T", help="keep scores of at least T")
     score.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the parts, Parquet")
+    many = score.add_mutually_exclusive_group()
+    many.add_argument(
+        "--part",
+        default="0/1",
+        metavar="I/N",
+        help="do the I-th of N shares (from 0): N such commands share the job, on any machines that see the folders",
+    )
+    many.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="spread the job over Ray: on this machine, or a cluster (auto)",
+    )
 
 
 def overrides(given: Sequence[str]) -> dict[str, str]:
@@ -160,6 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ) as error:  # SuiteError, ResultError and TaskError say what to do; a traceback would hide it
         print(f"dipair: {error}", file=sys.stderr)
         return 2
+    except ImportError as error:  # an extra that is not installed
+        print(f"dipair: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 
@@ -191,12 +208,25 @@ def score(asked: argparse.Namespace) -> int:
         asked.top,
         asked.threshold,
     )
-    counts = scoring.score(job, asked.out)
+    if asked.ray is None:
+        counts = scoring.score(job, asked.out, share(asked.part))
+    else:
+        from dipair_lib import on_ray
+
+        counts = on_ray.score(job, asked.out, asked.ray)
     print(
         f"{asked.out}: {counts['pairs']:,} pairs scored, {counts['rows']:,} rows in {counts['units']} parts"
         + (f", {counts['done_before']} of them from before" if counts["done_before"] else "")
     )
     return 0
+
+
+def share(text: str) -> tuple[int, int]:
+    """``I/N`` as numbers; ValueError unless 0 <= I < N."""
+    i, _, n = text.partition("/")
+    if not (i.isdigit() and n.isdigit() and int(i) < int(n)):
+        raise ValueError(f"--part: expected I/N with I from 0 to N - 1, such as 0/4, but got {text}")
+    return int(i), int(n)
 
 
 def verify(folder: Path) -> int:

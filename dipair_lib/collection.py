@@ -11,6 +11,7 @@ last whole shard and writes the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -255,13 +256,16 @@ def encode(
     return Collection(out, manifest)
 
 
-def writing(out: Path) -> filelock.BaseFileLock:
-    """The lock of the one process that may write a folder; what an earlier one that was killed left half written is removed."""
+@contextlib.contextmanager
+def writing(out: Path | str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a folder's lock: a second writer is refused, and what one that was killed left half written is removed. ``shared`` waits for the
+    lock in place of that, and leaves half-written files to those who may be writing them."""
+    out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(out / ".lock")
-        lock.acquire(timeout=0)
-        for half in out.glob(".*.tmp"):
+        lock.acquire(timeout=-1 if shared else 0)
+        for half in () if shared else out.glob(".*.tmp"):
             half.unlink()
     except filelock.Timeout:
         raise CollectionError(
@@ -269,7 +273,10 @@ def writing(out: Path) -> filelock.BaseFileLock:
         ) from None
     except OSError as error:
         raise CollectionError(f"{out}: cannot be written ({error.strerror or error})") from error
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def begin(out: Path, made: dict[str, Any]) -> dict[str, Any]:

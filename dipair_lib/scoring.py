@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -200,32 +201,45 @@ class Job:
         }
 
 
-def score(job: Job, out: Path | str) -> dict[str, Any]:
+def score(job: Job, out: Path | str, part: tuple[int, int] = (0, 1)) -> dict[str, int]:
     """Do every unit of a job that has no part yet, here, one after the other.
 
+    Args:
+        part: (i, n) does only units i, i + n, i + 2n ...: n processes, on as many machines as see the folder, share a job.
+
     Returns:
-        Counts: units, done before, rows written, pairs scored.
+        Counts of those units: units, done_before, rows (written), pairs (scored).
 
     Raises:
-        CollectionError: the folder holds another job, a collection changed, one side is empty, ids are unknown.
+        CollectionError: the folder holds another job or another process writes there, a collection changed or is empty, an id is unknown.
     """
     out = Path(out)
-    with collection.writing(out):
+    if part == (0, 1):
+        with collection.writing(out):
+            return do(out, range(begin(job, out)))
+    with collection.writing(out, shared=True):
         units = begin(job, out)
-        left = [n for n in range(units) if not is_whole(out, n)]
-        for number in progress.track(left, "scoring"):
-            run_unit(out, number)
-    parts = [read_part(out, number) for number in range(units)]
-    return {
-        "units": units,
-        "done_before": units - len(left),
-        "rows": sum(part["rows"] for part in parts),
-        "pairs": sum(part["pairs"] for part in parts),
-    }
+    return do(out, range(units)[part[0] :: part[1]])
 
 
-def begin(job: Job, out: Path) -> int:
+def do(out: Path, units: Sequence[int]) -> dict[str, int]:
+    """Do those of some units that have no part yet."""
+    left = [number for number in units if not is_whole(out, number)]
+    for number in progress.track(left, "scoring"):
+        run_unit(out, number)
+    return counts(out, units, len(units) - len(left))
+
+
+def counts(out: Path, units: Sequence[int], before: int) -> dict[str, int]:
+    """What some finished units hold together."""
+    parts = [read_part(out, number) for number in units]
+    summed = {name: sum(part[name] for part in parts) for name in ("rows", "pairs")}
+    return {"units": len(units), "done_before": before, **summed}
+
+
+def begin(job: Job, out: Path | str) -> int:
     """Write ``job.json``, or check that the folder's is the same job; bucket explicit pairs once. Returns the number of units."""
+    out = Path(out)
     identity = job.identity()
     if (out / "job.json").exists():
         noted = read_job(out)
@@ -237,7 +251,8 @@ def begin(job: Job, out: Path) -> int:
         return len(noted["units"])
     sides = opened_sides(job, identity)
     units = bucketed(job, out, sides) if job.pairs else blocks(sides[0], job.tile[0])
-    content = {"job": asdict(job), "identity": identity, "units": units}
+    paths = {name: str(Path(getattr(job, name)).absolute()) for name in ("student", "left", "right")}
+    content = {"job": {**asdict(job), **paths}, "identity": identity, "units": units}
     results.write_atomic(out / "job.json", (json.dumps(content, indent=1) + "\n").encode())
     return len(units)
 
@@ -343,7 +358,9 @@ def run_unit(out: Path | str, number: int) -> dict[str, Any]:
     find = of_pairs if work.job.pairs else of_block
     counted = {"pairs": 0, "rows": 0}
     target = work.out / f"part-{number:05d}.parquet"
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(
+        f".{target.name}.{uuid.uuid4().hex}.tmp"
+    )  # other machines have the same process numbers
     try:
         with torch.inference_mode(), Part(temporary, work.names, row=bool(work.job.pairs)) as part:
             for found in find(work, *work.units[number]):

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import cli, collection, models, native, results, scoring
+from dipair_lib import cli, collection, models, native, on_ray, results, scoring
 from dipair_lib.collection import Collection, CollectionError
 from dipair_lib.models import heads
 from dipair_lib.scoring import Best, Job, Scorer
@@ -601,6 +601,48 @@ def test_killed_at_fifty_moments_the_files_are_those_of_an_undisturbed_run(sides
     assert killed == 50 and ended >= 1
 
 
+class TestManyProcesses:
+    def test_parts_of_a_job_make_the_whole(self, sides: Path) -> None:
+        scoring.score(job(sides, top=3), sides / "whole")
+        for i in (2, 0, 1):
+            scoring.score(job(sides, top=3), sides / "out", part=(i, 3))
+            assert len(scoring.verify(sides / "out")) == {2: 2, 0: 1, 1: 0}[i]
+        assert files(sides / "out") == files(sides / "whole")
+
+    def test_a_second_one_that_wants_all_of_it_is_refused(self, sides: Path) -> None:
+        with (
+            collection.writing(sides / "out"),
+            pytest.raises(CollectionError, match="another process is writing here"),
+        ):
+            scoring.score(job(sides, top=3), sides / "out")
+
+    def test_on_ray_with_a_worker_killed_in_the_middle(
+        self, sides: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ray = pytest.importorskip("ray")
+        scoring.score(job(sides, top=3, tile=(2, 6)), sides / "whole")
+        marker = sides / "killed"
+
+        class Dying(on_ray.Units):
+            """The first actor to get its second unit dies of it, as if the machine had."""
+
+            def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+                self.calls = getattr(self, "calls", 0) + 1
+                if self.calls == 2 and not marker.exists():
+                    marker.touch()
+                    os.kill(os.getpid(), 9)
+                return super().__call__(batch)
+
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        monkeypatch.setattr(on_ray, "Units", Dying)
+        counts = on_ray.score(job(sides, top=3, tile=(2, 6)), sides / "out", workers=2)
+        assert marker.exists()
+        assert counts == {"units": 6, "done_before": 0, "rows": LEFT * 3, "pairs": LEFT * RIGHT}
+        # The workers' encoder runs in the dtype of this machine, but nothing was left to encode.
+        assert files(sides / "out") == files(sides / "whole")
+        assert on_ray.score(job(sides, top=3, tile=(2, 6)), sides / "out")["done_before"] == 6
+
+
 class TestCommandLine:
     def test_from_texts_to_checked_scores(self, sides: Path, capsys: pytest.CaptureFixture[str]) -> None:
         def dipair(*words: str) -> int:
@@ -623,3 +665,7 @@ class TestCommandLine:
         assert "part-00000.parquet: missing" in capsys.readouterr().out
         assert dipair(*asked, *"--pairs @x.csv --top 3 --out @z".split()) == 2
         assert "--top: expected a whole number from 1 on, and --all" in capsys.readouterr().err
+        assert dipair(*asked, *"--all --part 2/2 --out @z".split()) == 2
+        assert (
+            "--part: expected I/N with I from 0 to N - 1, such as 0/4, but got 2/2" in capsys.readouterr().err
+        )
