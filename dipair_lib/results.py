@@ -63,6 +63,7 @@ KNOWN_FILES = frozenset(
         "notebooks",
         "teacher",
         "encoded",
+        "scale",
         "architectures.json",
         "report.html",
         "rows.jsonl",

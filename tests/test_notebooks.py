@@ -18,7 +18,7 @@ from conftest import sentences
 from dipair_lib import results, suite
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-NAMES = ["01_teacher", "02_bilstm", "03_dipair", "04_tradeoff", "05_explorer", "07_architectures"]
+NAMES = ["01_teacher", "02_bilstm", "03_dipair", "04_tradeoff", "05_explorer", "06_scale", "07_architectures"]
 SUITES = sorted((FOLDER / "suites").glob("*.yaml"))
 
 

@@ -1,0 +1,298 @@
+"""How fast a student scores tiles on this machine, how near that is to what the machine can do, and what 10^9 or 10^12 pairs then cost."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from . import collection, progress, results, scoring, speed, tradeoff
+from .models import Prepared
+from .scoring import Scorer
+
+SIDE = 1024  # texts of a clocked tile's sides
+TURNS = 7
+
+
+def student_of(out: Path | str, run: str = "", least: float = 0.9) -> results.Result:
+    """The row of a student to score with: by its run id, or else the fastest clocked one whose texts are encoded once and that keeps this
+    share of the teacher's quality (the best of all where none keeps so much).
+
+    Raises:
+        ResultError: no such row, or none that could score.
+    """
+    rows = results.load_results(out, damaged="warn")
+    if run:
+        found = [row for row in rows if row.run_id == run]
+        if not found:
+            raise results.ResultError(
+                f"{out}: no row {run!r}: expected the name of a folder in {Path(out) / 'rows'}"
+            )
+        return found[0]
+    able = [
+        row
+        for row in rows
+        if row.family in {"dipair", "dual-encoder", "bilstm"}
+        and row.combine_s_per_pair
+        and row.read_lengths
+        and "+" in row.read_lengths
+        and (results.row_folder(out, row.run_id) / "model").is_dir()
+    ]
+    if not able:
+        raise results.ResultError(
+            f"{out}: no clocked student for pairs here: run a suite first, e.g. `make demo`"
+        )
+    good = [row for row in able if (row.retained or 0.0) >= least]
+    if good:
+        return min(good, key=lambda row: row.combine_s_per_pair or math.inf)
+    return max(able, key=lambda row: row.retained or 0.0)
+
+
+def collections(
+    out: Path | str, row: results.Result, most: int = 0
+) -> tuple[collection.Collection, collection.Collection, pd.DataFrame]:
+    """Encode the distinct texts of the task that a student was measured on, each side its own collection in ``scale/`` beside the rows.
+
+    Args:
+        most: texts of a side at most; 0 takes all.
+
+    Returns:
+        Both collections, and per side: texts, seconds (None where nothing was left to encode), bytes on disk.
+    """
+    task = results.load_run_task(json.loads(row.parameters))
+    student = results.row_folder(out, row.run_id) / "model"
+    folder = Path(out) / "scale" / row.run_id
+    made, lines = [], []
+    for side, name in enumerate(task.fields):
+        texts = pd.concat([task.train[name], task.dev[name], task.test[name]]).drop_duplicates()[
+            : most or None
+        ]
+        source = folder / f"{side}-{len(texts)}.parquet"
+        frame = pd.DataFrame({"id": range(len(texts)), "text": texts.to_numpy()})
+        results.write_atomic(source, collection.parquet(pa.Table.from_pandas(frame, preserve_index=False)))
+        target = folder / f"{side}-{len(texts)}"
+        known = (target / "manifest.json").exists()
+        begun = time.perf_counter()
+        found = collection.encode(student, source, side, target)
+        seconds = None if known else time.perf_counter() - begun
+        kept = sum(path.stat().st_size for path in target.iterdir())
+        lines.append({"side": name, "texts": len(found), "seconds": seconds, "bytes": kept})
+        made.append(found)
+    return made[0], made[1], pd.DataFrame(lines)
+
+
+def roofline(scorer: Scorer, left: Prepared, right: Prepared, turns: int = TURNS) -> pd.DataFrame:
+    """Clock each way in which this machine can score a tile, in turns with the machine's own matrix product and memory copy.
+
+    Args:
+        left, right: prepared texts; up to ``SIDE`` of each make the tile.
+
+    Returns:
+        One line per way: ``way``, ``dtype`` of its matrix products, ``pairs`` per call, ``pairs_per_s`` (median; ``_low``, ``_high`` from
+        quartiles), ``flops_per_pair`` (matrix products and dot products), ``bytes_per_pair`` (the texts' share and the score),
+        ``gflops`` and ``peak_gflops`` (measured here, same dtype), ``of_peak``, ``gb_per_s``, ``copy_gb_per_s``, ``of_copy``.
+    """
+    a, b = (tuple(t[:SIDE] for t in side) for side in (left, right))
+    ways: dict[str, tuple[str, Callable[[], Any]]] = {"torch": ("float32", lambda: scorer.tile(a, b))}
+    if scorer.compiled is not None:
+        ways["compiled"] = ("bfloat16", lambda: scorer.fast_tile(a, b))
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    ceilings = []
+    for _ in progress.track(range(turns + 1), "clocking tiles"):  # the first turn is the warm-up
+        for name, (_, call) in ways.items():
+            times[name].append(speed.timed(call))
+        ceilings.append(speed.ceiling(0.1))
+    peak = {name: float(np.median([c[name] for c in ceilings[1:]])) for name in ceilings[0]}
+    pairs = len(a[0]) * len(b[0])
+    flops = flops_per_pair(scorer, a, b)
+    read = sum(
+        sum(t[0].numel() * t.element_size() for t in side) / len(other[0]) for side, other in ((a, b), (b, a))
+    )
+    lines = []
+    for name, (dtype, _) in ways.items():
+        low, middle, high = (pairs / q for q in np.quantile(times[name][1:], (0.75, 0.5, 0.25)))
+        limit = peak[f"peak_gflops_{dtype}"]
+        lines.append(
+            {
+                "way": name,
+                "dtype": dtype,
+                "pairs": pairs,
+                "pairs_per_s": middle,
+                "pairs_per_s_low": low,
+                "pairs_per_s_high": high,
+                "flops_per_pair": flops,
+                "bytes_per_pair": read + 4,
+                "gflops": flops * middle / 1e9,
+                "peak_gflops": limit,
+                "of_peak": flops * middle / 1e9 / limit,
+                "gb_per_s": (read + 4) * middle / 1e9,
+                "copy_gb_per_s": peak["copy_gb_per_s"],
+                "of_copy": (read + 4) * middle / 1e9 / peak["copy_gb_per_s"],
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def flops_per_pair(scorer: Scorer, left: Prepared, right: Prepared, size: int = 32) -> float:
+    """Multiplications and additions of the matrix and dot products of a pair within a tile."""
+    a, b = (tuple(t[:size] for t in side) for side in (left, right))
+    m, n = len(a[0]), len(b[0])
+    one, other = tuple(t[:, None] for t in a), tuple(t[None] for t in b)
+    return speed.count_flops(lambda: scorer.model.combine(one, other)) / (m * n)
+
+
+def shown(lines: pd.DataFrame) -> pd.DataFrame:
+    """The roofline for people."""
+    return pd.DataFrame(
+        {
+            "way": lines["way"] + ", " + lines["dtype"],
+            "pairs/s": [
+                f"{tradeoff.si(p.pairs_per_s)} ({tradeoff.si(p.pairs_per_s_low)} to {tradeoff.si(p.pairs_per_s_high)})"
+                for p in lines.itertuples()
+            ],
+            "FLOP per pair": lines["flops_per_pair"].map(lambda v: f"{v:,.0f}"),
+            "bytes per pair": lines["bytes_per_pair"].map(lambda v: f"{v:,.1f}"),
+            "GFLOP/s of the machine's": [
+                f"{p.gflops:,.0f} of {p.peak_gflops:,.0f}" for p in lines.itertuples()
+            ],
+            "of the matrix peak": lines["of_peak"].map(lambda v: f"{100 * v:.0f} %"),
+            "of the memory copy": lines["of_copy"].map(lambda v: f"{100 * v:.1f} %"),
+        }
+    )
+
+
+def cosine_pairs_per_s(width: int = 384, side: int = 4096, seconds: float = 0.5) -> float:
+    """How many pairs of vectors of MiniLM's width this machine compares per second, by float32 matrix products: what an exact search for
+    candidates can reach."""
+    a = torch.randn(side, width)
+    return side * side / speed.median_of(lambda: a @ a.T, seconds)
+
+
+def rates(lines: pd.DataFrame, encoded: pd.DataFrame, row: results.Result) -> dict[str, float]:
+    """What ``bill`` wants to know: the fastest way's pairs/s, and a text's seconds (where the collections were not encoded just now, by the
+    row's own clock) and bytes."""
+    seconds = (row.encode_s_per_text or 0.0) + (row.tokenize_s_per_text or 0.0)
+    if encoded["seconds"].notna().all():
+        seconds = encoded["seconds"].sum() / encoded["texts"].sum()
+    return {
+        "pairs_per_s": float(lines["pairs_per_s"].max()),
+        "text_s": float(seconds),
+        "bytes_per_text": float(encoded["bytes"].sum() / encoded["texts"].sum()),
+    }
+
+
+# --- the bill ---------------------------------------------------------------------------------------------------------------------
+
+
+def bill(
+    n_left: float,
+    n_right: float,
+    *,
+    pairs_per_s: float,
+    text_s: float,
+    bytes_per_text: float,
+    candidates: float = 0.0,
+    candidates_per_s: float = math.inf,
+    price_per_hour: float = 0.0,
+    hours_at_most: float = 24.0,
+) -> pd.DataFrame:
+    """What it takes to score each left text with each right one, or with its best candidates.
+
+    Args:
+        pairs_per_s, text_s: measured, of one machine: the student's tile, and tokenising and encoding one text.
+        candidates: right texts per left one that the student scores; 0 scores all. candidates_per_s: how many pairs per second the cheaper
+            student that finds them compares.
+        price_per_hour: of one machine. hours_at_most: for how many machines are counted.
+
+    Returns:
+        Lines encode, find candidates, score, together: count (texts or pairs), hours of one machine, machines for ``hours_at_most``, money,
+        bytes kept.
+    """
+    if min(n_left, n_right, pairs_per_s, text_s, bytes_per_text, candidates_per_s, hours_at_most) <= 0:
+        raise ValueError("bill: expected numbers above 0 for texts, rates and hours")
+    every = n_left * n_right
+    scored = n_left * min(candidates, n_right) if candidates else every
+    steps = [("encode", n_left + n_right, (n_left + n_right) * text_s, (n_left + n_right) * bytes_per_text)]
+    if candidates:
+        steps.append(("find candidates", every, every / candidates_per_s, 0.0))
+    steps.append(("score", scored, scored / pairs_per_s, 0.0))
+    lines = pd.DataFrame(steps, columns=["step", "count", "seconds", "bytes"])
+    total = pd.DataFrame(
+        [("together", math.nan, lines["seconds"].sum(), lines["bytes"].sum())], columns=lines.columns
+    )
+    lines = pd.concat([lines, total], ignore_index=True)
+    lines["hours"] = lines.pop("seconds") / 3600
+    lines["machines"] = np.ceil(lines["hours"] / hours_at_most).astype(int)
+    lines["money"] = lines["hours"] * price_per_hour
+    return lines
+
+
+# --- what was scored is right -----------------------------------------------------------------------------------------------------
+
+
+def recheck(out: Path | str, n: int = 20, seed: int = 0) -> pd.DataFrame:
+    """Score some left texts of a finished job anew, in float32 by torch alone, each with every right text, and compare with its parts.
+
+    Returns:
+        One line per left text: ``left`` (its place), ``kept`` (rows in the parts), ``missing`` (rows of the float32 ranking that the part
+        lacks, by more than 1e-5 in score), ``difference`` (the largest between a part's score and the new one).
+    """
+    work = scoring.Work(Path(out))
+    random = np.random.default_rng(seed)
+    places = np.sort(random.choice(len(work.left), min(n, len(work.left)), replace=False))
+    lines = []
+    for place in progress.track(places.tolist(), "scoring a sample anew"):
+        left = work.left.take(np.array([place]))
+        scores = torch.cat(
+            [
+                work.scorer.tile(left, work.right.block(int(p[0]), int(p[-1]) + 1))[0]
+                for p in scoring.right_blocks(work)
+            ]
+        ).numpy()
+        part = kept_of(work, place)
+        want = np.sort(scores)[::-1][: work.job.top or None]
+        want = want[want >= (-math.inf if work.job.threshold is None else work.job.threshold)]
+        found = np.sort(part["score"].to_numpy())[::-1]
+        short = len(want) - len(found)
+        off = np.abs(found[: len(want)] - want[: len(found)])
+        again = scores[part["place"].to_numpy()]
+        lines.append(
+            {
+                "left": place,
+                "kept": len(part),
+                "missing": max(0, short) + int((off > 1e-5).sum()),
+                "difference": float(np.abs(again - part["score"].to_numpy()).max(initial=0.0)),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def kept_of(work: scoring.Work, place: int) -> pd.DataFrame:
+    """The rows of one left text in a job's parts, with the places of their right texts."""
+    number = next(n for n, (first, last) in enumerate(work.units) if first <= place < last)
+    name = work.names[0][place].as_py()
+    frame = pd.read_parquet(work.out / f"part-{number:05d}.parquet", filters=[("left", "==", name)])
+    index = pd.Series(range(len(work.names[1])), index=work.names[1].to_pandas())
+    return frame.assign(place=index.loc[frame["right"]].to_numpy())
+
+
+def bill_shown(lines: pd.DataFrame) -> pd.DataFrame:
+    """The bill for people."""
+    return pd.DataFrame(
+        {
+            "step": lines["step"],
+            "texts or pairs": [tradeoff.si(v) if tradeoff.known(v) else "" for v in lines["count"]],
+            "hours of one machine": [f"{v:,.2f}" for v in lines["hours"]],
+            "machines for a day": lines["machines"],
+            "money": [f"{v:,.2f}" for v in lines["money"]],
+            "kept": [tradeoff.si(v, "B") if v else "" for v in lines["bytes"]],
+        }
+    )
