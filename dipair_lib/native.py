@@ -1,6 +1,6 @@
-"""Tiles of the FFNN head and the cosine as compiled code (``tiles.cpp``), where a processor multiplies bfloat16 in tiles (AMX).
+"""The FFNN head's tile as compiled code (``ffnn_tile.cpp``), on processors that multiply bfloat16 in tiles (AMX) and where a compiler is.
 
-Compiled once per machine, into the cache folder, in about a second. Without a compiler, or with ``DIPAIR_NATIVE=0``, torch does the same.
+It is compiled once per machine, into the cache folder, in about a second. Elsewhere, or with ``DIPAIR_NATIVE=0``, torch computes the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ import torch
 
 from . import tasks
 from .models import Prepared
-from .models.heads import FFNNHead, ResidualHead, SimilarityHead
+from .models.heads import FFNNHead, ResidualHead
 
-SOURCE = Path(__file__).with_name("tiles.cpp")
+SOURCE = Path(__file__).with_name("ffnn_tile.cpp")
 NEEDED = {"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512dq", "avx512_bf16"}
 WIDEST = 1024  # hidden units of the first layer that the code has room for
 
@@ -64,7 +63,7 @@ def library() -> Any:
     """The compiled code, with the right to use tiles."""
     command = [compiler() or "g++", "-O3", "-march=native", "-shared", "-fPIC", "-fvisibility=default"]
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join([*command, *sorted(flags())]).encode())
-    path = tasks.cache_folder() / "native" / f"tiles-{digest.hexdigest()[:16]}.so"
+    path = tasks.cache_folder() / "native" / f"ffnn_tile-{digest.hexdigest()[:16]}.so"
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{path}.lock"):
         if not path.exists():
@@ -77,33 +76,8 @@ def library() -> Any:
     return found
 
 
-Tile = Callable[[Prepared, Prepared], torch.Tensor]
-
-
-def tile_of(model: Any) -> Tile | None:
-    """A model's tile by compiled code: prepared texts of both sides to scores float32 [m, n]. None where there is no code for its head, or
-    none that runs here.
-
-    There is for the FFNN with two hidden layers, for the cosine, and for the FFNN that corrects a similarity (torch computes MaxSim).
-    """
-    head = model.head
-    if why_not():
-        return None
-    if isinstance(head, SimilarityHead) and not head.maxsim:
-        return lambda left, right: add_similarity(head, left, right, torch.zeros(len(left[0]), len(right[0])))
-    ffnn: Any = head.head if isinstance(head, ResidualHead) else head
-    fits = isinstance(ffnn, FFNNHead) and len(ffnn.rest) == 2 and ffnn.last.out_features == 1
-    if not fits or up(ffnn.rest[0].in_features) > WIDEST:
-        return None
-    compiled = FFNNTile(ffnn)
-    if head is ffnn:
-        return lambda left, right: compiled(left[0], right[0])
-    n = head.start.tensors
-    return lambda left, right: add_similarity(head.start, left[-n:], right[-n:], compiled(left[0], right[0]))
-
-
 class FFNNTile:
-    """The FFNN head's scores of all pairs of two blocks of texts.
+    """The scores of all pairs of two blocks of texts, by the compiled code.
 
     The sum of both shares, the biases and the last layer are float32, the product with the second layer is bfloat16 with float32 sums: off
     by the rounding of the first layer's activations and of the second layer's weights, and by nothing else.
@@ -124,48 +98,31 @@ class FFNNTile:
         self.weights = padded(last.weight.detach(), self.outer)
         self.shift = float(last.bias.detach())
 
+    @classmethod
+    def of(cls, model: Any) -> FFNNTile | None:
+        """For a model whose head (or the head that corrects a similarity) it can compute; None for others, or where the code cannot run."""
+        head: Any = model.head.head if isinstance(model.head, ResidualHead) else model.head
+        fits = isinstance(head, FFNNHead) and len(head.rest) == 2 and head.last.out_features == 1
+        return cls(head) if fits and up(head.rest[0].in_features) <= WIDEST and not why_not() else None
+
     def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Shares of the first layer, float32 [m, hidden] and [n, hidden], to scores float32 [m, n], by all of torch's threads."""
         left, right = padded(left, self.hidden), padded(right, self.hidden)
-        scores = torch.empty(len(left), len(right))
+        m, n = len(left), len(right)
+        scores = torch.empty(m, n)
+        edges = [n * i // torch.get_num_threads() for i in range(torch.get_num_threads() + 1)]
 
         def part(first: int, last: int) -> None:
             library().ffnn_tile(
-                at(left), at(right[first:]), at(self.packed), at(self.bias), at(self.weights), ctypes.c_float(self.shift), len(left),
-                last - first, self.hidden, self.outer, at(scores[:, first:]), ctypes.c_long(len(right)),
+                at(left), at(right[first:]), at(self.packed), at(self.bias), at(self.weights), ctypes.c_float(self.shift), m, last - first,
+                self.hidden, self.outer, at(scores[:, first:]), ctypes.c_long(n),
             )  # fmt: skip
 
-        in_threads(part, len(right))
+        with ThreadPoolExecutor(
+            len(edges) - 1
+        ) as pool:  # ctypes lets go of the interpreter while the code runs
+            list(pool.map(part, edges[:-1], edges[1:]))
         return scores
-
-
-def add_similarity(
-    head: SimilarityHead, left: Prepared, right: Prepared, scores: torch.Tensor
-) -> torch.Tensor:
-    """Add a similarity head's line to scores [m, n], in place; the cosine from vectors split into two bfloat16 (off by about 2^-16)."""
-    if head.maxsim:
-        return scores.add_(
-            head.combine(tuple(t[:, None] for t in left), tuple(t[None] for t in right))[..., 0]
-        )
-    a, b = (padded(side[0], up(side[0].shape[1])) for side in (left, right))
-    scale = ctypes.c_float(float(head.scale.detach()))
-
-    def part(first: int, last: int) -> None:
-        width, stride = a.shape[1], ctypes.c_long(len(b))
-        library().dot_tile(
-            at(a), at(b[first:]), scale, len(a), last - first, width, at(scores[:, first:]), stride
-        )
-
-    in_threads(part, len(b))
-    return scores.add_(head.shift.detach())
-
-
-def in_threads(part: Callable[[int, int], None], n: int) -> None:
-    """Call a part of the work for each share of n columns, by as many threads as torch has."""
-    threads = torch.get_num_threads()
-    edges = [n * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:  # ctypes lets go of the interpreter while the code runs
-        list(pool.map(part, edges[:-1], edges[1:]))
 
 
 def up(number: int) -> int:
@@ -181,3 +138,17 @@ def padded(values: torch.Tensor, width: int) -> torch.Tensor:
 def at(tensor: torch.Tensor) -> ctypes.c_void_p:
     """Where a tensor lies. Nothing here keeps it alive: the caller does."""
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+def tile(model: Any, compiled: FFNNTile, left: Prepared, right: Prepared) -> torch.Tensor:
+    """Scores float32 [m, n] of a model whose head has compiled code; the similarity that it corrects is added by torch."""
+    if not isinstance(model.head, ResidualHead):
+        return compiled(left[0], right[0])
+    own, start = model.head.parts([left, right])
+    scores = compiled(own[0][0], own[1][0])
+    return (
+        scores
+        + model.head.start.combine(tuple(t[:, None] for t in start[0]), tuple(t[None] for t in start[1]))[
+            ..., 0
+        ]
+    )

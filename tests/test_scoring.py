@@ -470,7 +470,7 @@ class TestFastTiles:
         asked = {
             name: float(np.median(want)) if name == "threshold" else value for name, value in asked.items()
         }
-        monkeypatch.setattr(native, "tile_of", lambda _: object())
+        monkeypatch.setattr(native.FFNNTile, "of", lambda _: object())
         random = torch.Generator().manual_seed(0)
         monkeypatch.setattr(
             Scorer,
@@ -504,39 +504,6 @@ class TestFastTiles:
         torch.testing.assert_close(found.double(), want, atol=1e-5, rtol=1e-5)
         plain = head.combine((a[:, None],), (b[None],))[..., 0].detach()
         assert (found - plain).abs().max() < 0.02 * max(1.0, float(plain.abs().max()))
-
-    @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
-    @pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 31), (17, 16), (16, 97)])
-    @pytest.mark.parametrize("width", [6, 32, 384])
-    def test_the_compiled_cosine_is_the_dot_product_in_float64(self, m: int, n: int, width: int) -> None:
-        torch.manual_seed(0)
-        head = heads.SimilarityHead("cosine", scale=7.0)
-        torch.nn.init.constant_(head.shift, 0.5)
-        a, b = (torch.nn.functional.normalize(torch.randn(k, width), dim=1) for k in (m, n))
-        found = native.add_similarity(head, (a,), (b,), torch.ones(m, n))
-        want = 1 + 7 * a.double() @ b.double().T + 0.5
-        torch.testing.assert_close(found.double(), want, atol=7 * 2**-15, rtol=0)
-
-    @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
-    @pytest.mark.parametrize("head", [*HEADS, "both"])
-    def test_a_student_is_computed_by_it_or_by_torch(
-        self, head: str, tiny_backbone: str, tmp_path: Path, pairs: pd.DataFrame
-    ) -> None:
-        settings = HEADS.get(head) or {
-            "keep": (3, 3),
-            "pooled": True,
-            "residual": "cosine+maxsim",
-            "hidden": (8, 4),
-        }
-        model = save_student(tiny_backbone, tmp_path / "s", **settings)
-        if hasattr(model.head, "head"):
-            torch.nn.init.normal_(
-                model.head.head.last.weight
-            )  # it begins at zero, where it would hide the rest
-        scorer = Scorer(model)
-        assert (scorer.compiled is None) == (head in {"transformer", "maxsim"})
-        a, b = scorer.prepare(texts(pairs, "query", 5), 0), scorer.prepare(texts(pairs, "passage", 7), 1)
-        torch.testing.assert_close(scorer.fast_tile(a, b), scorer.tile(a, b), atol=0.02, rtol=0)
 
     @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
     def test_a_number_that_is_none_is_not_hidden(self) -> None:

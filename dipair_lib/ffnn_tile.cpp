@@ -1,13 +1,13 @@
-// Heads over a tile of pairs, on processors with AMX. The FFNN:
-//   out[i][j] = shift + sum_g w[g] * relu(bias[g] + sum_h W[g][h] * relu(a[i][h] + b[j][h]))
+// The FFNN head over a tile of pairs, on processors with AMX:
+//   out[i][j] = sum_g w[g] * relu(bias[g] + sum_h W[g][h] * relu(a[i][h] + b[j][h]))
 // The sum a + b and the outer sum are float32; the matrix product reads bfloat16 and adds in float32. Hidden activations never leave the
-// caches: 32 pairs are added, cut at zero, rounded, multiplied and reduced before the next 32 begin. And the dot product, which a cosine is.
+// caches: 32 pairs are added, cut at zero, rounded, multiplied and reduced before the next 32 begin.
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstdint>
-#include <vector>
+#include <cstring>
 
 namespace {
 constexpr int PAIRS = 32;  // of one left text, computed together: two tiles of 16 rows
@@ -17,19 +17,6 @@ struct alignas(64) Config {  // the layout that _tile_loadconfig reads: 8 tiles 
   uint16_t width[16] = {};
   uint8_t rows[16] = {};
 };
-
-uint16_t rounded(float value) {  // to bfloat16, half to even
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  return value != value ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-float widened(uint16_t value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float wide;
-  __builtin_memcpy(&wide, &bits, 4);
-  return wide;
-}
 }  // namespace
 
 extern "C" {
@@ -104,56 +91,6 @@ void ffnn_tile(const float* a, const float* b, const uint16_t* W, const float* b
       }
       float* line = out + i * stride + j;
       for (int row = 0; row < real; row++) line[row] = shift + _mm512_reduce_add_ps(sums[row]);
-    }
-  }
-  _tile_release();
-}
-
-// out[i][j] += scale * sum_k a[i][k] * b[j][k], float32 [m][width] and [n][width], width a multiple of 32. Each number is split into two of
-// bfloat16, high + low; three of the four products are added, in float32: off by about 2^-16 of the vectors' lengths.
-void dot_tile(const float* a, const float* b, float scale, int m, int n, int width, float* out, long stride) {
-  const int steps = width / 32;
-  const long block = static_cast<long>(steps) * 512;  // 16 vectors
-  std::vector<uint16_t> packed(2 * block * ((n + 15) / 16));
-  for (int j = 0; j < n; j += 16) {
-    uint16_t* high = packed.data() + 2 * block * (j / 16);
-    for (int column = 0; column < 16; column++)
-      for (int k = 0; k < width; k++) {
-        const float value = j + column < n ? b[static_cast<long>(j + column) * width + k] : 0.0f;
-        const long place = static_cast<long>(k / 32) * 512 + (k % 32 / 2) * 32 + 2 * column + k % 2;
-        high[place] = rounded(value);
-        high[block + place] = rounded(value - widened(high[place]));
-      }
-  }
-  Config config;
-  for (int tile = 0; tile < 8; tile++) config.width[tile] = 64, config.rows[tile] = 16;
-  _tile_loadconfig(&config);
-  std::vector<uint16_t> left(2 * block);
-  alignas(64) float c[16][16];
-  for (int i = 0; i < m; i += 16) {
-    const int rows = m - i < 16 ? m - i : 16;
-    for (int row = 0; row < 16; row++)
-      for (int k = 0; k < width; k++) {
-        const float value = row < rows ? a[static_cast<long>(i + row) * width + k] : 0.0f;
-        const long place = static_cast<long>(k / 32) * 512 + row * 32 + k % 32;
-        left[place] = rounded(value);
-        left[block + place] = rounded(value - widened(left[place]));
-      }
-    for (int j = 0; j < n; j += 16) {
-      const uint16_t* right = packed.data() + 2 * block * (j / 16);
-      _tile_zero(0);
-      for (int k = 0; k < steps; k++) {
-        _tile_loadd(1, left.data() + 512 * k, 64);
-        _tile_loadd(2, left.data() + block + 512 * k, 64);
-        _tile_loadd(3, right + 512 * k, 64);
-        _tile_loadd(4, right + block + 512 * k, 64);
-        _tile_dpbf16ps(0, 1, 3);
-        _tile_dpbf16ps(0, 1, 4);
-        _tile_dpbf16ps(0, 2, 3);
-      }
-      _tile_stored(0, c, 64);
-      for (int row = 0; row < rows; row++)
-        for (int column = 0; column < 16 && j + column < n; column++) out[(i + row) * stride + j + column] += scale * c[row][column];
     }
   }
   _tile_release();
