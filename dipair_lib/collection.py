@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -247,11 +247,10 @@ def encode(
         "field": side,
         "read_length": model.read_lengths[side],
         "dtype": dtype,
-        "encoder_dtype": encoder_dtype("auto"),
     }
     with writing(out):
         manifest = begin(out, made)
-        writer = Writer(out, manifest, in_dtype(model, made["encoder_dtype"]), shard_texts)
+        writer = Writer(out, manifest, in_dtype(model, manifest["encoder_dtype"]), shard_texts)
         writer.add(source, text, id)
     return Collection(out, manifest)
 
@@ -280,9 +279,10 @@ def writing(out: Path | str, *, shared: bool = False) -> Iterator[None]:
 
 
 def begin(out: Path, made: dict[str, Any]) -> dict[str, Any]:
-    """The manifest in the folder if it is of the same student, field and dtype; else a new one."""
+    """The manifest in the folder if it is of the same student, field and dtype; else a new one, whose encoder runs in the dtype that is
+    faster here and stays with it."""
     if not (out / "manifest.json").exists():
-        return {**made, "tensors": [], "shards": [], "sources": []}
+        return {**made, "encoder_dtype": encoder_dtype("auto"), "tensors": [], "shards": [], "sources": []}
     manifest = read_manifest(out)
     for name, value in made.items():
         if manifest[name] != value:
@@ -322,11 +322,6 @@ class Writer:
         """Encode what is new in a source and write whole shards as they fill."""
         digest = sha256_of(source) if source.is_file() else ""
         noted = next((s for s in self.manifest["sources"] if s["sha256"] == digest), None)
-        left = next((s for s in self.manifest["sources"] if not s["done"] and s is not noted), None)
-        if left:
-            raise CollectionError(
-                f"{self.out}: encoding {left['name']} was interrupted: finish it with that file before others are added"
-            )
         if noted is None:
             noted = {"name": source.name, "sha256": digest, "rows": 0, "done": False}
             self.manifest["sources"].append(noted)
@@ -334,7 +329,7 @@ class Writer:
             return
         skip, row = noted["rows"], 0
         for ids, texts in rows_of(source, text, id):
-            for one, words in zip(ids, texts, strict=True):
+            for one, words in zip(alike(ids, self.ids), texts, strict=True):
                 row += 1
                 if row <= skip:
                     continue
@@ -353,6 +348,10 @@ class Writer:
             place = self.known[digest] = len(self.known)
             self.texts.append(words)
         if one not in self.ids:
+            if self.ids and type(one) is not type(next(iter(self.ids))):
+                raise CollectionError(
+                    f"{where}: id {one!r} is a text, but the collection's ids are whole numbers: use those"
+                )
             self.ids[one] = place
             self.pending.append((one, place))
         elif self.ids[one] != place:
@@ -428,6 +427,19 @@ def kept(tensor: torch.Tensor, dtype: str) -> dict[str, np.ndarray]:
 
 
 KINDS = {"float32": "f4", "float16": "f2", "bfloat16": "u2", "int8": "i1"}
+
+
+def alike(ids: Iterable[Any], known: Iterable[Any]) -> list[Any]:
+    """Ids as whole numbers or as texts, whichever the known ones are, where they can be: a CSV holds texts only."""
+    first = next(iter(known), None)
+    if isinstance(first, str):
+        return [str(one) for one in ids]
+    if first is None:
+        return list(ids)
+    return [
+        int(one) if isinstance(one, str) and one.isascii() and one.lstrip("-").isdigit() else one
+        for one in ids
+    ]
 
 
 def hash_of(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""A scoring job on Ray: the units of ``scoring`` as a data set of descriptors, an actor for each device that scores them.
+"""A scoring job on Ray: the units of ``scoring`` as a data set of descriptors, an actor for each processor that scores them.
 
 No vector travels: every actor maps the collections' files itself, so they and the job's folder must be where all machines see them. A unit
 may be done twice (an actor that died in the middle); it gives the same bytes under the same name.
@@ -38,7 +38,7 @@ def score(job: scoring.Job, out: Path | str, address: str = "", workers: int = 0
 
     Args:
         address: of a cluster (``auto`` finds the one around this process); nothing starts Ray on this machine.
-        workers: actors; 0 takes one for each GPU of the cluster, or where it has none one for each processor.
+        workers: actors; 0 takes one for each processor of the cluster.
 
     Raises:
         ImportError: Ray is not installed (``pip install "dipair-lab[ray]"``). Else as ``scoring.score``.
@@ -75,19 +75,17 @@ def local() -> dict[str, Any]:
 
 def spread(ray: Any, out: Path, left: list[dict[str, int]], workers: int) -> None:
     """Hand the units to actors and wait for them."""
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    actors = min(workers or gpus or int(resources["CPU"]), len(left))
-    each = {"num_gpus": 1} if gpus else {"num_cpus": 1}
-    threads = max(1, int(resources["CPU"]) // actors)
+    processors = int(ray.cluster_resources()["CPU"])
+    actors = min(workers or processors, processors, len(left))
+    each = max(1, processors // actors)
     data = ray.data.from_items(left, override_num_blocks=len(left))
     # Ray Data starts an actor that died again and hands its unit on, as often as it takes.
     done = data.map_batches(
         Units,
-        fn_constructor_args=(str(out), threads),
+        fn_constructor_args=(str(out), each),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
-        **each,
+        num_cpus=each,
     )
     for _ in done.iter_batches(batch_size=1):
         pass

@@ -23,37 +23,35 @@ TURNS = 7
 
 
 def student_of(out: Path | str, run: str = "", least: float = 0.9) -> results.Result:
-    """The row of a student to score with: by its run id, or else the fastest clocked one whose texts are encoded once and that keeps this
-    share of the teacher's quality (the best of all where none keeps so much).
+    """The row of a student to score with: by its run id, or else what ``tradeoff.select`` chooses among those that encode the texts of a
+    pair once and are clocked; where none keeps this share of the teacher's quality, the nearest.
 
     Raises:
-        ResultError: no such row, or none that could score.
+        ResultError: no such row, none that could score, or rows of several tasks and no run id.
     """
-    rows = results.load_results(out, damaged="warn")
+    rows = {row.run_id: row for row in results.load_results(out, damaged="warn")}
     if run:
-        found = [row for row in rows if row.run_id == run]
-        if not found:
+        if run not in rows:
             raise results.ResultError(
                 f"{out}: no row {run!r}: expected the name of a folder in {Path(out) / 'rows'}"
             )
-        return found[0]
+        return rows[run]
     able = [
         row
-        for row in rows
+        for row in rows.values()
         if row.family in {"dipair", "dual-encoder", "bilstm"}
         and row.combine_s_per_pair
-        and row.read_lengths
-        and "+" in row.read_lengths
+        and "+" in (row.read_lengths or "")
         and (results.row_folder(out, row.run_id) / "model").is_dir()
     ]
     if not able:
         raise results.ResultError(
             f"{out}: no clocked student for pairs here: run a suite first, e.g. `make demo`"
         )
-    good = [row for row in able if (row.retained or 0.0) >= least]
-    if good:
-        return min(good, key=lambda row: row.combine_s_per_pair or math.inf)
-    return max(able, key=lambda row: row.retained or 0.0)
+    if len({row.task for row in able}) > 1:
+        raise results.ResultError(f"{out}: holds students of several tasks: name one by its run id")
+    choice = tradeoff.select(tradeoff.frame(able), tradeoff.Limits(min_retained=least))
+    return rows[choice.winner or choice.nearest or able[0].run_id]
 
 
 def collections(
@@ -246,6 +244,10 @@ def recheck(out: Path | str, n: int = 20, seed: int = 0) -> pd.DataFrame:
         lacks, by more than 1e-5 in score), ``difference`` (the largest between a part's score and the new one).
     """
     work = scoring.Work(Path(out))
+    if work.job.pairs:
+        raise collection.CollectionError(
+            f"{out}: scored explicit pairs: only jobs of all pairs can be looked at again"
+        )
     random = np.random.default_rng(seed)
     places = np.sort(random.choice(len(work.left), min(n, len(work.left)), replace=False))
     lines = []

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from .models.tokens import tokenize
 LEFT, RIGHT = 2048, 2048  # texts of a tile's sides
 BUCKET = 65_536  # texts of each side that explicit pairs are looked up in together
 SAFETY = 4.0  # times the largest error seen of fast scores is taken as the largest there is
+RESCORED = 16_384  # pairs that are scored again in float32 together
 UNIT_PAIRS = 4_000_000  # explicit pairs of a unit at most
 
 
@@ -63,6 +64,8 @@ class Scorer:
 
     def prepare(self, texts: Sequence[str], field: int) -> Prepared:
         """Encode texts of a field, everything that is done once per text: tensors [texts, ...]."""
+        if not len(texts):
+            raise ValueError(f"prepare: expected at least one text of field {field}, but got none")
         tokens = tokenize(self.tokenizer, list(texts), self.model.read_lengths[field])
         with torch.inference_mode():
             return distill.prepare_all(self.encoder, tokens, field, what="")
@@ -206,16 +209,23 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """What tells jobs apart, by content."""
-        sides = {
-            side: sha256_of(Path(path) / "manifest.json")
-            for side, path in (("left", self.left), ("right", self.right))
-        }
+        sides = {side: manifest_hash(path) for side, path in (("left", self.left), ("right", self.right))}
+        if self.pairs and not Path(self.pairs).is_file():
+            raise CollectionError(
+                f"{self.pairs}: no such file: expected pairs of ids in columns left and right"
+            )
         return {
             "student": collection.student_hash(collection.student_folder(self.student)),
             "pairs": sha256_of(Path(self.pairs)) if self.pairs else "",
             **sides,
             **{name: value for name, value in asdict(self).items() if name in {"top", "threshold", "tile"}},
         }
+
+
+def manifest_hash(folder: Path | str) -> str:
+    """What tells a collection from what it was before: the hash of its manifest, which names those of its files."""
+    collection.read_manifest(Path(folder))
+    return sha256_of(Path(folder) / "manifest.json")
 
 
 def score(job: Job, out: Path | str, part: tuple[int, int] = (0, 1)) -> dict[str, int]:
@@ -298,7 +308,7 @@ def opened_sides(job: Job, identity: dict[str, Any]) -> tuple[Collection, Collec
     """Both collections, as they were when the job began."""
     sides = []
     for number, (side, path) in enumerate((("left", job.left), ("right", job.right))):
-        if sha256_of(Path(path) / "manifest.json") != identity[side]:
+        if manifest_hash(path) != identity[side]:
             raise CollectionError(f"{path}: changed since the job began: score into another folder")
         found = Collection.open(path, identity["student"], number)
         if not len(found):
@@ -370,7 +380,7 @@ def run_unit(out: Path | str, number: int) -> dict[str, Any]:
     out = Path(out)
     work = work_of(out, sha256_of(out / "job.json"))
     for side, path in (("left", work.job.left), ("right", work.job.right)):
-        if sha256_of(Path(path) / "manifest.json") != work.identity[side]:
+        if manifest_hash(path) != work.identity[side]:
             raise CollectionError(f"{path}: changed while it was scored: score into another folder")
     find = of_pairs if work.job.pairs else of_block
     counted = {"pairs": 0, "rows": 0}
@@ -450,7 +460,7 @@ def of_block(work: Work, first: int, last: int) -> Iterator[Found]:
         else:
             scores = finite(work.scorer.fast_tile(left, right))
             i, j = (t.numpy() for t in (scores >= least - work.error).nonzero(as_tuple=True))
-            found = work.scorer.score(distill.gather(left, i), distill.gather(right, j))
+            found = in_float32(work.scorer, left, i, lambda some, right=right: distill.gather(right, some), j)  # type: ignore[misc]
             i, j, found = i[found >= least], j[found >= least], found[found >= least]
         yield Found(first + i, int(places[0]) + j, found, scores.numel())
 
@@ -475,7 +485,7 @@ def best_of_block(work: Work, left: Prepared, first: int) -> Found:
     places, scores = short.sorted()
     if work.scorer.compiled:
         lines = np.repeat(np.arange(rows), wide)
-        exact = work.scorer.score(distill.gather(left, lines), work.right.take(places.numpy().ravel()))
+        exact = in_float32(work.scorer, left, lines, work.right.take, places.numpy().ravel())
         exact_scores = torch.from_numpy(exact).reshape(rows, wide)
         best = Best(rows, k)
         best.add(exact_scores, places)
@@ -491,6 +501,17 @@ def best_of_block(work: Work, left: Prepared, first: int) -> Found:
     least = -math.inf if work.job.threshold is None else work.job.threshold
     i, j = (t.numpy() for t in (scores >= least).nonzero(as_tuple=True))
     return Found(first + i, places.numpy()[i, j], scores.numpy()[i, j], rows * len(work.right))
+
+
+def in_float32(
+    scorer: Scorer, left: Prepared, i: np.ndarray, right_of: Callable[[np.ndarray], Prepared], j: np.ndarray
+) -> np.ndarray:
+    """Scores float32 [pairs] of left texts i with right texts j, so many at a time that their tensors stay small."""
+    starts = range(0, len(i), RESCORED)
+    parts = [
+        scorer.score(distill.gather(left, i[n : n + RESCORED]), right_of(j[n : n + RESCORED])) for n in starts
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
 def finite(scores: torch.Tensor) -> torch.Tensor:
@@ -550,10 +571,8 @@ def bucketed(job: Job, out: Path, sides: Sequence[Collection]) -> list[list[int]
 
 
 def places_of(table: tasks.Table, side: str, index: pd.Series, where: str) -> np.ndarray:
-    """int64 places of a column's ids in a collection; ids read from text are whole numbers where the collection's are."""
-    ids = tasks.ids_of(table, side)
-    if index.index.dtype.kind in "iu":
-        ids = [int(one) if isinstance(one, str) and one.strip().lstrip("-").isdigit() else one for one in ids]
+    """int64 places of a column's ids in a collection."""
+    ids = collection.alike(tasks.ids_of(table, side), index.index)
     found = index.reindex(ids)
     unknown = found.isna().to_numpy()
     if unknown.any():

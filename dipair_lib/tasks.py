@@ -555,7 +555,13 @@ def ids_of(table: Table, column: str) -> list[Any]:
         for row, one in enumerate(ids)
         if isinstance(one, bool | float | list | dict)
     ]
-    _complain(table, column, bad, "fill in or remove these rows")
+    mixed = len({type(one) for one in ids}) > 1 and not bad
+    bad += [
+        (row, f"{one!r}, a text among whole numbers")
+        for row, one in enumerate(ids)
+        if mixed and isinstance(one, str)
+    ]
+    _complain(table, column, bad, "fill in, mend or remove these rows")
     return ids
 
 

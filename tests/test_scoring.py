@@ -150,25 +150,41 @@ class TestInterruption:
             assert files(out) == expected
         pytest.fail("it never came to an end")
 
-    def test_another_file_waits_until_the_first_is_finished(
-        self, tiny_backbone: str, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+    def test_after_a_bad_row_the_mended_file_goes_on(
+        self, tiny_backbone: str, tmp_path: Path, source: Path
     ) -> None:
         save_student(tiny_backbone, tmp_path / "s")
-        real = collection.Writer.arrays
+        frame = pd.read_parquet(source)
+        bad, good = tmp_path / "bad.parquet", tmp_path / "good.parquet"
+        frame.to_parquet(good)
+        frame.loc[len(frame) - 3, "id"] = "q0"  # two shards are whole before it is met
+        frame.to_parquet(bad)
+        with pytest.raises(CollectionError, match="id 'q0' came before with another text"):
+            collection.encode(tmp_path / "s", bad, 0, tmp_path / "c", shard_texts=7)
+        before = files(tmp_path / "c")
+        whole = sum(shard["texts"] for shard in json.loads(before["manifest.json"])["shards"])
+        assert whole >= 14
+        found = collection.encode(tmp_path / "s", good, 0, tmp_path / "c", shard_texts=7)
+        assert found.ids()["id"].tolist() == pd.read_parquet(good)["id"].tolist()
+        after = files(tmp_path / "c")
+        assert all(after[name] == data for name, data in before.items() if name != "manifest.json")
 
-        def dies(self: collection.Writer, what: str) -> dict[str, np.ndarray]:
-            if what.endswith("2"):
-                raise KeyboardInterrupt
-            return real(self, what)
+    def test_ids_are_of_one_kind(self, tiny_backbone: str, tmp_path: Path) -> None:
+        save_student(tiny_backbone, tmp_path / "s")
 
-        monkeypatch.setattr(collection.Writer, "arrays", dies)
-        with pytest.raises(KeyboardInterrupt):
-            collection.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
-        (tmp_path / "other.csv").write_text("id,text\nx,some other text\n")
+        def encode(name: str, content: str) -> Collection:
+            (tmp_path / name).write_text(content)
+            return collection.encode(tmp_path / "s", tmp_path / name, 0, tmp_path / "c")
+
+        encode("first.jsonl", '{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n')
+        assert encode("more.csv", "id,text\n2,two\n3,three\n").ids()["id"].tolist() == [1, 2, 3]
         with pytest.raises(
-            CollectionError, match=r"texts\.parquet was interrupted: finish it with that file"
+            CollectionError, match=r"words.csv, row 1: id 'x' is a text, but the collection's ids are"
         ):
-            collection.encode(tmp_path / "s", tmp_path / "other.csv", 0, tmp_path / "c")
+            encode("words.csv", "id,text\nx,four\n")
+        with pytest.raises(TaskError, match=r"row 2 .*'b', a text among whole numbers"):
+            encode("mixed.jsonl", '{"id": 7, "text": "one"}\n{"id": "b", "text": "two"}\n')
+        assert len(Collection.open(tmp_path / "c").ids()) == 3
 
 
 class TestRefusals:
@@ -400,6 +416,14 @@ class TestJobs:
             for path in (sides / "out").iterdir():
                 path.unlink()
 
+    def test_what_is_not_there_is_named(self, sides: Path) -> None:
+        with pytest.raises(CollectionError, match=r"nowhere/manifest\.json: no such file"):
+            scoring.score(job(sides, left=str(sides / "nowhere")), sides / "new")
+        with pytest.raises(CollectionError, match=r"none\.csv: no such file: expected pairs of ids"):
+            scoring.score(job(sides, pairs=str(sides / "none.csv")), sides / "new")
+        with pytest.raises(ValueError, match="expected at least one text of field 1, but got none"):
+            Scorer.load(sides / "s").rank("a query", [])
+
     def test_what_it_refuses(self, sides: Path, tiny_backbone: str) -> None:
         scoring.score(job(sides, top=3), sides / "out")
         with pytest.raises(CollectionError, match="holds another job, of another top"):
@@ -466,6 +490,7 @@ class TestFastTiles:
         off: float,
     ) -> None:
         """Noise that is as large as the differences between candidates changes nothing but the work."""
+        monkeypatch.setattr(scoring, "RESCORED", 5)
         want = expected(sides, pairs)
         asked = {
             name: float(np.median(want)) if name == "threshold" else value for name, value in asked.items()
