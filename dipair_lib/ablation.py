@@ -28,7 +28,7 @@ RULE_NAMES = {
     "all": "all three rules",
 }
 LOSSES = {"hard": ("labels", "#e69f00", "s"), "logits": ("teacher's logits", "#0072b2", "o")}
-N_BOOT = 1000
+N_BOOT = paired.N_BOOT
 
 
 @dataclass(frozen=True, order=True)

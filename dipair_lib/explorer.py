@@ -30,7 +30,7 @@ COLUMNS = [
 
 def load(folder: Path | str, task: str = "") -> pd.DataFrame:
     """The rows of one task of a results folder as a frame; of several tasks the first, unless one is named."""
-    data = tradeoff.frame(results.load_results(folder, damaged="warn"))
+    data = tradeoff.frame(results.load_results(folder, damaged="warn"), folder=folder)
     data = data[data["family"] != "published"]
     names = data["task"].dropna().unique().tolist()
     if not names:

@@ -1,6 +1,7 @@
 """Students compared on the same test rows: means over seeds and their differences, with intervals that hold groups and seeds.
 
-Shared by `ablation` and `study`, which differ in what tells one student from another. Nothing here trains, times or draws a picture.
+Shared by `tradeoff`, `ablation` and `study`, which differ in what tells one student from another. Nothing here trains, times or draws a
+picture.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ class Drawn(NamedTuple):
     test: str
 
 
+N_BOOT = 1000
+
 _KNOWN: dict[
     tuple[object, ...], Drawn
 ] = {}  # by logits file and its time: a page asks for the same rows several times
 
 
 def bootstrap(
-    folder: Path | str, rows: Iterable[results.Result], n_boot: int, damaged: str = "raise"
+    folder: Path | str, rows: Iterable[results.Result], n_boot: int = N_BOOT, damaged: str = "raise"
 ) -> dict[str, Drawn]:
     """run_id -> its draws of the headline metric. Rows of the same test split share the same draws of its groups.
 
@@ -98,10 +101,26 @@ class Students(Generic[Key]):
         """A weighted sum of qualities, with a 95 % interval: each draw takes test groups and seeds with replacement, the same ones
         for every key."""
         seeds = self.seeds(*weights)
-        value = sum(w * np.mean([self.quality[k][s] for s in seeds]) for k, w in weights.items())
-        stacked = np.array([sum(w * self.draws[k][s] for k, w in weights.items()) for s in seeds])
-        low, high = quality.bounds(over_seeds(stacked))
-        return float(value), float(low or 0.0), float(high or 0.0)
+        values = [sum(w * self.quality[k][s] for k, w in weights.items()) for s in seeds]
+        draws = [np.sum([w * self.draws[k][s] for k, w in weights.items()], axis=0) for s in seeds]
+        return mean_over_seeds(values, draws)
+
+
+def mean_over_seeds(values: Sequence[float], draws: Sequence[np.ndarray]) -> Interval:
+    """The mean of one value per seed, with a 95 % interval that draws test groups (each seed's draws [n_boot]) and seeds together."""
+    low, high = quality.bounds(over_seeds(np.stack(draws)))
+    return float(np.mean(values)), float(low or 0.0), float(high or 0.0)
+
+
+def share_over_seeds(
+    values: Sequence[float], draws: Sequence[np.ndarray], taught: Sequence[tuple[float, np.ndarray]]
+) -> Interval:
+    """The mean share of each seed's teacher (its value and draws), drawn on the same test groups."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = [own / teacher for own, (_, teacher) in zip(draws, taught, strict=True)]
+    return mean_over_seeds(
+        [value / teacher for value, (teacher, _) in zip(values, taught, strict=True)], drawn
+    )
 
 
 def over_seeds(stacked: np.ndarray) -> np.ndarray:

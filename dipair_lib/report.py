@@ -88,7 +88,7 @@ def write(folder: Path | str, out: Path | str | None = None) -> Path:
         except results.ResultError as error:
             damaged.append(str(error))
     quoted = published.rows(sorted({row.task for row in rows}))
-    data = tradeoff.frame([*rows, *quoted])
+    data = tradeoff.frame([*rows, *quoted], folder=folder)
     page = html(data, folder.resolve().name, damaged, studies(folder), stored, factors(folder))
     return results.write_atomic(Path(out) if out else folder / "report.html", page.encode("utf8"))
 

@@ -50,7 +50,10 @@ def student_of(out: Path | str, run: str = "", least: float = 0.9) -> results.Re
         )
     if len({row.task for row in able}) > 1:
         raise results.ResultError(f"{out}: holds students of several tasks: name one by its run id")
-    choice = tradeoff.select(tradeoff.frame(able), tradeoff.Limits(min_retained=least))
+    data = tradeoff.frame(rows.values(), folder=out)
+    choice = tradeoff.select(
+        data.loc[data.index.intersection([row.run_id for row in able])], tradeoff.Limits(min_retained=least)
+    )
     return rows[choice.winner or choice.nearest or able[0].run_id]
 
 

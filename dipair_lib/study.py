@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from . import paired, quality, results, tradeoff
+from . import paired, results, tradeoff
 
-N_BOOT = 1000
+N_BOOT = paired.N_BOOT
 RETAINED, FASTER = 0.995, 10_000.0  # the bar: the share of the teacher's quality, at so many times its speed
 PAID = 1_000.0  # and at so many times its speed with the encoding of every text paid for
 MOST_SERIES = 5
@@ -145,11 +145,10 @@ class Study(paired.Students[str]):
         taught = [self.taught.get(self.rows[key][seed].teacher_run or "") for seed in seeds]
         if None in taught:
             return None
-        shares = [self.quality[key][s] / t[0] for s, t in zip(seeds, taught, strict=True) if t]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            drawn = [self.draws[key][s] / t[1] for s, t in zip(seeds, taught, strict=True) if t]
-        low, high = quality.bounds(paired.over_seeds(np.stack(drawn)))
-        return float(np.mean(shares)), float(low or 0.0), float(high or 0.0)
+        known = [one for one in taught if one]
+        return paired.share_over_seeds(
+            [self.quality[key][s] for s in seeds], [self.draws[key][s] for s in seeds], known
+        )
 
     def cosine(self) -> str | None:
         """The trained DE-Cos whose training is most like that of the others; of several the best."""

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from matplotlib.text import Annotation
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from dipair_lib.results import Result
+from dipair_lib import paired
+from dipair_lib.results import Result, row_folder
 
 REUSE = 1000.0  # pairs that share a text, where an end-to-end price is stated without another number
 TIE = 0.10  # speeds this close to the fastest are one speed: quality decides between them
@@ -154,9 +156,13 @@ def percent_within(value: float | None, low: float | None, high: float | None) -
 # ------------------------------------------------------------------------------------------- derived columns
 
 
-def frame(rows: Iterable[Result], reuse: float = REUSE) -> pd.DataFrame:
-    """Rows with their derived columns, indexed by run_id, in the order given. Of a model trained with several seeds the first stands for
-    all: it is no better than the others but by chance, and `seeds` says how many there are.
+def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | None = None) -> pd.DataFrame:
+    """Rows with their derived columns, indexed by run_id, in the order given. A model trained with several seeds has one line, `seeds`
+    says how many there are: the first clocked one's, with the mean quality over the seeds where their raw logits are at hand
+    (`averaged`); elsewhere its own, which is no better than the others but by chance.
+
+    Args:
+        folder: results folder with the raw logits of the rows, from which the intervals of means over seeds are drawn.
 
     Derived: `pairs_per_s` (texts cached; `_low`, `_high` from the quartiles of the clock), `pairs_per_s_reuse` (each
     text encoded once for `reuse` pairs), `pairs_per_s_once` (for one pair), `text_s` (tokenise and encode one text),
@@ -166,6 +172,7 @@ def frame(rows: Iterable[Result], reuse: float = REUSE) -> pd.DataFrame:
 
     Raises ValueError when two rows share a run_id.
     """
+    rows = list(rows)
     table = pd.DataFrame(
         [dataclasses.asdict(row) for row in rows],
         columns=[field.name for field in dataclasses.fields(Result)],
@@ -203,7 +210,12 @@ def frame(rows: Iterable[Result], reuse: float = REUSE) -> pd.DataFrame:
     table["read_tokens"] = [_kept(length, 1) for length in table["read_lengths"]]
     same = table.groupby(["task", "data_sha256", "model"], dropna=False)["seed"]
     table["seeds"] = same.transform("nunique")
-    table = table[(table["seed"] == same.transform("min")) | (table["seeds"] <= 1)].copy()
+    table["averaged"] = False
+    first = table.assign(unclocked=combine.isna()).sort_values(["unclocked", "seed"], kind="stable")
+    chosen = first[(first["seeds"] <= 1) | ~first.duplicated(["task", "data_sha256", "model"])].index
+    if folder is not None:
+        average(table, [run for run in chosen if table.loc[run, "seeds"] > 1], rows, folder)
+    table = table[table.index.isin(chosen)].copy()
     combine, measured = combine[table.index], measured[table.index]
     table["noisy"] = table["noisy"].eq(True) & combine.notna()
     table["teacher"] = _is_teacher(table)
@@ -212,6 +224,35 @@ def frame(rows: Iterable[Result], reuse: float = REUSE) -> pd.DataFrame:
         table.loc[part.index, "pareto"] = pareto(part)
     table.attrs["reuse"] = float(reuse)
     return table
+
+
+def average(table: pd.DataFrame, chosen: list[str], rows: list[Result], folder: Path | str) -> None:
+    """Put means over the seeds in place of the chosen rows' own quality and share of the teacher, with 95 % intervals that draw test groups
+    and seeds together. A model keeps its own where a seed's logits cannot be read or belong to other test rows."""
+    by_run = {row.run_id: row for row in rows}
+    model = ["task", "data_sha256", "model"]
+    groups = table.groupby(model, dropna=False).groups
+    together = {run: [by_run[one] for one in groups[tuple(table.loc[run, model])]] for run in chosen}
+    named = {row.run_id: row for seeds in together.values() for row in seeds if row.quality is not None}
+    named |= {row.teacher_run: by_run[row.teacher_run] for row in named.values() if row.teacher_run in by_run}
+    stored = [row for row in named.values() if (row_folder(folder, row.run_id) / "logits.npz").exists()]
+    drawn = paired.bootstrap(folder, stored, damaged="warn")
+    for run, seeds in together.items():
+        test = drawn[run].test if run in drawn else ""
+        if not all(row.run_id in drawn and drawn[row.run_id].test == test for row in seeds):
+            continue
+        values = [float(row.quality or 0.0) for row in seeds]
+        draws = [drawn[row.run_id].draws for row in seeds]
+        table.loc[run, QUALITY] = paired.mean_over_seeds(values, draws)
+        table.loc[run, "averaged"] = True
+        teachers = [row.teacher_run or "" for row in seeds]
+        if all(one in drawn and drawn[one].test == test for one in teachers):
+            taught = [(float(by_run[one].quality or 0.0), drawn[one].draws) for one in teachers]
+            table.loc[run, RETAINED] = paired.share_over_seeds(values, draws, taught)
+
+
+QUALITY = ["quality", "quality_low", "quality_high"]
+RETAINED = ["retained", "retained_low", "retained_high"]
 
 
 def pairs_per_s_at(table: pd.DataFrame, reuse: float) -> pd.Series:
@@ -489,7 +530,7 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
             row["pareto"] and "on the front",
             row["noisy"] and "noisy clock",
             row["teacher"] and "teacher",
-            row["seeds"] > 1 and f"first of {row['seeds']:.0f} seeds",
+            row["seeds"] > 1 and f"{'mean' if row['averaged'] else 'one'} of {row['seeds']:.0f} seeds",
         ]
         lines.append(
             {

@@ -113,6 +113,52 @@ def rows() -> list[Result]:
     ]  # fmt: skip
 
 
+class TestSeeds:
+    """Three seeds of one model, two groups: the line is their mean, with an interval that holds the seeds."""
+
+    LABELS, GROUPS = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
+
+    def save(self, folder: Path, one: Result, right: int) -> Result:
+        """Logits that classify the first ``right`` of the four rows as they are labelled."""
+        logits = np.where(np.arange(4) < right, 1.0, -1.0) * (2 * self.LABELS - 1)
+        one = dataclasses.replace(one, metric="accuracy", quality=right / 4)
+        results.save_result(folder, one, logits[:, None], self.LABELS, self.GROUPS)
+        return one
+
+    @pytest.fixture
+    def seeds(self, tmp_path: Path) -> list[Result]:
+        clock: dict[str, Any] = {"combine_s_per_pair": None}
+        rows = [
+            row("many", run_id=f"run.many-{seed}", seed=seed, **({} if seed == 1 else clock))
+            for seed in range(3)
+        ]
+        taught = self.save(tmp_path, teacher(), 4)
+        return [
+            taught,
+            *(self.save(tmp_path, one, right) for one, right in zip(rows, (1, 2, 3), strict=True)),
+        ]
+
+    def test_mean_with_an_interval_over_groups_and_seeds(self, seeds: list[Result], tmp_path: Path) -> None:
+        data = tradeoff.frame(seeds, folder=tmp_path)
+        assert list(data.index) == [TEACHER, "run.many-1"]  # the clocked seed's line
+        line = data.loc["run.many-1"]
+        assert (line["quality"], line["retained"], line["seeds"]) == (0.5, 0.5, 3)
+        # seed 0 is right once in the first group, seed 2 wholly there and once in the second: draws reach from 0 to 1
+        assert line["quality_low"] < 0.25
+        assert line["quality_high"] > 0.75
+        assert tradeoff.table(data)["remarks"].tolist()[1] == "on the front, mean of 3 seeds"
+
+    def test_without_logits_one_seed_stands_for_all_and_says_so(
+        self, seeds: list[Result], tmp_path: Path
+    ) -> None:
+        (results.row_folder(tmp_path, "run.many-2") / "logits.npz").unlink()
+        for folder in (tmp_path, None):
+            data = tradeoff.frame(seeds, folder=folder)
+            assert data.loc["run.many-1", "quality"] == 0.5
+            assert data.loc["run.many-1", "quality_low"] == 0.78
+            assert tradeoff.table(data)["remarks"].tolist()[1] == "on the front, one of 3 seeds"
+
+
 class TestDerived:
     def test_by_hand(self, rows: list[Result]) -> None:
         line = tradeoff.frame(rows, reuse=100).loc["run.fast"]
