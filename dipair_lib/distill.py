@@ -24,7 +24,7 @@ from . import models, progress, quality
 from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, Model, TfIdf, load_tokenizer
 from .models.backbone import build_backbone, encoder_dtype, in_dtype
 from .models.heads import Prepared, SimilarityHead
-from .models.tokens import Texts, Tokens, length_sorted, read, tokenize
+from .models.tokens import BATCH_TOKENS, Texts, Tokens, in_batches, length_sorted, read, tokenize
 from .results import Result, row_folder
 from .store import (
     Stored,
@@ -471,7 +471,7 @@ def predict(
     texts: Texts,
     *,
     dtype: str = "auto",
-    batch_size: int = 64,
+    batch_tokens: int = BATCH_TOKENS,
     what: str = "scoring",
     stored: Path | None = None,
 ) -> np.ndarray:
@@ -492,11 +492,11 @@ def predict(
     with torch.inference_mode():
         if isinstance(fast, CrossEncoder):
             logits = np.zeros((len(texts), len(fast.final_bias)), np.float32)
-            for rows in progress.track(length_sorted(fast.pair_lengths(texts), batch_size), what):
+            for rows in progress.track(in_batches(fast.pair_lengths(texts), batch_tokens), what):
                 logits[rows] = fast(*fast.batch(texts, rows)).float().numpy()
             return logits
         prepared = [
-            prepare_all(fast, tokens, field, batch_size, what) for field, tokens in enumerate(texts.tokens)
+            prepare_all(fast, tokens, field, batch_tokens, what) for field, tokens in enumerate(texts.tokens)
         ]
         return combine_all(fast, prepared, texts)
 
@@ -510,13 +510,13 @@ def combine_all(model: Any, prepared: Sequence[Prepared], texts: Texts, chunk: i
     return torch.cat(found).float().numpy()
 
 
-def teacher_features(teacher: CrossEncoder, texts: Texts, batch_size: int = 64) -> np.ndarray:
+def teacher_features(teacher: CrossEncoder, texts: Texts) -> np.ndarray:
     """What the teacher's last layer reads of each row, float32 [rows, width], centred and scaled to unit spread: targets of
     ``TrainConfig.match``."""
     fast = in_dtype(teacher, encoder_dtype("auto"))
     found = np.zeros((len(texts), teacher.output.in_features), np.float32)
     with torch.inference_mode():
-        for rows in progress.track(length_sorted(fast.pair_lengths(texts), batch_size), "teacher's features"):
+        for rows in progress.track(in_batches(fast.pair_lengths(texts)), "teacher's features"):
             found[rows] = fast.features(*fast.batch(texts, rows)).float().numpy()
     found -= found.mean(axis=0)
     return found / max(float(found.std()), 1e-12)
@@ -528,10 +528,10 @@ def dtype_of(model: Model) -> str:
 
 
 def prepare_all(
-    model: Any, tokens: Tokens, field: int, batch_size: int = 64, what: str = "encoding"
+    model: Any, tokens: Tokens, field: int, batch_tokens: int = BATCH_TOKENS, what: str = "encoding"
 ) -> Prepared:
     """Encode and prepare every text of a field, length-sorted; tensors [texts, ...] in the texts' own order."""
-    batches = length_sorted(tokens.lengths, batch_size)
+    batches = in_batches(tokens.lengths, batch_tokens)
     return prepare_batches(model, tokens, field, batches, progress.track(batches, what))
 
 
@@ -663,16 +663,14 @@ def part_of(frame: pd.DataFrame, share: float) -> np.ndarray:
 
 
 def synthetic_logits(
-    out: Path, teachers: Sequence[Result], task: Task, synthetic: pd.DataFrame, batch_size: int = 64
+    out: Path, teachers: Sequence[Result], task: Task, synthetic: pd.DataFrame
 ) -> np.ndarray:
     """The teachers' mean raw logits on synthetic or unlabelled rows, float32 [rows, outputs]; computed once per teacher and round and
     stored beside its others."""
     loaded = [loader_of(out, teacher) for teacher in teachers]
     parts = [np.zeros((0, outputs_for(len(task.classes))), np.float32)]
     for number, rows in synthetic.groupby("round", sort=False):
-        compute = functools.partial(
-            predict, batch_size=batch_size, what=f"teacher on synthetic rows, round {number + 1}"
-        )
+        compute = functools.partial(predict, what=f"teacher on synthetic rows, round {number + 1}")
         each = [
             stored_of_teacher(out, teacher, load, task, rows, "logits", compute)
             for teacher, load in zip(teachers, loaded, strict=True)

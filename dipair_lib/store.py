@@ -21,7 +21,7 @@ from .models.backbone import encoder_dtype, in_dtype
 from .models.cross_encoder import mean_of
 from .models.dipair import Outputs
 from .models.heads import Kept, Prepared
-from .models.tokens import Texts, Tokens, length_sorted
+from .models.tokens import Texts, Tokens, in_batches
 from .results import Result
 
 
@@ -41,9 +41,7 @@ class Stored:
         return Outputs(self.hidden[:, :n][texts].float(), mask[:, :n], received)
 
 
-def stored_outputs(
-    model: DualEncoder, texts: Texts, folder: Path, *, batch_size: int = 64
-) -> tuple[list[Stored], dict[str, int]]:
+def stored_outputs(model: DualEncoder, texts: Texts, folder: Path) -> tuple[list[Stored], dict[str, int]]:
     """The encoder's outputs for the distinct texts of each field, read from ``folder`` where they were computed before.
 
     Files are named by a hash of the encoder's weights (the backbone's name and depth, or where else it started from) and the word pieces,
@@ -69,7 +67,7 @@ def stored_outputs(
             if all(file.exists() for file in wanted):
                 counts["from_store"] += len(tokens)
             else:
-                write_outputs(fast, tokens, length, field, wanted, batch_size)
+                write_outputs(fast, tokens, length, field, wanted)
                 counts["encoded"] += len(tokens)
         hidden, *received = (torch.from_numpy(np.load(file, mmap_mode="c")) for file in wanted)
         mask = torch.arange(length)[None, :] < torch.from_numpy(tokens.lengths)[:, None]
@@ -81,9 +79,7 @@ def stored_outputs(
     return stored, counts
 
 
-def write_outputs(
-    model: DualEncoder, tokens: Tokens, length: int, field: int, paths: Sequence[Path], batch_size: int
-) -> None:
+def write_outputs(model: DualEncoder, tokens: Tokens, length: int, field: int, paths: Sequence[Path]) -> None:
     """Encode every text and write float16 [texts, length, width] (and, to a second path, the attention received [texts, length]) to
     temporary names, then rename; the caller holds the first file's lock."""
     for left in paths[0].parent.glob(f"{paths[0].stem}.*.tmp"):  # by a run that was killed while it wrote
@@ -96,7 +92,7 @@ def write_outputs(
             for name, shape in zip(temporary, shapes, strict=False)
         ]
         with torch.inference_mode():
-            for rows in progress.track(length_sorted(tokens.lengths, batch_size), "encoding once"):
+            for rows in progress.track(in_batches(tokens.lengths), "encoding once"):
                 found = model.outputs_of(*tokens.take(rows), field)
                 wide = found.mask.shape[1]
                 files[0][rows, :wide] = (found.hidden * found.mask[..., None]).half().numpy()

@@ -421,7 +421,9 @@ class TestBatches:
 
     def test_prediction_does_not_depend_on_the_batch_size(self, tiny_backbone: str, data: Data) -> None:
         for model in (student(tiny_backbone), models.CrossEncoder(tiny_backbone, LENGTHS)):
-            one, many = (distill.predict(model, data.texts, dtype="float32", batch_size=n) for n in (3, 64))
+            one, many = (
+                distill.predict(model, data.texts, dtype="float32", batch_tokens=n) for n in (30, 1000)
+            )
             np.testing.assert_allclose(one, many, atol=1e-5)
 
 

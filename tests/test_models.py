@@ -19,7 +19,7 @@ from dipair_lib.models import backbone as backbones
 from dipair_lib.models import heads
 from dipair_lib.models.bilstm import Recurrence
 from dipair_lib.models.heads import Kept
-from dipair_lib.models.tokens import Texts, Tokens, length_sorted, read
+from dipair_lib.models.tokens import Texts, Tokens, in_batches, length_sorted, read
 
 FIELDS = ["query", "passage"]
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
@@ -592,6 +592,11 @@ class TestTokens:
     def test_batches_are_sorted_by_length_and_complete(self) -> None:
         batches = length_sorted(np.array([3, 9, 5, 7]), 2)
         assert [b.tolist() for b in batches] == [[1, 3], [2, 0]]
+
+    def test_batches_hold_so_many_word_pieces(self) -> None:
+        lengths = np.array([3, 9, 5, 7, 2, 2])
+        assert [b.tolist() for b in in_batches(lengths, 14)] == [[1], [3, 2], [0, 4, 5]]  # 9, 2 x 7, 3 x 3
+        assert [b.tolist() for b in in_batches(lengths, 1)] == [[1], [3], [2], [0], [4], [5]]
 
     def test_a_read_length_for_each_field(self, tiny_backbone: str, pairs: pd.DataFrame) -> None:
         with pytest.raises(ValueError, match="expected 2 numbers"):
