@@ -1,4 +1,5 @@
-"""The FFNN head's tile as compiled code (``ffnn_tile.cpp``), on processors that multiply bfloat16 in tiles (AMX) and where a compiler is.
+"""Tiles of the FFNN head and of MaxSim as compiled code (``tiles.cpp``), on processors that multiply bfloat16 in tiles (AMX) and where a
+compiler is.
 
 It is compiled once per machine, into the cache folder, in about a second. Elsewhere, or with ``DIPAIR_NATIVE=0``, torch computes the same.
 """
@@ -12,6 +13,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,9 @@ import torch
 
 from . import tasks
 from .models import Prepared
-from .models.heads import FFNNHead, ResidualHead
+from .models.heads import FFNNHead, ResidualHead, SimilarityHead, cosine_of
 
-SOURCE = Path(__file__).with_name("ffnn_tile.cpp")
+SOURCE = Path(__file__).with_name("tiles.cpp")
 NEEDED = {"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512dq", "avx512_bf16"}
 WIDEST = 1024  # hidden units of the first layer that the code has room for
 
@@ -63,7 +65,7 @@ def library() -> Any:
     """The compiled code, with the right to use tiles."""
     command = [compiler() or "g++", "-O3", "-march=native", "-shared", "-fPIC", "-fvisibility=default"]
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join([*command, *sorted(flags())]).encode())
-    path = tasks.cache_folder() / "native" / f"ffnn_tile-{digest.hexdigest()[:16]}.so"
+    path = tasks.cache_folder() / "native" / f"tiles-{digest.hexdigest()[:16]}.so"
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{path}.lock"):
         if not path.exists():
@@ -98,19 +100,11 @@ class FFNNTile:
         self.weights = padded(last.weight.detach(), self.outer)
         self.shift = float(last.bias.detach())
 
-    @classmethod
-    def of(cls, model: Any) -> FFNNTile | None:
-        """For a model whose head (or the head that corrects a similarity) it can compute; None for others, or where the code cannot run."""
-        head: Any = model.head.head if isinstance(model.head, ResidualHead) else model.head
-        fits = isinstance(head, FFNNHead) and len(head.rest) == 2 and head.last.out_features == 1
-        return cls(head) if fits and up(head.rest[0].in_features) <= WIDEST and not why_not() else None
-
     def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Shares of the first layer, float32 [m, hidden] and [n, hidden], to scores float32 [m, n], by all of torch's threads."""
         left, right = padded(left, self.hidden), padded(right, self.hidden)
         m, n = len(left), len(right)
         scores = torch.empty(m, n)
-        edges = [n * i // torch.get_num_threads() for i in range(torch.get_num_threads() + 1)]
 
         def part(first: int, last: int) -> None:
             library().ffnn_tile(
@@ -118,11 +112,96 @@ class FFNNTile:
                 self.hidden, self.outer, at(scores[:, first:]), ctypes.c_long(n),
             )  # fmt: skip
 
-        with ThreadPoolExecutor(
-            len(edges) - 1
-        ) as pool:  # ctypes lets go of the interpreter while the code runs
-            list(pool.map(part, edges[:-1], edges[1:]))
+        shared(n, 1, part)
         return scores
+
+
+class MaxSimTile:
+    """MaxSim, or its weighted sum with the cosine, of all pairs of two blocks of texts; tokens are rounded to bfloat16, nothing else is."""
+
+    def __init__(self, head: SimilarityHead) -> None:
+        *cosine, maxsim = head.scale.detach()[0].tolist()
+        self.maxsim, self.cosine, self.shift = maxsim, sum(cosine), float(head.shift.detach())
+
+    def __call__(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """What ``SimilarityHead.prepare`` gave of m and n texts, to scores float32 [m, n]."""
+        (a, inside), (b, real) = left[:2], right[:2]
+        m, n, wide, deep, width = len(a), len(b), tokens(a.shape[1]), tokens(b.shape[1]), up(a.shape[2])
+        weights = self.maxsim * inside / inside.sum(1, keepdim=True).clamp(min=1)
+        weights = filled(weights[..., None], up(m), wide)[..., 0].contiguous()
+        columns = filled(a, up(m), wide, width).bfloat16().view(-1, 16, width // 32, 16, 2)
+        columns = columns.permute(0, 2, 3, 1, 4).contiguous()
+        # What is no token of a right text is its first once more: that changes no maximum.
+        spread = torch.where(real[..., None], b, b[:, :1])
+        spread = torch.cat([spread, b[:, :1].expand(-1, deep - b.shape[1], -1)], dim=1)
+        rows = filled(spread, up(n), deep, width).bfloat16().view(-1, 16, width // 32, 32)
+        rows = rows.transpose(1, 2).contiguous()
+        scores = torch.empty(up(m), up(n))
+
+        def part(first: int, last: int) -> None:
+            library().maxsim_tile(
+                at(columns), at(weights), at(rows[first * deep // 16 :]), up(m), last - first, wide, deep, width, at(scores[:, first:]),
+                ctypes.c_long(up(n)),
+            )  # fmt: skip
+
+        shared(up(n), 32, part)
+        found = scores[:m, :n] + self.shift
+        return (
+            found.add_(cosine_of(left[2][:, None], right[2][None])[..., 0], alpha=self.cosine)
+            if len(left) > 2
+            else found
+        )
+
+
+class Tile:
+    """What of a model's head has compiled code: the head itself, and the similarity that it corrects."""
+
+    def __init__(self, head: FFNNTile | None, similarity: MaxSimTile | None) -> None:
+        self.head, self.similarity = head, similarity
+
+    @classmethod
+    def of(cls, model: Any) -> Tile | None:
+        """None for models without, or where the code cannot run."""
+        corrects = isinstance(model.head, ResidualHead)
+        head: Any = model.head.head if corrects else model.head
+        start: Any = model.head.start if corrects else model.head
+        ffnn = isinstance(head, FFNNHead) and len(head.rest) == 2 and head.last.out_features == 1
+        ffnn = ffnn and up(head.rest[0].in_features) <= WIDEST
+        maxsim = isinstance(start, SimilarityHead) and start.maxsim and len(start.shift) == 1
+        if not (ffnn or maxsim) or (corrects and not ffnn) or why_not():
+            return None
+        return cls(FFNNTile(head) if ffnn else None, MaxSimTile(start) if maxsim else None)
+
+    def __call__(self, model: Any, left: Prepared, right: Prepared) -> torch.Tensor:
+        """Scores float32 [m, n]; a cosine that is corrected is torch's."""
+        if not isinstance(model.head, ResidualHead):
+            return self.head(left[0], right[0]) if self.head else self.similarity(left, right)  # type: ignore[misc]
+        own, start = model.head.parts([left, right])
+        scores = self.head(own[0][0], own[1][0])  # type: ignore[misc]
+        if self.similarity:
+            return scores.add_(self.similarity(*start))
+        one, other = tuple(t[:, None] for t in start[0]), tuple(t[None] for t in start[1])
+        return scores + model.head.start.combine(one, other)[..., 0]
+
+
+def shared(n: int, step: int, part: Callable[[int, int], None]) -> None:
+    """Call ``part`` with the ends of as many shares of 0 to n as torch has threads, each a whole number of steps."""
+    threads = torch.get_num_threads()
+    edges = [n // step * i // threads * step for i in range(threads)] + [n]
+    with ThreadPoolExecutor(threads) as pool:  # ctypes lets go of the interpreter while the code runs
+        list(pool.map(part, edges[:-1], edges[1:]))
+
+
+def tokens(number: int) -> int:
+    """Tokens of a text with padding: 1, 2, 4, 8 or multiples of 16."""
+    return next((n for n in (1, 2, 4, 8) if n >= number), -(-number // 16) * 16)
+
+
+def filled(values: torch.Tensor, texts: int, tokens: int, width: int = 1) -> torch.Tensor:
+    """[texts, tokens, width] with zeros behind each."""
+    shape = values.shape
+    pad = torch.nn.functional.pad
+    return pad(values, (0, width - shape[2], 0, tokens - shape[1], 0, texts - shape[0]))
 
 
 def up(number: int) -> int:
@@ -138,17 +217,3 @@ def padded(values: torch.Tensor, width: int) -> torch.Tensor:
 def at(tensor: torch.Tensor) -> ctypes.c_void_p:
     """Where a tensor lies. Nothing here keeps it alive: the caller does."""
     return ctypes.c_void_p(tensor.data_ptr())
-
-
-def tile(model: Any, compiled: FFNNTile, left: Prepared, right: Prepared) -> torch.Tensor:
-    """Scores float32 [m, n] of a model whose head has compiled code; the similarity that it corrects is added by torch."""
-    if not isinstance(model.head, ResidualHead):
-        return compiled(left[0], right[0])
-    own, start = model.head.parts([left, right])
-    scores = compiled(own[0][0], own[1][0])
-    return (
-        scores
-        + model.head.start.combine(tuple(t[:, None] for t in start[0]), tuple(t[None] for t in start[1]))[
-            ..., 0
-        ]
-    )

@@ -54,7 +54,7 @@ class Scorer:
             )
         self.model = model
         self.encoder = in_dtype(model, encoder_dtype("auto"))
-        self.compiled = native.FFNNTile.of(model)
+        self.compiled = native.Tile.of(model)
         self.tokenizer = models.tokenizer_of(model)
 
     @classmethod
@@ -95,7 +95,7 @@ class Scorer:
         if self.compiled is None:
             return self.tile(left, right)
         with torch.inference_mode():
-            return native.tile(self.model, self.compiled, left, right)
+            return self.compiled(self.model, left, right)
 
     def rank(self, query: str, candidates: Sequence[str] | Prepared, top: int = 0) -> pd.DataFrame:
         """Candidates by falling score, ties in their own order: columns place (in ``candidates``) and score; ``top`` of them, 0 for all."""

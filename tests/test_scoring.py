@@ -495,7 +495,7 @@ class TestFastTiles:
         asked = {
             name: float(np.median(want)) if name == "threshold" else value for name, value in asked.items()
         }
-        monkeypatch.setattr(native.FFNNTile, "of", lambda _: object())
+        monkeypatch.setattr(native.Tile, "of", lambda _: object())
         random = torch.Generator().manual_seed(0)
         monkeypatch.setattr(
             Scorer,
@@ -529,6 +529,62 @@ class TestFastTiles:
         torch.testing.assert_close(found.double(), want, atol=1e-5, rtol=1e-5)
         plain = head.combine((a[:, None],), (b[None],))[..., 0].detach()
         assert (found - plain).abs().max() < 0.02 * max(1.0, float(plain.abs().max()))
+
+    @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
+    @pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 31), (33, 32), (5, 97)])
+    @pytest.mark.parametrize(
+        ("k", "width"), [((1, 1), 32), ((3, 8), 8), ((8, 32), 64), ((20, 5), 40), ((32, 48), 128)]
+    )
+    @pytest.mark.parametrize("kind", ["maxsim", "cosine+maxsim"])
+    def test_compiled_maxsim_is_the_textbook_form(
+        self, m: int, n: int, k: tuple[int, int], width: int, kind: str
+    ) -> None:
+        random = torch.Generator().manual_seed(m + n)
+        head = heads.SimilarityHead(kind)
+        torch.nn.init.constant_(head.shift, -0.25)
+        sides = []
+        for texts, most in zip((m, n), k, strict=True):
+            real = torch.randint(1, most + 1, (texts, 1), generator=random)
+            mask = torch.arange(most) < real
+            vectors = torch.randn(texts, most, width, generator=random) * mask[..., None]
+            kept = heads.Kept(vectors, mask, torch.randn(texts, 6, generator=random))
+            sides.append(head.prepare(kept, 0))
+        found = native.MaxSimTile(head)(*sides)
+        (a, inside), (b, real) = sides[0][:2], sides[1][:2]
+        weight = head.scale.detach()[0]
+        for i in range(m):
+            for j in range(n):
+                dots = a[i][inside[i]].bfloat16().double() @ b[j][real[j]].bfloat16().double().T
+                want = float(weight[-1]) * float(dots.amax(1).mean()) - 0.25
+                if kind == "cosine+maxsim":
+                    want += float(weight[0]) * float(sides[0][2][i] @ sides[1][2][j])
+                assert float(found[i, j]) == pytest.approx(want, abs=2e-5)
+
+    @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
+    @pytest.mark.parametrize(
+        ("head", "residual"), [("cosine+maxsim", ""), ("ffnn", "cosine"), ("ffnn", "cosine+maxsim")]
+    )
+    def test_compiled_parts_of_a_model_add_up(
+        self, tiny_backbone: str, pairs: pd.DataFrame, head: str, residual: str
+    ) -> None:
+        torch.manual_seed(0)
+        model = models.DualEncoder(
+            tiny_backbone,
+            (10, 14),
+            (3, 3),
+            pooled=True,
+            projection=8,
+            head=head,
+            hidden=(32, 16),
+            residual=residual,
+        ).eval()
+        for p in model.head.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+        scorer = Scorer(model)
+        assert scorer.compiled is not None
+        left = scorer.prepare(pairs["query"].unique()[:5].tolist(), 0)
+        right = scorer.prepare(pairs["passage"].unique()[:40].tolist(), 1)
+        torch.testing.assert_close(scorer.fast_tile(left, right), scorer.tile(left, right), atol=0.03, rtol=0)
 
     @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
     def test_a_number_that_is_none_is_not_hidden(self) -> None:

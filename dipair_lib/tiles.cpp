@@ -1,7 +1,5 @@
-// The FFNN head over a tile of pairs, on processors with AMX:
-//   out[i][j] = sum_g w[g] * relu(bias[g] + sum_h W[g][h] * relu(a[i][h] + b[j][h]))
-// The sum a + b and the outer sum are float32; the matrix product reads bfloat16 and adds in float32. Hidden activations never leave the
-// caches: 32 pairs are added, cut at zero, rounded, multiplied and reduced before the next 32 begin.
+// Heads over a tile of pairs, on processors with AMX. Matrix products read bfloat16 and add in float32, everything else is float32, and
+// what is between two texts never leaves the caches.
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -36,6 +34,8 @@ void pack(const uint16_t* W, int hidden, int outer, uint16_t* packed) {
           for (int half = 0; half < 2; half++) *packed++ = W[(g + column) * hidden + k + 2 * row + half];
 }
 
+// The FFNN head: out[i][j] = shift + sum_g w[g] * relu(bias[g] + sum_h W[g][h] * relu(a[i][h] + b[j][h])). 32 pairs are added, cut at zero,
+// rounded, multiplied and reduced before the next 32 begin.
 // a [m][hidden], b [n][hidden] float32; W packed; bias, w [outer]; out [m][stride]. hidden and outer are multiples of 32. hidden <= 1024.
 void ffnn_tile(const float* a, const float* b, const uint16_t* W, const float* bias, const float* w, float shift, int m, int n,
                int hidden, int outer, float* out, long stride) {
@@ -91,6 +91,73 @@ void ffnn_tile(const float* a, const float* b, const uint16_t* W, const float* b
       }
       float* line = out + i * stride + j;
       for (int row = 0; row < real; row++) line[row] = shift + _mm512_reduce_add_ps(sums[row]);
+    }
+  }
+  _tile_release();
+}
+
+// MaxSim: out[i][j] = sum_t w[i][t] * max_s <A[i][t], B[j][s]>. 16 tokens of right texts meet 16 of left ones at a time: rows and columns of
+// a tile, so that the maximum over a right text's tokens goes down the rows and the sum over a left text's along the columns.
+// A: columns of 16 left tokens, [m * left / 16][width / 32][16][16][2]; w [m * left]. B: rows of 16 right tokens, [n * right / 16][width / 32]
+// [16][32]. left and right, the tokens of a text, are 1, 2, 4, 8 or multiples of 16; m * left is a multiple of 32, n of 32, width of 32.
+void maxsim_tile(const uint16_t* A, const float* w, const uint16_t* B, int m, int n, int left, int right, int width, float* out,
+                 long stride) {
+  constexpr int TEXTS = 32;  // right texts that every left one meets before the next so many come
+  Config config;
+  for (int tile = 0; tile < 8; tile++) config.width[tile] = 64, config.rows[tile] = 16;
+  _tile_loadconfig(&config);
+  alignas(64) float c[2][2][16][16];        // [rows][columns]
+  alignas(64) float sums[2][TEXTS][16];     // w times the best, by columns, of each right text
+  const int steps = width / 32, columns = m * left / 16, rows = TEXTS * right / 16;
+  const int deep = right > 16 ? right / 16 : 1, beside = right < 16 ? 16 / right : 1;  // rows of a text, texts of a row
+  const int wide = left > 16 ? left / 16 : 1, each = left < 16 ? left : 16;
+  for (int j = 0; j < n; j += TEXTS) {
+    for (int g = 0; g < columns; g += 2) {
+      const uint16_t* one = A + static_cast<long>(g) * steps * 512;
+      const uint16_t* two = one + steps * 512;
+      const __m512 weights[2] = {_mm512_loadu_ps(w + 16 * g), _mm512_loadu_ps(w + 16 * g + 16)};
+      __m512 best[2];
+      for (int r = 0; r < rows; r += 2) {
+        const uint16_t* tokens = B + (static_cast<long>(j) * right / 16 + r) * steps * 512;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int k = 0; k < steps; k++) {
+          _tile_loadd(4, tokens + 512 * k, 64);
+          _tile_loadd(6, one + 512 * k, 64);
+          _tile_loadd(7, two + 512 * k, 64);
+          _tile_loadd(5, tokens + 512 * (steps + k), 64);
+          _tile_dpbf16ps(0, 4, 6);
+          _tile_dpbf16ps(1, 4, 7);
+          _tile_dpbf16ps(2, 5, 6);
+          _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, c[0][0], 64);
+        _tile_stored(1, c[0][1], 64);
+        _tile_stored(2, c[1][0], 64);
+        _tile_stored(3, c[1][1], 64);
+        for (int row = 0; row < 2; row++)
+          for (int column = 0; column < 2; column++)
+            for (int text = 0; text < beside; text++) {
+              const int height = 16 / beside, place = (r + row) / deep * beside + text;
+              __m512 most = _mm512_load_ps(c[row][column][text * height]);
+              for (int s = 1; s < height; s++) most = _mm512_max_ps(most, _mm512_load_ps(c[row][column][text * height + s]));
+              if ((r + row) % deep) most = _mm512_max_ps(most, best[column]);
+              best[column] = most;
+              _mm512_store_ps(sums[column][place], _mm512_mul_ps(most, weights[column]));
+            }
+      }
+      for (int column = 0; column < 2; column++)
+        for (int first = 0; first < 16; first += each) {
+          const int i = (16 * (g + column) + first) / left;
+          const __mmask16 own = static_cast<__mmask16>(((1u << each) - 1) << first);
+          float* line = out + i * stride + j;
+          for (int text = 0; text < TEXTS; text++) {
+            const float sum = _mm512_mask_reduce_add_ps(own, _mm512_load_ps(sums[column][text]));
+            line[text] = (g + column) % wide ? line[text] + sum : sum;
+          }
+        }
     }
   }
   _tile_release();
