@@ -95,8 +95,9 @@ def missing() -> list[str]:
     return [name for name in NEEDS if importlib.util.find_spec(name) is None]
 
 
-def entries(out: Path | str, students: Sequence[str]) -> list[Entry]:
-    """Everyone who takes part: the teacher by five libraries, the backbone's vectors by three, and our students by run id."""
+def entries(out: Path | str, run: str) -> list[Entry]:
+    """Everyone who takes part: the teacher by four libraries, vectors by two, and our students: the one asked for and, beside it, the
+    cosines of the same teacher's folder, frozen and trained."""
     st, faiss = (f"{name} {version(name)}" for name in ("sentence-transformers", "faiss-cpu"))
     ort, ov = f"ONNX Runtime {version('onnxruntime')}", f"OpenVINO {version('openvino').split('-')[0]}"
     found = [
@@ -119,15 +120,21 @@ def entries(out: Path | str, students: Sequence[str]) -> list[Entry]:
             f"model2vec {version('model2vec')} + {faiss} flat",
         )
     )
-    for run in students:
-        row = results.load_result(out, run)
-        found.append(Entry(row.model, row.family, "float32", "own_student", "dipair-lab", run))
+    own = results.load_result(out, run)
+    cosines = {
+        row.model: row
+        for row in reversed(results.load_results(out, damaged="warn"))
+        if row.teacher_run == own.teacher_run and row.head == "cosine"
+        if (results.row_folder(out, row.run_id) / "model").is_dir()
+    }
+    for row in {own.run_id: own, **{row.run_id: row for row in cosines.values()}}.values():
+        found.append(Entry(row.model, row.family, "float32", "own_student", "dipair-lab", row.run_id))
     return found
 
 
 def compare(
     out: Path | str,
-    students: Sequence[str],
+    run: str,
     *,
     pairs: int = 1500,
     clocked: int = 256,
@@ -139,14 +146,23 @@ def compare(
     system and scores some pairs) and ``off`` (largest difference from the teacher's float32 logits, of who scores with the teacher).
 
     Args:
-        students: run ids of the results folder. pairs: labelled test pairs for quality, whole groups. clocked: of them on the clock.
+        run: a student of the results folder. pairs: labelled test pairs for quality, whole groups. clocked: of them on the clock.
         side: texts of each side that are searched. turns: on the clock, after one of warm-up.
 
     A cross-encoder's clock counts every step from two raw texts to a score. The others' is the search for the ``TOP`` best right texts of
     each left one, all vectors at hand, as pairs per second.
+
+    Raises:
+        ValueError: packages are missing, or the task is not one of pairs with one score.
     """
-    row = results.load_result(out, results.load_result(out, students[0]).teacher_run or "")
+    if missing():
+        raise ValueError(f"comparing needs {', '.join(missing())}: pip install -e '.[peers]'")
+    row = results.load_result(out, results.load_result(out, run).teacher_run or "")
     task = results.load_run_task(json.loads(row.parameters))
+    if len(task.fields) != 2 or distill.outputs_for(len(task.classes)) != 1:
+        raise ValueError(
+            f"{row.task}: expected pairs with two classes or a grade, but it has {len(task.fields)} fields and {len(task.classes)} classes"
+        )
     frame = whole(task.test, task.fields, row, pairs)
     texts = [frame[name].tolist() for name in task.fields]
     labels, groups = frame["label"].to_numpy(), frame["group"].to_numpy()
@@ -155,7 +171,7 @@ def compare(
         untruncated(every[f].drop_duplicates(), row, n).tolist()[:side] for n, f in enumerate(task.fields)
     ]
     setting = Setting(str(out), row.run_id, str(Path(out) / "scale" / "peers"), torch.get_num_threads())
-    known = entries(out, students)
+    known = entries(out, run)
     make_all(setting, texts)
     built = [build(entry, setting) for entry in progress.track(known, "loading")]
     scores = [peer.score(*texts) for peer in progress.track(built, "quality")]
@@ -402,7 +418,8 @@ def st_teacher(entry: Entry, setting: Setting) -> Peer:
     width, outputs = teacher.output.in_features, teacher.output.out_features
     dense = Dense(width, outputs, activation_function=torch.nn.Identity(), module_output_name="scores")
     dense.linear.load_state_dict(teacher.output.state_dict())
-    encoder = Transformer(str(Path(setting.made) / "encoder"))
+    encoder: Any = Transformer(str(Path(setting.made) / "encoder"))
+    encoder.tokenizer.model_input_names = list(INPUTS)  # the teacher reads which text a word piece is of
     model: Any = CrossEncoder(modules=[encoder, Pooling(width, "mean"), dense], device="cpu")
     model.max_seq_length = sum(teacher.read_lengths)
     model.to(getattr(torch, entry.dtype))
@@ -420,7 +437,7 @@ def joined(setting: Setting, run: Callable[[dict[str, np.ndarray]], np.ndarray])
     tokenizer: Any = models.tokenizer_of(teacher_of(setting))
 
     def score(left: Sequence[str], right: Sequence[str]) -> np.ndarray:
-        encoded = tokenizer(list(left), list(right))
+        encoded = tokenizer(list(left), list(right), return_token_type_ids=True)
         lengths = np.array([len(ids) for ids in encoded["input_ids"]])
         scores = np.zeros(len(lengths), np.float32)
         for rows in length_sorted(lengths, BATCH):
@@ -597,7 +614,9 @@ def save_graph(setting: Setting, path: Path, texts: Sequence[Sequence[str]]) -> 
     """The teacher as ONNX, any number of pairs of any length."""
     teacher = teacher_of(setting)
     tokenizer: Any = models.tokenizer_of(teacher)
-    sample = tokenizer(*(list(side[:3]) for side in texts), padding=True, return_tensors="pt")
+    sample = tokenizer(
+        *(list(side[:3]) for side in texts), padding=True, return_token_type_ids=True, return_tensors="pt"
+    )
     free = {
         0: torch.export.Dim("pairs"),
         1: torch.export.Dim("tokens", max=teacher.encoder.config.max_position_embeddings),
@@ -631,7 +650,7 @@ def calibrate_graph(setting: Setting, path: Path, texts: Sequence[Sequence[str]]
     tokenizer: Any = models.tokenizer_of(teacher_of(setting))
 
     def batch(i: int) -> dict[str, np.ndarray]:
-        encoded = tokenizer([texts[0][i]], [texts[1][i]], return_tensors="np")
+        encoded = tokenizer([texts[0][i]], [texts[1][i]], return_token_type_ids=True, return_tensors="np")
         return {name: encoded[name] for name in INPUTS}
 
     model = openvino.Core().read_model(Path(setting.made) / "teacher.float32.onnx")
@@ -660,7 +679,7 @@ def save_static(setting: Setting, path: Path, width: int = 256, rare: float = 1e
             for some in progress.track(inputs.split(512), "static vectors")
         ]
     vectors = torch.cat(chunks).numpy()
-    vectors = PCA(min(width, vectors.shape[1]), random_state=0).fit_transform(vectors)
+    vectors = PCA(min(width, *vectors.shape), random_state=0).fit_transform(vectors)
     frequency = 1 / np.arange(2, len(vectors) + 2)
     vectors *= (rare / (rare + frequency / frequency.sum()))[:, None]
     StaticModel(vectors.astype(np.float32), tokenizer.backend_tokenizer, normalize=True).save_pretrained(path)

