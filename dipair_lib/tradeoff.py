@@ -9,6 +9,8 @@ frame to given Axes; they keep no pyplot state, and every drawn point carries th
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -208,11 +210,12 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
     table["peak_fraction"] = table["flops_per_pair"] * table["pairs_per_s"] / (table["peak_gflops"] * 1e9)
     table["kept_tokens"] = [_kept(keep, n) for keep, n in zip(table["keep"], table["n_fields"], strict=True)]
     table["read_tokens"] = [_kept(length, 1) for length in table["read_lengths"]]
-    same = table.groupby(["task", "data_sha256", "model"], dropna=False)["seed"]
+    tell_apart(table)
+    same = table.groupby(ONE_MODEL, dropna=False)["seed"]
     table["seeds"] = same.transform("nunique")
     table["averaged"] = False
     first = table.assign(unclocked=combine.isna()).sort_values(["unclocked", "seed"], kind="stable")
-    chosen = first[(first["seeds"] <= 1) | ~first.duplicated(["task", "data_sha256", "model"])].index
+    chosen = first[(first["seeds"] <= 1) | ~first.duplicated(ONE_MODEL)].index
     if folder is not None:
         average(table, [run for run in chosen if table.loc[run, "seeds"] > 1], rows, folder)
     table = table[table.index.isin(chosen)].copy()
@@ -226,13 +229,39 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
     return table
 
 
+ONE_MODEL = ["task", "data_sha256", "model"]  # what rows of one model share, its seeds apart
+NO_CHOICE = {"seed", "n_seeds", "clock", "threads", "out"}  # parameters that make no other model
+
+
+def tell_apart(table: pd.DataFrame) -> None:
+    """Name what was trained differently and is called the same: "DE-Cos" becomes "DE-Cos, stage2_epochs 1"."""
+    for _, rows in table[table["family"] != "published"].groupby(ONE_MODEL, dropna=False):
+        chosen = [_parameters(text) for text in rows["parameters"]]
+        differ = [
+            name
+            for name in dict.fromkeys(itertools.chain(*chosen))
+            if len({str(c.get(name)) for c in chosen}) > 1
+        ]
+        for run, one in zip(rows.index, chosen, strict=True):
+            said = [plain(f"{name} {one[name]}", 40) for name in differ if name in one]
+            table.loc[run, "model"] = ", ".join([str(table.loc[run, "model"]), *said])
+
+
+def _parameters(text: object) -> dict[str, Any]:
+    """A row's parameters, as far as they choose what is trained; none where they cannot be read."""
+    try:
+        found = json.loads(str(text))
+    except ValueError:
+        return {}
+    return {k: v for k, v in found.items() if k not in NO_CHOICE} if isinstance(found, dict) else {}
+
+
 def average(table: pd.DataFrame, chosen: list[str], rows: list[Result], folder: Path | str) -> None:
     """Put means over the seeds in place of the chosen rows' own quality and share of the teacher, with 95 % intervals that draw test groups
     and seeds together. A model keeps its own where a seed's logits cannot be read or belong to other test rows."""
     by_run = {row.run_id: row for row in rows}
-    model = ["task", "data_sha256", "model"]
-    groups = table.groupby(model, dropna=False).groups
-    together = {run: [by_run[one] for one in groups[tuple(table.loc[run, model])]] for run in chosen}
+    groups = table.groupby(ONE_MODEL, dropna=False).groups
+    together = {run: [by_run[one] for one in groups[tuple(table.loc[run, ONE_MODEL])]] for run in chosen}
     named = {row.run_id: row for seeds in together.values() for row in seeds if row.quality is not None}
     named |= {row.teacher_run: by_run[row.teacher_run] for row in named.values() if row.teacher_run in by_run}
     stored = [row for row in named.values() if (row_folder(folder, row.run_id) / "logits.npz").exists()]

@@ -148,6 +148,24 @@ class TestSeeds:
         assert line["quality_high"] > 0.75
         assert tradeoff.table(data)["remarks"].tolist()[1] == "on the front, mean of 3 seeds"
 
+    def test_what_was_trained_differently_is_another_model(self, seeds: list[Result], tmp_path: Path) -> None:
+        """A fourth row of that name, trained longer: not one of the seeds, and called by what differs."""
+        known = {"task": "toy", "stage2_epochs": 0.5, "seed": 0}
+        seeds[1:] = [
+            dataclasses.replace(
+                one, parameters=json.dumps({**known, "seed": one.seed, "clock": str(one.seed)})
+            )
+            for one in seeds[1:]
+        ]
+        longer = dataclasses.replace(
+            seeds[1], run_id="run.longer", parameters=json.dumps({**known, "stage2_epochs": 1.0})
+        )
+        seeds.append(self.save(tmp_path, longer, 4))
+        data = tradeoff.frame(seeds, folder=tmp_path)
+        assert data["model"].tolist() == ["teacher", "many, stage2_epochs 0.5", "many, stage2_epochs 1.0"]
+        assert data["quality"].tolist() == [1.0, 0.5, 1.0]
+        assert data["seeds"].tolist() == [1, 3, 1]
+
     def test_without_logits_one_seed_stands_for_all_and_says_so(
         self, seeds: list[Result], tmp_path: Path
     ) -> None:
