@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -247,6 +249,35 @@ class TestRefusals:
         with pytest.raises(CollectionError, match="which column holds the texts"):
             encode("id,title,body\na,b,c\n")
         assert not (tmp_path / "new" / "manifest.json").exists()
+
+    def test_texts_that_no_one_expects(self, tiny_backbone: str, tmp_path: Path) -> None:
+        """Control characters, direction marks, 10^5 words: encoded as the student reads them. A null byte is refused."""
+        save_student(tiny_backbone, tmp_path / "s")
+        texts = ["\x1b[31mred car\u202e", "red " * 100_000, "\N{AUTOMOBILE} red", "red\x00car"]
+        pd.DataFrame({"id": range(4), "text": texts}).to_parquet(tmp_path / "t.parquet")
+        with pytest.raises(TaskError, match=r"t\.parquet, column 'text': row 4: holds a NUL character"):
+            collection.encode(tmp_path / "s", tmp_path / "t.parquet", 0, tmp_path / "c")
+        pd.DataFrame({"id": range(3), "text": texts[:3]}).to_parquet(tmp_path / "t.parquet")
+        found = collection.encode(tmp_path / "s", tmp_path / "t.parquet", 0, tmp_path / "c")
+        want = Scorer.load(tmp_path / "s").prepare([texts[0], "red " * 50, texts[2]], 0)
+        for own, other in zip(found.block(0, 3), want, strict=True):
+            torch.testing.assert_close(own, other)
+
+    def test_no_texts_at_all(self, made: Path, tmp_path: Path) -> None:
+        (tmp_path / "none.csv").write_text("id,text\n")
+        with pytest.raises(TaskError, match=r"none\.csv: a header line \(id, text\) but no rows"):
+            collection.encode(tmp_path / "s", tmp_path / "none.csv", 1, tmp_path / "none")
+        pd.DataFrame({"id": ["a"], "text": ["red"]})[:0].to_parquet(tmp_path / "none.parquet")
+        with pytest.raises((TaskError, CollectionError), match=r"none"):
+            empty = collection.encode(tmp_path / "s", tmp_path / "none.parquet", 1, tmp_path / "none")
+            assert len(empty) == 0
+            scoring.score(Job(str(tmp_path / "s"), str(made), str(tmp_path / "none")), tmp_path / "out")
+
+    def test_where_nothing_can_be_written(self, made: Path, tmp_path: Path, source: Path) -> None:
+        with pytest.raises(
+            CollectionError, match=r"c/manifest\.json/new: cannot be written \(Not a directory"
+        ):
+            collection.encode(tmp_path / "s", source, 0, made / "manifest.json" / "new")
 
     def test_two_writers(self, made: Path, tmp_path: Path, source: Path) -> None:
         with (
@@ -680,6 +711,61 @@ def test_killed_at_fifty_moments_the_files_are_those_of_an_undisturbed_run(sides
     assert done.returncode == 0, done.stderr
     killed, ended = map(int, done.stdout.split())
     assert killed == 50 and ended >= 1
+
+
+class TestFullDisk:
+    """The system itself refuses files beyond a size, as a full disk would: what is whole stays, and the same command goes on."""
+
+    def run(self, limit: int, *command: object) -> subprocess.CompletedProcess[str]:
+        def full() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        return subprocess.run(
+            [sys.executable, "-m", "dipair_lib.cli", *map(str, command)],
+            capture_output=True,
+            text=True,
+            preexec_fn=full,
+            check=False,
+        )
+
+    def test_encode_and_score(self, sides: Path) -> None:
+        encode = (
+            "encode",
+            "--student",
+            sides / "s",
+            "--texts",
+            sides / "a.parquet",
+            "--field",
+            0,
+            "--out",
+            sides / "new",
+        )
+        stopped = self.run(1000, *encode)
+        assert stopped.returncode not in {0, -signal.SIGXFSZ}
+        assert "new" in stopped.stderr and "Traceback" not in stopped.stderr
+        assert not (sides / "new" / "manifest.json").exists()  # it would name a shard that is not whole
+        assert self.run(1 << 30, *encode).returncode == 0
+        assert Collection.open(sides / "new").verify() == []
+        score = (
+            "score",
+            "--student",
+            sides / "s",
+            "--left",
+            sides / "a",
+            "--right",
+            sides / "b",
+            "--all",
+            "--out",
+        )
+        stopped = self.run(1000, *score, sides / "out")
+        assert stopped.returncode not in {0, -signal.SIGXFSZ}
+        assert "could not be written" in stopped.stderr and "Traceback" not in stopped.stderr
+        assert not list((sides / "out").glob("part-*"))
+        assert self.run(1 << 30, *score, sides / "out").returncode == 0
+        assert self.run(1 << 30, *score, sides / "undisturbed").returncode == 0
+        assert {n: d for n, d in files(sides / "out").items() if "part" in n} == {
+            n: d for n, d in files(sides / "undisturbed").items() if "part" in n
+        }
 
 
 class TestManyProcesses:
