@@ -36,6 +36,7 @@ DTYPES = ("float32", "float16", "bfloat16", "int8")
 SHARD_TEXTS = 16_384  # texts a shard holds at most: what a killed process loses
 SHARD_BYTES = 256 << 20  # and at most so many bytes of float32
 CHUNK = 8192  # rows of a source read at a time
+MAPPED = 512 << 20  # bytes of files kept mapped, which count as this process's memory once they were read
 
 
 class CollectionError(ValueError):
@@ -147,7 +148,9 @@ class Collection:
                 raise CollectionError(f"{path}: cannot be read ({error}): encode anew") from error
             if found.shape != shape:
                 raise CollectionError(f"{path}: expected shape {shape}, but got {found.shape}: encode anew")
-            self.maps[path] = found
+            self.maps[path] = found  # the oldest go: what is read next is the next shard
+            while sum(kept.nbytes for kept in self.maps.values()) > MAPPED and len(self.maps) > 1:
+                del self.maps[next(iter(self.maps))]
         return self.maps[path]
 
     def ids(self) -> pd.DataFrame:

@@ -100,6 +100,18 @@ class TestContent:
             assert ((got - want).abs() <= most).all()
             assert (got != want).any()
 
+    def test_files_do_not_stay_mapped(
+        self, tiny_backbone: str, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_student(tiny_backbone, tmp_path / "s")
+        found = collection.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
+        (whole,) = found.block(0, len(found))[:1]
+        again = Collection.open(tmp_path / "c")
+        monkeypatch.setattr(collection, "MAPPED", 1000)
+        torch.testing.assert_close(again.block(0, len(found))[0], whole)
+        torch.testing.assert_close(again.take(np.arange(len(found)))[0], whole)
+        assert len(again.maps) < len(found.maps)
+
     def test_more_texts_are_added_and_known_ones_passed_over(
         self, tiny_backbone: str, tmp_path: Path, source: Path
     ) -> None:
