@@ -43,6 +43,13 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--fresh", action="store_true", help="delete the folder's earlier results and begin anew"
     )
+    run.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="spread the runs over Ray: on this machine, or a cluster (auto) that sees the same folders; clocks stay here",
+    )
     report = commands.add_parser("report", help="write report.html anew from a results folder")
     report.add_argument("folder", type=Path, metavar="DIR", help="e.g. results/demo")
     report.add_argument(
@@ -157,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     jobs=arguments.jobs,
                     out=arguments.out,
                     fresh=arguments.fresh,
+                    ray=arguments.ray,
                 )
             case "report":
                 from dipair_lib import report

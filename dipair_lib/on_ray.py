@@ -1,12 +1,18 @@
-"""A scoring job on Ray: the units of ``scoring`` as a data set of descriptors, an actor for each processor that scores them.
+"""Ray: a scoring job's units spread over actors, and a suite's training runs over machines.
 
 No vector travels: every actor maps the collections' files itself, so they and the job's folder must be where all machines see them. A unit
-may be done twice (an actor that died in the middle); it gives the same bytes under the same name.
+may be done twice (an actor that died in the middle); it gives the same bytes under the same name. A suite's runs are commands, so its
+folders and the Python that runs it must be there too, under the same paths.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +49,35 @@ def score(job: scoring.Job, out: Path | str, address: str = "", workers: int = 0
     Raises:
         ImportError: Ray is not installed (``pip install "dipair-lab[ray]"``). Else as ``scoring.score``.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError('scoring on Ray needs it: pip install -c constraints.txt -e ".[ray]"') from error
     out = Path(out).absolute()
     with collection.writing(out):
         units = range(scoring.begin(job, out))
         left = [{"unit": number} for number in units if not scoring.is_whole(out, number)]
-        started = not ray.is_initialized()
-        if started:
-            ray.init(**({"address": address} if address else local()), log_to_driver=False)
-        try:
+        with joined(address) as ray:
             if left:
                 spread(ray, out, left, workers)
-        finally:
-            if started:
-                ray.shutdown()
     return scoring.counts(out, units, len(units) - len(left))
+
+
+@contextlib.contextmanager
+def joined(address: str) -> Iterator[Any]:
+    """Ray, started here or joined at an address, and left again unless it was running already.
+
+    Raises:
+        ImportError: Ray is not installed (``pip install "dipair-lab[ray]"``).
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError('--ray needs Ray: pip install -c constraints.txt -e ".[ray]"') from error
+    started = not ray.is_initialized()
+    if started:
+        ray.init(**({"address": address} if address else local()), log_to_driver=False)
+    try:
+        yield ray
+    finally:
+        if started:
+            ray.shutdown()
 
 
 def local() -> dict[str, Any]:
@@ -89,3 +106,76 @@ def spread(ray: Any, out: Path, left: list[dict[str, int]], workers: int) -> Non
     )
     for _ in done.iter_batches(batch_size=1):
         pass
+
+
+# --- runs of a suite --------------------------------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """What a suite needs of a cluster: how many processors each of so many runs side by side gets, and a command started on one."""
+
+    def __init__(self, ray: Any) -> None:
+        self.ray = ray
+        machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        self.processors, self.most = sum(machines), max(machines)
+
+    def threads(self, jobs: int) -> int:
+        """Processors of each run, all of one machine."""
+        return max(1, min(self.most, self.processors // jobs))
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path, threads: int
+    ) -> Command:
+        """Start a command on a machine that has so many processors free."""
+        run = self.ray.remote(num_cpus=threads, max_retries=2)(run_command)
+        return Command(self.ray, run.remote(list(command), dict(environment), str(log)))
+
+
+class Command:
+    """A command on a machine of a cluster, with what ``suite`` uses of a ``subprocess.Popen``."""
+
+    returncode: int | None = None
+
+    def __init__(self, ray: Any, task: Any) -> None:
+        self.ray, self.task = ray, task
+
+    def poll(self) -> int | None:
+        """Its exit status, None while it runs; -9 where its machine was lost more often than it is tried."""
+        if self.returncode is None and self.ray.wait([self.task], timeout=0)[0]:
+            try:
+                self.returncode = int(self.ray.get(self.task))
+            except self.ray.exceptions.RayError:
+                self.returncode = -9
+        return self.returncode
+
+    def terminate(self) -> None:
+        self.ray.cancel(self.task)
+
+    def kill(self) -> None:
+        self.ray.cancel(self.task, force=True)
+
+    def wait(self) -> int | None:
+        self.ray.wait([self.task], timeout=10)
+        return self.poll()
+
+
+def run_command(command: list[str], environment: dict[str, str], log: str) -> int:
+    """Run a command here, its output to a file, and end it when this task is cancelled. Returns its exit status."""
+    from dipair_lib.suite import die_with_parent
+
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment},
+            start_new_session=True, preexec_fn=die_with_parent,
+        )  # fmt: skip
+    try:
+        while process.poll() is None:  # a wait without end would not hear of a cancelled task
+            time.sleep(0.2)
+        return int(process.returncode)
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        raise

@@ -41,12 +41,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
 import filelock
 import yaml
 
 from dipair_lib import results
+
+if TYPE_CHECKING:
+    from .on_ray import Cluster
 
 PATH_PARAMETERS = ("task", "backbone", "unlabelled", "warm_on")  # a name, or a file or folder of the user's
 STARTS = 3  # kernels started together can race for a port: that many attempts
@@ -426,12 +429,23 @@ def remove_run(out: Path, key: str) -> None:
 # Running
 
 
+class Process(Protocol):
+    """A run's process, here or on a cluster."""
+
+    @property
+    def returncode(self) -> int | Any | None: ...
+    def poll(self) -> int | None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int | None: ...
+
+
 @dataclass
 class Active:
     """A run whose process lives."""
 
     run: Planned
-    process: subprocess.Popen
+    process: Process
     started: float
     folder: Path
     threads: int
@@ -466,8 +480,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def start(run: Planned, suite: Suite, threads: int, scratch: Path, attempt: int = 1) -> Active:
-    """Start papermill on one run in a process (group) of its own."""
+def start(
+    run: Planned, suite: Suite, threads: int, scratch: Path, attempt: int = 1, cluster: Cluster | None = None
+) -> Active:
+    """Start papermill on one run in a process (group) of its own, here or somewhere on a cluster."""
     folder = Path(tempfile.mkdtemp(prefix=f"{run.key}-", dir=scratch))
     defaults = results.notebook_parameters(run.path)
     changed = {name: value for name, value in run.parameters.items() if value != defaults[name]}
@@ -475,7 +491,6 @@ def start(run: Planned, suite: Suite, threads: int, scratch: Path, attempt: int 
     inputs = input_state(run, suite)
     library = str(Path(__file__).parents[1])
     environment = {
-        **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH")])),
         "PYTHONHASHSEED": "0",
         "TOKENIZERS_PARALLELISM": "false",
@@ -486,7 +501,7 @@ def start(run: Planned, suite: Suite, threads: int, scratch: Path, attempt: int 
         "DIPAIR_PROGRESS": str(folder / "progress.json"),
         "DIPAIR_THREADS": str(threads),
     }
-    if threads < cores():
+    if threads < cores() or cluster:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(threads)
     command = [sys.executable, "-m", "papermill", str(run.path.resolve()), str(folder / f"{run.key}.ipynb")]
@@ -499,16 +514,20 @@ def start(run: Planned, suite: Suite, threads: int, scratch: Path, attempt: int 
         "python3",
     ]
     command += ["--no-progress-bar", "--no-request-save-on-cell-execute", "--autosave-cell-every", "0"]
-    with open(folder / "log.txt", "wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,
-        )
+    process: Process
+    if cluster:
+        process = cluster.start(command, environment, folder / "log.txt", threads)
+    else:
+        with open(folder / "log.txt", "wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,
+            )
     return Active(run, process, time.monotonic(), folder, threads, inputs, attempt)
 
 
@@ -517,10 +536,12 @@ def stop(active: Sequence[Active]) -> None:
 
     def send(one: Active, name: str) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
+            if isinstance(one.process, subprocess.Popen) and hasattr(os, "killpg"):
                 os.killpg(one.process.pid, getattr(signal, name))
-            else:
+            elif name == "SIGTERM":
                 one.process.terminate()
+            else:
+                one.process.kill()
 
     for one in active:
         send(one, "SIGTERM")
@@ -703,6 +724,7 @@ def run_suite(
     jobs: int = 1,
     out: Path | str | None = None,
     fresh: bool = False,
+    ray: str | None = None,
     notebooks_dir: Path | str | None = None,
     stream: TextIO | None = None,
 ) -> int:
@@ -712,6 +734,7 @@ def run_suite(
         path, overrides, out, notebooks_dir: as in `read_suite`.
         jobs: runs side by side; each gets its share of the processors. Runs that measure time are always alone.
         fresh: take away what the folder holds from earlier runs and begin anew.
+        ray: spread the runs over Ray: "" on this machine, or a cluster's address. What measures time stays here, alone.
         stream: where progress is shown; default standard error.
 
     Returns:
@@ -736,8 +759,8 @@ def run_suite(
         states: dict[str, str] = {}
         errors: dict[str, str] = {}
         try:
-            with signals_as_interrupt():
-                run_stages(suite, jobs, display, states, errors)
+            with signals_as_interrupt(), clustered(ray) as cluster:
+                run_stages(suite, jobs, display, states, errors, cluster)
         except KeyboardInterrupt:
             done = sum(state in {FINISHED, KEPT} for state in states.values())
             display.line(
@@ -749,8 +772,25 @@ def run_suite(
         return 1 if errors or report_error else 0
 
 
+@contextlib.contextmanager
+def clustered(ray: str | None) -> Iterator[Cluster | None]:
+    """A cluster to run on, None for this machine's own processes."""
+    if ray is None:
+        yield None
+        return
+    from . import on_ray
+
+    with on_ray.joined(ray) as joined:
+        yield on_ray.Cluster(joined)
+
+
 def run_stages(
-    suite: Suite, jobs: int, display: Display, states: dict[str, str], errors: dict[str, str]
+    suite: Suite,
+    jobs: int,
+    display: Display,
+    states: dict[str, str],
+    errors: dict[str, str],
+    cluster: Cluster | None = None,
 ) -> None:
     """Run the stages one after the other, filling state and error by key; in each, what measures time comes last and alone."""
     for stage in sorted({run.stage for run in suite.runs}):
@@ -764,7 +804,8 @@ def run_stages(
                     display.line(f"kept     {run.label}")
                 else:
                     waiting.append(run)
-            run_batch(suite, waiting, min(jobs, len(waiting)), later, display, states, errors)
+            where = None if batch and batch[0].alone else cluster
+            run_batch(suite, waiting, min(jobs, len(waiting)), later, display, states, errors, where)
         if any(run.required and run.key in errors for run in runs):
             states.update({run.key: NOT_RUN for run in later})
             return
@@ -778,24 +819,28 @@ def run_batch(
     display: Display,
     states: dict[str, str],
     errors: dict[str, str],
+    cluster: Cluster | None = None,
 ) -> None:
     """Run these, ``jobs`` at a time; a failed one does not stop the others. Whatever ends this, its processes end too."""
     waiting = list(runs)
     active: list[Active] = []
-    with tempfile.TemporaryDirectory(prefix="dipair-", ignore_cleanup_errors=True) as scratch:
+    threads = cluster.threads(max(1, jobs)) if cluster else max(1, cores() // max(1, jobs))
+    folder = suite.out.resolve() if cluster else None  # which every machine sees
+    with tempfile.TemporaryDirectory(prefix=".dipair-", dir=folder, ignore_cleanup_errors=True) as scratch:
         try:
             while waiting or active:
                 while waiting and len(active) < jobs:
                     run = waiting.pop(0)
                     remove_run(suite.out, run.key)
-                    active.append(start(run, suite, max(1, cores() // jobs), Path(scratch)))
+                    active.append(start(run, suite, threads, Path(scratch), cluster=cluster))
                     if not display.live:
                         display.line(f"start    {run.label}")
                 for one in [one for one in active if one.process.poll() is not None]:
                     active.remove(one)
                     log = one.log.read_text(encoding="utf8", errors="replace")
                     if one.process.returncode and one.attempt < STARTS and KERNEL_DID_NOT_START.search(log):
-                        active.append(start(one.run, suite, one.threads, Path(scratch), one.attempt + 1))
+                        again = start(one.run, suite, threads, Path(scratch), one.attempt + 1, cluster)
+                        active.append(again)
                         continue
                     error = finish(one, suite.out)
                     states[one.run.key] = FAILED if error else FINISHED

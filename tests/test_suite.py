@@ -466,3 +466,57 @@ class TestCommandLine:
     ) -> None:
         assert cli.main(["verify", str(tmp_path)]) == 1
         assert capsys.readouterr().out == f"{tmp_path}: no rows\n"
+
+
+class TestOnRay:
+    def test_runs_are_spread_and_clocks_stay_here(self, project: Path) -> None:
+        path = write_suite(
+            project,
+            stage(
+                a(n=1, seconds=0.5),
+                a(n=2, seconds=0.5),
+                a(n=3),
+                {"notebook": "01_a", "parameters": {"n": 4, "clock": "all"}},
+            ),
+        )
+        status, shown = run(path, jobs=2, ray="")
+        assert status == 1 and "FAILED   01_a n=3" in shown and "n is three" in shown
+        found = {entry["n"]: entry for entry in log(project)}
+        assert sorted(found) == [1, 2, 3, 4]
+        assert all(found[n]["DIPAIR_THREADS"] == found[n]["OMP_NUM_THREADS"] for n in (1, 2, 3))
+        assert found[4]["begin"] > max(found[n]["end"] for n in (1, 2, 3))
+        assert len(results.load_results(project / "results" / "s")) == 3
+        assert not list((project / "results" / "s").glob(".dipair-*"))
+        status, shown = run(path, jobs=2, ray="")
+        assert shown.count("kept     01_a") == 3
+
+    def test_a_command_that_is_stopped_ends(self, tmp_path: Path) -> None:
+        from dipair_lib import on_ray
+
+        with on_ray.joined("") as ray:
+            cluster = on_ray.Cluster(ray)
+            assert cluster.threads(1) == cluster.processors >= cluster.threads(2)
+            code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+            one = cluster.start([sys.executable, "-c", code], {}, tmp_path / "log.txt", 1)
+            other = cluster.start(
+                [sys.executable, "-c", "import os; print(os.environ['A']); exit(3)"],
+                {"A": "said"},
+                tmp_path / "b.txt",
+                1,
+            )
+            until = time.monotonic() + 60
+            while time.monotonic() < until and (other.poll() is None or not (tmp_path / "pid").exists()):
+                time.sleep(0.1)
+            assert other.returncode == 3
+            assert (tmp_path / "b.txt").read_text() == "said\n"
+            assert one.poll() is None
+            time.sleep(0.2)
+            pid = int((tmp_path / "pid").read_text())
+            one.terminate()
+            while time.monotonic() < until and one.poll() is None:
+                time.sleep(0.1)
+            assert one.returncode == -9
+            with pytest.raises(ProcessLookupError):
+                while time.monotonic() < until:
+                    os.kill(pid, 0)
+                    time.sleep(0.1)
