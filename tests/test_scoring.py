@@ -365,6 +365,17 @@ class TestScorer:
         assert ranked["place"].tolist() == np.argsort(-apart[0], kind="stable").tolist()
         assert scorer.rank(left[0], right, top=2).equals(ranked[:2])
 
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_a_bilstm_scores_too(self, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+        """It has no encoder to run in a shorter dtype."""
+        monkeypatch.setattr(scoring, "encoder_dtype", lambda _: dtype)
+        model = models.BiLSTM(["red", "blue", "car"], (8, 12), width=12, hidden=10, fc=6).eval()
+        scorer = Scorer(model)
+        left, right = ["red car", "blue"], ["car", "red red blue", "blue car"]
+        tile = scorer.tile(scorer.prepare(left, 0), scorer.prepare(right, 1)).numpy()
+        for i, one in enumerate(left):
+            np.testing.assert_allclose(scorer.score([one] * 3, right), tile[i], atol=1e-6)
+
     def test_sides_that_do_not_fit(self, tiny_backbone: str, tmp_path: Path) -> None:
         save_student(tiny_backbone, tmp_path / "s")
         scorer = Scorer.load(tmp_path / "s")

@@ -236,8 +236,9 @@ def product_seconds(dtype: torch.dtype, size: int = 512) -> float:
 
 
 def in_dtype(model: Any, dtype: str) -> Any:
-    """The model with its encoder in another dtype, a copy; the model itself in float32."""
-    if dtype == "float32":
+    """The model with its encoder in another dtype, a copy; the model itself where it is in that dtype, or has no encoder (a BiLSTM)."""
+    encoder = getattr(model, "encoder", None)
+    if encoder is None or next(encoder.parameters()).dtype == getattr(torch, dtype):
         return model.eval()
     fast = copy.copy(model)
     fast._modules = dict(model._modules)
