@@ -141,7 +141,7 @@ def compare(
     side: int = 4096,
     turns: int = 5,
 ) -> pd.DataFrame:
-    """Quality, speed and memory of every peer, one line each, as ``tradeoff.frame`` gives them, with further columns: ``library``,
+    """Quality, speed and memory of every peer, one line each, as ``tradeoff.frame`` gives them, further columns: ``system``, ``library``,
     ``encode_per_s`` (texts of the right side, raw text to vectors), ``peak_bytes`` (resident memory of a fresh process that loads the
     system and scores some pairs) and ``off`` (largest difference from the teacher's float32 logits, of who scores with the teacher).
 
@@ -187,6 +187,7 @@ def compare(
         )
         extra.append(
             {
+                "system": entry.system,
                 "library": entry.library,
                 "encode_per_s": 1 / times["encode"][1] if "encode" in times else math.nan,
                 "off": float(np.abs(score - scores[0]).max()) if entry.system == "teacher" else math.nan,
@@ -331,7 +332,7 @@ def shown(data: pd.DataFrame) -> pd.DataFrame:
     """The comparison for people."""
     return pd.DataFrame(
         {
-            "system": [re.sub(r",.*", "", model) for model in data["model"]],
+            "system": data["system"].to_numpy(),
             "by": data["library"].to_numpy(),
             "dtype": data["dtype"].to_numpy(),
             "quality": [tradeoff.within(r.quality, r.quality_low, r.quality_high) for r in data.itertuples()],

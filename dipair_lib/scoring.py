@@ -146,12 +146,22 @@ class Best:
 
     def add(self, scores: torch.Tensor, places: torch.Tensor) -> None:
         """Scores float32 [rows, n] of right texts at ``places``, int64 [n] or [rows, n]."""
-        places = places.expand(scores.shape)
+        k = self.keys.shape[1]
         floor = score_of(self.keys.amin(1))
         better = (scores.amax(1) >= floor).nonzero()[:, 0]
-        if len(better):
-            keys = torch.cat([self.keys[better], keys_of(scores[better], places[better])], dim=1)
-            self.keys[better] = keys.topk(self.keys.shape[1], dim=1).values
+        if len(better) < len(scores):
+            scores, floor = scores[better], floor[better]
+            places = places if places.dim() == 1 else places[better]
+        if not len(better):
+            return
+        least = torch.maximum(floor, scores.topk(min(k, scores.shape[1]), dim=1).values[:, -1])
+        rows, columns = (scores >= least[:, None]).nonzero(as_tuple=True)  # those that tie with the K-th too
+        counts = torch.bincount(rows, minlength=len(scores))
+        within = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+        keys = torch.full((len(scores), int(counts.max())), torch.iinfo(torch.int64).min)
+        at = places[columns] if places.dim() == 1 else places[rows, columns]
+        keys[rows, within] = keys_of(scores[rows, columns], at)
+        self.keys[better] = torch.cat([self.keys[better], keys], dim=1).topk(k, dim=1).values
 
     def sorted(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Right texts int64 and scores float32, [rows, k], best first."""
@@ -507,7 +517,7 @@ def in_float32(
 
 def finite(scores: torch.Tensor) -> torch.Tensor:
     """The scores; raises for NaN or infinite ones, which have no rank."""
-    if not bool(scores.isfinite().all()):
+    if scores.numel() and not bool(torch.stack(torch.aminmax(scores)).isfinite().all()):
         raise CollectionError(
             "a score is not a finite number: the student or a collection is damaged: run `dipair verify` on both"
         )

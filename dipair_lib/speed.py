@@ -124,13 +124,15 @@ def params_in_combine(model: Any, prepared: Sequence[models.Prepared]) -> int:
 
 
 def ceiling(seconds: float = 0.3) -> dict[str, float]:
-    """What this machine can do at the threads in force: matrix products in GFLOP/s by dtype, memory copy in GB/s; medians."""
+    """What this machine can do at the threads in force: matrix products in GFLOP/s by dtype, the faster of two sizes, and memory copy in
+    GB/s; medians."""
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
-        a = torch.randn(1024, 1024).to(dtype)
-        found[f"peak_gflops_{str(dtype).removeprefix('torch.')}"] = (
-            2 * 1024**3 / median_of(partial(torch.matmul, a, a), seconds) / 1e9
-        )
+        rates = []
+        for n in (1024, 2048):
+            a = torch.randn(n, n).to(dtype)
+            rates.append(2 * n**3 / median_of(partial(torch.matmul, a, a), seconds / 2) / 1e9)
+        found[f"peak_gflops_{str(dtype).removeprefix('torch.')}"] = max(rates)
     source = torch.zeros(32 * 2**20)
     target = torch.empty_like(source)
     found["copy_gb_per_s"] = 2 * source.numel() * 4 / median_of(lambda: target.copy_(source), seconds) / 1e9
