@@ -1,12 +1,11 @@
-"""Tiles that are faster and less exact than torch's float32: the FFNN head and MaxSim as compiled code (``tiles.cpp``), on processors that
-multiply bfloat16 in tiles (AMX) and where a compiler is; the transformer head in torch's bfloat16, where that is the faster one.
+"""Tiles of the FFNN head and of MaxSim as compiled code (``tiles.cpp``), on processors that multiply bfloat16 in tiles (AMX) and where a
+compiler is.
 
 It is compiled once per machine, into the cache folder, in about a second. Elsewhere, or with ``DIPAIR_NATIVE=0``, torch computes the same.
 """
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import functools
 import hashlib
@@ -24,8 +23,7 @@ import torch
 
 from . import tasks
 from .models import Prepared
-from .models.backbone import encoder_dtype
-from .models.heads import FFNNHead, ResidualHead, SimilarityHead, TransformerHead, cosine_of
+from .models.heads import FFNNHead, ResidualHead, SimilarityHead, cosine_of
 
 SOURCE = Path(__file__).with_name("tiles.cpp")
 NEEDED = {"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512dq", "avx512_bf16"}
@@ -102,15 +100,15 @@ class FFNNTile:
         self.weights = padded(last.weight.detach(), self.outer)
         self.shift = float(last.bias.detach())
 
-    def __call__(self, left: Prepared, right: Prepared) -> torch.Tensor:
+    def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Shares of the first layer, float32 [m, hidden] and [n, hidden], to scores float32 [m, n], by all of torch's threads."""
-        one, other = padded(left[0], self.hidden), padded(right[0], self.hidden)
-        m, n = len(one), len(other)
+        left, right = padded(left, self.hidden), padded(right, self.hidden)
+        m, n = len(left), len(right)
         scores = torch.empty(m, n)
 
         def part(first: int, last: int) -> None:
             library().ffnn_tile(
-                at(one), at(other[first:]), at(self.packed), at(self.bias), at(self.weights), ctypes.c_float(self.shift), m, last - first,
+                at(left), at(right[first:]), at(self.packed), at(self.bias), at(self.weights), ctypes.c_float(self.shift), m, last - first,
                 self.hidden, self.outer, at(scores[:, first:]), ctypes.c_long(n),
             )  # fmt: skip
 
@@ -155,78 +153,35 @@ class MaxSimTile:
         )
 
 
-class ShortHead:
-    """The transformer head in bfloat16, so many pairs at a time."""
-
-    def __init__(self, head: TransformerHead, pairs: int) -> None:
-        self.head, self.pairs = copy.deepcopy(head).bfloat16(), pairs
-
-    def __call__(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """What the head prepared of m and n texts, to scores float32 [m, n]."""
-        one, other = (
-            tuple(t.bfloat16() if t.is_floating_point() else t for t in side) for side in (left, right)
-        )
-        return in_pieces(self.head.combine, one, other, self.pairs)
-
-
 class Tile:
-    """What of a model's head is computed faster: the head itself, and the similarity that it corrects."""
+    """What of a model's head has compiled code: the head itself, and the similarity that it corrects."""
 
-    def __init__(self, head: FFNNTile | ShortHead | None, similarity: MaxSimTile | None) -> None:
+    def __init__(self, head: FFNNTile | None, similarity: MaxSimTile | None) -> None:
         self.head, self.similarity = head, similarity
 
     @classmethod
-    def of(cls, model: Any, pairs: int) -> Tile | None:
-        """None for models without, or where it cannot run.
-
-        Args:
-            pairs: that torch computes together.
-        """
+    def of(cls, model: Any) -> Tile | None:
+        """None for models without, or where the code cannot run."""
         corrects = isinstance(model.head, ResidualHead)
-        start = model.head.start if corrects else model.head
-        head = head_of(model.head.head if corrects else model.head, pairs)
-        maxsim = (
-            isinstance(start, SimilarityHead) and start.maxsim and len(start.shift) == 1 and not why_not()
-        )
-        if (corrects and not head) or not (head or maxsim):
+        head: Any = model.head.head if corrects else model.head
+        start: Any = model.head.start if corrects else model.head
+        ffnn = isinstance(head, FFNNHead) and len(head.rest) == 2 and head.last.out_features == 1
+        ffnn = ffnn and up(head.rest[0].in_features) <= WIDEST
+        maxsim = isinstance(start, SimilarityHead) and start.maxsim and len(start.shift) == 1
+        if not (ffnn or maxsim) or (corrects and not ffnn) or why_not():
             return None
-        return cls(head, MaxSimTile(start) if maxsim else None)
+        return cls(FFNNTile(head) if ffnn else None, MaxSimTile(start) if maxsim else None)
 
     def __call__(self, model: Any, left: Prepared, right: Prepared) -> torch.Tensor:
         """Scores float32 [m, n]; a cosine that is corrected is torch's."""
         if not isinstance(model.head, ResidualHead):
-            return (self.head or self.similarity)(left, right)  # type: ignore[misc]
+            return self.head(left[0], right[0]) if self.head else self.similarity(left, right)  # type: ignore[misc]
         own, start = model.head.parts([left, right])
-        scores = self.head(*own)  # type: ignore[misc]
+        scores = self.head(own[0][0], own[1][0])  # type: ignore[misc]
         if self.similarity:
             return scores.add_(self.similarity(*start))
         one, other = tuple(t[:, None] for t in start[0]), tuple(t[None] for t in start[1])
         return scores + model.head.start.combine(one, other)[..., 0]
-
-
-def head_of(head: Any, pairs: int) -> FFNNTile | ShortHead | None:
-    """The faster form of a head, None where there is none."""
-    if isinstance(head, TransformerHead):
-        wanted = os.environ.get("DIPAIR_NATIVE") != "0" and encoder_dtype("auto") == "bfloat16"
-        return ShortHead(head, pairs) if wanted and head.last.out_features == 1 else None
-    fits = isinstance(head, FFNNHead) and len(head.rest) == 2 and head.last.out_features == 1
-    return FFNNTile(head) if fits and up(head.rest[0].in_features) <= WIDEST and not why_not() else None
-
-
-def in_pieces(
-    combine: Callable[[Prepared, Prepared], torch.Tensor], left: Prepared, right: Prepared, pairs: int
-) -> torch.Tensor:
-    """What ``combine`` gives of each left with each right text, float32 [m, n], so many pairs at a time."""
-    m, n = len(left[0]), len(right[0])
-    columns = min(n, pairs)
-    lines = max(1, pairs // columns)
-    found = torch.empty(m, n)
-    for i in range(0, m, lines):
-        one = tuple(t[i : i + lines, None] for t in left)
-        for j in range(0, n, columns):
-            other = tuple(t[None, j : j + columns] for t in right)
-            found[i : i + lines, j : j + columns] = combine(one, other)[..., 0]
-    return found
 
 
 def shared(n: int, step: int, part: Callable[[int, int], None]) -> None:

@@ -103,8 +103,8 @@ def roofline(scorer: Scorer, left: Prepared, right: Prepared, turns: int = TURNS
     """
     a, b = (tuple(t[:SIDE] for t in side) for side in (left, right))
     ways: dict[str, tuple[str, Callable[[], Any]]] = {"torch": ("float32", lambda: scorer.tile(a, b))}
-    if scorer.fast is not None:
-        ways["fast"] = ("bfloat16", lambda: scorer.fast_tile(a, b))
+    if scorer.compiled is not None:
+        ways["compiled"] = ("bfloat16", lambda: scorer.fast_tile(a, b))
     times: dict[str, list[float]] = {name: [] for name in ways}
     ceilings = []
     for _ in progress.track(range(turns + 1), "clocking tiles"):  # the first turn is the warm-up

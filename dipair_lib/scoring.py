@@ -54,7 +54,7 @@ class Scorer:
             )
         self.model = model
         self.encoder = in_dtype(model, encoder_dtype("auto"))
-        self.fast = native.Tile.of(model, piece_of(model))
+        self.compiled = native.Tile.of(model)
         self.tokenizer = models.tokenizer_of(model)
 
     @classmethod
@@ -91,11 +91,11 @@ class Scorer:
             return tile(self.model, left, right)
 
     def fast_tile(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """As ``tile``, off by the rounding of bfloat16 products where the head has a faster form."""
-        if self.fast is None:
+        """As ``tile``, off by the rounding of a bfloat16 product where there is compiled code for the head."""
+        if self.compiled is None:
             return self.tile(left, right)
         with torch.inference_mode():
-            return self.fast(self.model, left, right)
+            return self.compiled(self.model, left, right)
 
     def rank(self, query: str, candidates: Sequence[str] | Prepared, top: int = 0) -> pd.DataFrame:
         """Candidates by falling score, ties in their own order: columns place (in ``candidates``) and score; ``top`` of them, 0 for all."""
@@ -112,7 +112,16 @@ class Scorer:
 
 def tile(model: Any, left: Prepared, right: Prepared, pairs: int = 0) -> torch.Tensor:
     """``model.combine`` of each left with each right text, float32 [m, n], in pieces of so many pairs; 0 for ``piece_of``."""
-    return native.in_pieces(model.combine, left, right, pairs or piece_of(model))
+    m, n, pairs = len(left[0]), len(right[0]), pairs or piece_of(model)
+    columns = min(n, pairs)
+    lines = max(1, pairs // columns)
+    found = torch.empty(m, n)
+    for i in range(0, m, lines):
+        one = tuple(t[i : i + lines, None] for t in left)
+        for j in range(0, n, columns):
+            other = tuple(t[None, j : j + columns] for t in right)
+            found[i : i + lines, j : j + columns] = model.combine(one, other)[..., 0]
+    return found
 
 
 def piece_of(model: Any) -> int:
@@ -350,7 +359,7 @@ class Work:
     def largest_error(self, texts: int = 128) -> float:
         """How far a fast score may be from float32: ``SAFETY`` times the largest difference among some thousand pairs spread over both
         collections; 0 where there is no faster code than float32's."""
-        if self.scorer.fast is None:
+        if self.scorer.compiled is None:
             return 0.0
         left, right = (
             side.take(np.linspace(0, len(side) - 1, min(texts, len(side))).astype(np.int64))
@@ -478,13 +487,13 @@ def best_of_block(work: Work, left: Prepared, first: int) -> Found:
     best (its last score is within ``work.error`` of the K-th best) is scored in float32 whole.
     """
     rows, k = len(left[0]), min(work.job.top, len(work.right))
-    wide = min(2 * k + 16, len(work.right)) if work.scorer.fast else k
+    wide = min(2 * k + 16, len(work.right)) if work.scorer.compiled else k
     short = Best(rows, wide)
     for places in right_blocks(work):
         right = work.right.block(int(places[0]), int(places[-1]) + 1)
         short.add(finite(work.scorer.fast_tile(left, right)), places)
     places, scores = short.sorted()
-    if work.scorer.fast:
+    if work.scorer.compiled:
         lines = np.repeat(np.arange(rows), wide)
         exact = in_float32(work.scorer, left, lines, work.right.take, places.numpy().ravel())
         exact_scores = torch.from_numpy(exact).reshape(rows, wide)

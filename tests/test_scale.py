@@ -91,7 +91,7 @@ class TestRoofline:
         scorer = Scorer.load(folder / "s")
         left, right = scorer.prepare(["a"] * 9, 0), scorer.prepare(["b"] * 12, 1)
         lines = scale.roofline(scorer, left, right, turns=2)
-        assert set(lines["way"]) == {"torch", *(["fast"] if scorer.fast else [])}
+        assert set(lines["way"]) == {"torch", *(["compiled"] if scorer.compiled else [])}
         first = lines.iloc[0]
         assert first["pairs"] == 9 * 12
         assert first["flops_per_pair"] == 2 * 32 * 16 + 2 * 16
