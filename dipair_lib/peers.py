@@ -104,7 +104,7 @@ def entries(out: Path | str, run: str) -> list[Entry]:
         Entry("teacher", "cross-encoder", dtype, build, library)
         for build, library, dtypes in (
             ("own_teacher", "dipair-lab", ("float32", "bfloat16")),
-            ("st_teacher", f"{st}, CrossEncoder", ("float32", "bfloat16")),
+            ("st_teacher", st, ("float32", "bfloat16")),
             ("ort_teacher", ort, ("float32", "int8")),
             ("ov_teacher", ov, ("bfloat16", "int8")),
         )
@@ -276,7 +276,7 @@ def as_row(
     known = {name: None if name.startswith(dropped) else value for name, value in known.items()}
     return results.Result(
         **{
-            **known, "run_id": run_id, "notebook": "06_scale", "model": f"{entry.system}, {entry.library}, {entry.dtype}",
+            **known, "run_id": run_id, "notebook": "06_scale", "model": label(entry),
             "family": entry.family, "n_examples": n, "n_groups": n_groups, "teacher_run": row.run_id, "quality_dtype": entry.dtype,
             "dtype": entry.dtype, "threads": setting.threads, "device": "cpu", "device_name": results.device_name(), "metrics": None,
             "combine_s_per_pair": middle, "combine_s_per_pair_q1": q1, "combine_s_per_pair_q3": q3,
@@ -326,6 +326,16 @@ def vectors_of(model: Any, texts: Sequence[str]) -> np.ndarray:
     tokens = tokenize(models.tokenizer_of(model), list(texts), model.read_lengths[1])
     with torch.inference_mode():
         return distill.prepare_all(model, tokens, 1, what="")[0].numpy()
+
+
+def label(entry: Entry) -> str:
+    """A peer's name in a picture: of the teacher, which all of one kind are, what differs; versions stand in the table."""
+    by = re.sub(r" [\d.]+", "", entry.library)
+    return (
+        f"{by}, {entry.dtype}"
+        if entry.system == "teacher"
+        else f"{entry.system}{' (FAISS)' if 'faiss' in by else ''}"
+    )
 
 
 def shown(data: pd.DataFrame) -> pd.DataFrame:

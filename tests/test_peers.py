@@ -133,7 +133,7 @@ class TestCompare:
         whole = task.test[~task.test["query"].str.startswith("red red")]
         assert found["n_examples"].unique().tolist() == [len(whole)]
         theirs, ours = (
-            found[found["model"].str.startswith(name)]["quality"].item()
+            found[found["system"].str.startswith(name)]["quality"].item()
             for name in ("backbone's cosine", "frozen")
         )
         assert theirs == pytest.approx(ours, abs=1e-6)
