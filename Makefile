@@ -51,7 +51,7 @@ reference: $(STAMP)
 		[c.update(outputs=[o for o in c.outputs if o.get('name') != 'stderr']) for c in nb.cells if c.cell_type == 'code']; \
 		nbformat.write(nb, '$(TO)/04_tradeoff.ipynb')"
 	$(BIN)/python -c "from dipair_lib import ablation, explorer, study; \
-		explorer.save_picture('$(TO)'); ablation.save_pictures('results/$(SUITE)', '$(TO)'); \
+		explorer.save_picture('results/$(SUITE)', '$(TO)'); ablation.save_pictures('results/$(SUITE)', '$(TO)'); \
 		study.save_pictures('results/$(SUITE)', '$(TO)')"
 
 clean:

@@ -72,11 +72,11 @@ def picture(data: pd.DataFrame, choice: Choice, dpi: int = 80) -> bytes:
     return buffer.getvalue()
 
 
-def save_picture(folder: Path | str, task: str = "") -> Path:
-    """Write the trade-off of a results folder to ``quality_speed.png`` in it, at the default limits."""
+def save_picture(folder: Path | str, out: Path | str, task: str = "") -> Path:
+    """Write the trade-off of a results folder to ``quality_speed.png`` in another one, at the default limits."""
     data = load(folder, task)
     return results.write_atomic(
-        Path(folder) / "quality_speed.png", picture(data, tradeoff.select(data), dpi=110)
+        Path(out) / "quality_speed.png", picture(data, tradeoff.select(data), dpi=110)
     )
 
 
