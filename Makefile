@@ -18,7 +18,7 @@ help:
 $(STAMP):
 	$(PYTHON) -c 'import sys; sys.exit("expected Python 3.11 or newer, but got " + sys.version.split()[0] + "; use make PYTHON=/path/to/python" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,ray,peers]'
 	rm -f .venv/.pins-*
 	touch $@
 

@@ -96,11 +96,20 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+EXTRAS = {
+    "",
+    "hub",
+    "ir",
+    "spacy",
+    "dev",
+}  # of dipair-lab, whose packages are read; a new extra changes no one's data
+
+
 def _closure(root: str, every: dict[str, importlib.metadata.Distribution]) -> set[str]:
-    """The installed distributions `root` needs, itself with all its extras, the others with those asked for."""
+    """The installed distributions `root` needs, itself with its ``EXTRAS``, the others with those asked for."""
     from packaging.requirements import Requirement
 
-    todo = [(root, set(every[root].metadata.get_all("Provides-Extra") or []) | {""})]
+    todo = [(root, EXTRAS)]
     done: dict[str, set[str]] = defaultdict(set)
     while todo:
         name, extras = todo.pop()

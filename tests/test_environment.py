@@ -28,8 +28,9 @@ COME_WITH = {"tokenizers": "transformers", "IPython": "ipykernel"}
 
 
 def requirements() -> dict[str, Requirement]:
-    """Runtime and development requirements by canonical name."""
-    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    """Runtime requirements and those of the extras that `make` installs, by canonical name."""
+    extras = PROJECT["optional-dependencies"]
+    lines = [*PROJECT["dependencies"], *extras["dev"], *extras["ray"], *extras["peers"]]
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 
@@ -75,7 +76,7 @@ class TestConstraints:
         assert pins()["torch"] == "2.13.0"
 
     def test_make_installs_with_them(self) -> None:
-        assert "-c constraints.txt -e '.[dev]'" in (ROOT / "Makefile").read_text(encoding="utf8")
+        assert "-c constraints.txt -e '.[dev,ray,peers]'" in (ROOT / "Makefile").read_text(encoding="utf8")
 
     def test_no_place_to_download_from_is_written_down(self) -> None:
         for name in ("pyproject.toml", "constraints.txt", "environment.yml", "Makefile"):
