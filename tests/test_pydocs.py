@@ -230,8 +230,9 @@ def test_environment_is_what_dipair_lab_needs_when_it_is_installed(tmp_path):
 
     (site / "dipair_lab-1.0.dist-info").mkdir()
     (site / "dipair_lab-1.0.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: dipair-lab\nVersion: 1.0\nProvides-Extra: dev\n"
+        "Metadata-Version: 2.1\nName: dipair-lab\nVersion: 1.0\nProvides-Extra: dev\nProvides-Extra: peers\n"
         'Requires-Dist: aviary>=1\nRequires-Dist: climate; extra == "dev"\nRequires-Dist: absent\n'
+        'Requires-Dist: estuary; extra == "peers"\n'  # an extra that came later: the data stays what it was
     )
     requires(
         "aviary", 'Requires-Dist: biotope; python_version > "3"', 'Requires-Dist: desert; extra == "all"'
