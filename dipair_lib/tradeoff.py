@@ -260,8 +260,8 @@ def average(table: pd.DataFrame, chosen: list[str], rows: list[Result], folder: 
     """Put means over the seeds in place of the chosen rows' own quality and share of the teacher, with 95 % intervals that draw test groups
     and seeds together. A model keeps its own where a seed's logits cannot be read or belong to other test rows."""
     by_run = {row.run_id: row for row in rows}
-    groups = table.groupby(ONE_MODEL, dropna=False).groups
-    together = {run: [by_run[one] for one in groups[tuple(table.loc[run, ONE_MODEL])]] for run in chosen}
+    number = table.groupby(ONE_MODEL, dropna=False).ngroup()
+    together = {run: [by_run[one] for one in table.index[number == number[run]]] for run in chosen}
     named = {row.run_id: row for seeds in together.values() for row in seeds if row.quality is not None}
     named |= {row.teacher_run: by_run[row.teacher_run] for row in named.values() if row.teacher_run in by_run}
     stored = [row for row in named.values() if (row_folder(folder, row.run_id) / "logits.npz").exists()]

@@ -139,6 +139,7 @@ class TestSeeds:
         ]
 
     def test_mean_with_an_interval_over_groups_and_seeds(self, seeds: list[Result], tmp_path: Path) -> None:
+        seeds = [dataclasses.replace(one, data_sha256=None) for one in seeds]  # as of rows that do not say it
         data = tradeoff.frame(seeds, folder=tmp_path)
         assert list(data.index) == [TEACHER, "run.many-1"]  # the clocked seed's line
         line = data.loc["run.many-1"]
