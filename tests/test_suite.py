@@ -322,7 +322,12 @@ class TestRunning:
         attempts = []
 
         def start(
-            run: suite.Planned, made: suite.Suite, threads: int, scratch: Path, attempt: int = 1
+            run: suite.Planned,
+            made: suite.Suite,
+            threads: int,
+            scratch: Path,
+            attempt: int = 1,
+            cluster: Any = None,
         ) -> suite.Active:
             attempts.append(attempt)
             folder = scratch / str(attempt)
