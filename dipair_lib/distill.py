@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import models, progress, quality
+from .checkpoint import Checkpoint, State
 from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, Model, TfIdf, load_tokenizer
 from .models.backbone import build_backbone, encoder_dtype, in_dtype
 from .models.heads import Prepared, SimilarityHead
@@ -44,6 +45,7 @@ from .tasks import Task, load_unlabelled
 LOSSES = ("hard", "logits", "soft", "kl", "margin", "listwise")
 STARTS = ("pretrained", "teacher", "random")
 SUB_BATCH = 32  # texts a transformer encodes together within a training step: few enough to be of like length, enough to fill a core
+LOOKED_AT = 512  # dev rows scored for a training's curve
 LSTM_SUB_BATCH = 128  # the same for an LSTM, whose steps are small
 
 
@@ -124,6 +126,11 @@ class Data:
     classes: int
     teacher: np.ndarray | None = None
     features: np.ndarray | None = None
+
+    def first(self, n: int) -> Data:
+        """The first n rows."""
+        targets = (None if array is None else array[:n] for array in (self.teacher, self.features))
+        return Data(self.texts.first(n), self.labels[:n], self.groups[:n], self.classes, *targets)
 
 
 def read_splits(
@@ -265,14 +272,17 @@ def fit(
     what: str = "training",
     dev: Data | None = None,
     metric: str = "",
+    keep: Path | None = None,
 ) -> Fitted:
     """Train a network on rows, all of its parameters except the word-piece embeddings of a transformer (they are half of MiniLM's
     weights, most rows get no gradient in a short run, and updating them costs a tenth of each step).
 
     Args:
         dev: rows to look at after each of several epochs; the weights of the best by ``metric`` are kept. None keeps the last.
+        keep: folder for what a training of minutes has reached: begun again, it goes on from there, to the same weights.
 
-    Ctrl-C during training raises KeyboardInterrupt after the weights reached so far were left in ``model``.
+    Raises:
+        Stopped: Ctrl-C, after the step under way. ``model`` holds the best weights so far.
     """
     require_targets(data, config)
     torch.manual_seed(config.seed)
@@ -282,40 +292,87 @@ def fit(
     epochs = list(epochs_of(model, data, config))
     batches = [rows for epoch in epochs for rows in epoch]
     ends = set(np.cumsum([len(epoch) for epoch in epochs]).tolist())
-    best = Best(metric, dev if len(epochs) > 1 else None)
     matcher = matcher_of(model, data, config)
-    optimizer, schedule = optimizer_of([*parameters, *matcher.parameters()], config, len(batches))
-    mean = Mean(parameters, config.average, len(batches))
-    begun, running = time.perf_counter(), float("nan")
+    weights = [*parameters, *matcher.parameters()]
+    optimizer, schedule = optimizer_of(weights, config, len(batches))
+    name = identity(data, dev, metric, config, weights) if keep else ""
+    checkpoint = Checkpoint(keep, name, weights, optimizer, schedule)
+    state, others = checkpoint.load()
+    best = Best(metric, dev if len(epochs) > 1 else None, state.seen, others)
+    mean = Mean(parameters, config.average, len(batches), state.averaged, others)
+    curves = progress.Curves(what, len(batches), metric if dev else "")
+    begun = time.perf_counter() - state.seconds
     model.train()
-    for step, rows in enumerate(progress.track(batches, what), 1):
-        logits, features = outputs_in(model, data.texts, rows, dtype, config.match > 0)
-        loss = loss_of(logits, data, rows, config) + match_loss(features, data, rows, config, matcher)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if config.optimizer == "adamw":
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        mean.look(step)
-        running = smooth(running, float(loss.detach()))
-        if step in ends:
-            best.look(model.eval())
+    with progress.interruptible() as interrupted:
+        for step, rows in enumerate(progress.track(batches[state.step :], what), state.step + 1):
+            logits, features = outputs_in(model, data.texts, rows, dtype, config.match > 0)
+            loss = loss_of(logits, data, rows, config) + match_loss(features, data, rows, config, matcher)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if config.optimizer == "adamw":
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            mean.look(step)
+            running = smooth(state.loss, float(loss.detach()))
+            if step in ends:
+                best.look(model.eval())
+            if dev and step in curves.looks:
+                curves.dev.append((step, dev_metric(model.eval(), dev.first(LOOKED_AT), metric)))
             model.train()
+            curves.add(step, running, len(rows))
+            state = State(step, running, time.perf_counter() - begun, best.seen, mean.seen)
+            if interrupted() or checkpoint.due(step == len(batches)):
+                checkpoint.save(state, {**best.tensors(), **mean.tensors()})
+            if interrupted():
+                best.restore(model.eval())
+                raise progress.Stopped(what, step, len(batches), goes_on=keep is not None)
+    curves.end()
     mean.restore()
     if mean.seen:
         best.look(model.eval())  # the mean is one more candidate beside the epochs
     best.restore(model)
     model.eval()
-    return Fitted(len(batches), time.perf_counter() - begun, running, dtype, tuple(best.seen))
+    return Fitted(len(batches), state.seconds, state.loss, dtype, tuple(best.seen))
+
+
+def identity(
+    data: Data, dev: Data | None, metric: str, config: TrainConfig, weights: Sequence[torch.Tensor]
+) -> str:
+    """A hash of all that a training begins with: its rows, those it is judged by, its settings and weights, and the version of torch."""
+    arrays = []
+    for rows in (data, dev) if dev else (data,):
+        pieces = [array for tokens in rows.texts.tokens for array in (tokens.ids, tokens.offsets)]
+        arrays += [*pieces, rows.texts.index, rows.labels, rows.groups]
+    given = [array for array in (data.teacher, data.features) if array is not None]
+    return hash_of(
+        asdict(config), metric, torch.__version__, *arrays, *given, *(w.detach().numpy() for w in weights)
+    )
 
 
 class Mean:
-    """The mean of the weights over the last steps of a training; with a share of 0 it does nothing."""
+    """The mean of the weights over the last steps of a training; with a share of 0 it does nothing.
 
-    def __init__(self, parameters: Sequence[nn.Parameter], share: float, steps: int) -> None:
-        self.parameters, self.begin, self.seen = parameters, steps - round(share * steps), 0
-        self.sums = [torch.zeros_like(p) for p in parameters] if share else []
+    Args:
+        seen, others: of a training that goes on: how many were summed up, and the sums, from ``tensors``.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        share: float,
+        steps: int,
+        seen: int,
+        others: Mapping[str, torch.Tensor],
+    ) -> None:
+        self.parameters, self.begin, self.seen = parameters, steps - round(share * steps), seen
+        known = [others.get(f"sum {i}") for i in range(len(parameters))]
+        zeros = [torch.zeros_like(p) for p in parameters] if share else []
+        self.sums = [zero if sum is None else sum for zero, sum in zip(zeros, known, strict=False)]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps."""
+        return {f"sum {i}": total for i, total in enumerate(self.sums)} if self.seen else {}
 
     @torch.no_grad()
     def look(self, step: int) -> None:
@@ -333,21 +390,32 @@ class Mean:
 
 
 class Best:
-    """The weights of the best epoch by a dev metric (higher is better); without dev rows it does nothing."""
+    """The weights of the best epoch by a dev metric (higher is better); without dev rows it does nothing.
 
-    def __init__(self, metric: str, dev: Data | None) -> None:
+    Args:
+        seen, others: of a training that goes on: the metric after its epochs, and the best weights, from ``tensors``.
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        dev: Data | None,
+        seen: Sequence[float],
+        others: Mapping[str, torch.Tensor],
+    ) -> None:
         self.metric, self.dev = metric, dev
-        self.seen: list[float] = []
-        self.weights: dict[str, torch.Tensor] = {}
+        self.seen = list(seen)
+        self.weights = {n.removeprefix("best "): w for n, w in others.items() if n.startswith("best ")}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps."""
+        return {f"best {name}": weight for name, weight in self.weights.items()}
 
     def look(self, model: Any) -> None:
         """Score dev and remember the weights if no earlier epoch was better. An undefined metric counts as the worst."""
         if self.dev is None:
             return
-        found = quality.evaluate([self.metric], self.dev.labels, predict(model, self.dev.texts, what=""))[
-            self.metric
-        ]
-        value = -np.inf if found is None else found
+        value = dev_metric(model, self.dev, self.metric)
         if not self.seen or value > max(self.seen):
             self.weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
         self.seen.append(value)
@@ -356,6 +424,12 @@ class Best:
         """Put the remembered weights back."""
         if self.weights:
             model.load_state_dict(self.weights)
+
+
+def dev_metric(model: Any, dev: Data, metric: str) -> float:
+    """A metric of a model in evaluation mode on dev rows; -inf where it is undefined."""
+    found = quality.evaluate([metric], dev.labels, predict(model, dev.texts, what=""))[metric]
+    return -np.inf if found is None else found
 
 
 def fit_head(
@@ -378,9 +452,10 @@ def fit_head(
     batches = [rows for epoch in epochs_of(model, data, config) for rows in epoch]
     matcher = matcher_of(model, data, config)
     optimizer, schedule = optimizer_of([*parameters, *matcher.parameters()], config, len(batches))
+    curves = progress.Curves(what, len(batches))
     begun, running = time.perf_counter(), float("nan")
     model.train()
-    for rows in progress.track(batches, what):
+    for step, rows in enumerate(progress.track(batches, what), 1):
         prepared = []
         for field, one in enumerate(cut):
             distinct, place = np.unique(data.texts.index[rows, field], return_inverse=True)
@@ -394,6 +469,8 @@ def fit_head(
         optimizer.step()
         schedule.step()
         running = smooth(running, float(loss.detach()))
+        curves.add(step, running, len(rows))
+    curves.end()
     model.eval()
     return Fitted(
         len(batches), time.perf_counter() - begun, running, str(stored[0].hidden.dtype).removeprefix("torch.")
@@ -411,13 +488,14 @@ def fit_stages(
     what: str = "",
     dev: Data | None = None,
     metric: str = "",
+    keep: Path | None = None,
 ) -> tuple[Fitted | None, Fitted | None, dict[str, int]]:
     """Two-stage training (Chen et al. 2020, section 3.4): ``fit_head``, then ``fit``; None leaves a stage out.
 
     Without stage 1, a cosine or MaxSim in the head still starts on its line (see ``start_residual``).
 
     Args:
-        folder: where the outputs of frozen encoders are stored. seed: of both stages. dev, metric: of ``fit``.
+        folder: where the outputs of frozen encoders are stored. seed: of both stages. dev, metric, keep: of ``fit``.
 
     Returns:
         What each stage cost, and how many texts were encoded for stage 1 and how many came from the store.
@@ -431,7 +509,8 @@ def fit_stages(
         elif second:
             start_residual(model, stored, data, second)
     if second:
-        two = fit(model, data, replace(second, seed=seed), what=f"{what} stage 2", dev=dev, metric=metric)
+        plan = replace(second, seed=seed)
+        two = fit(model, data, plan, what=f"{what} stage 2", dev=dev, metric=metric, keep=keep)
     return one, two, counts
 
 
@@ -443,8 +522,12 @@ def choose_learning_rate(
     config: TrainConfig,
     rates: Sequence[float],
     share: float = 0.15,
+    keep: Path | None = None,
 ) -> tuple[float, dict[float, float | None]]:
     """The learning rate that is best on dev after a share of an epoch (one rate is returned as it is, untried).
+
+    Args:
+        keep: of ``fit``.
 
     Returns:
         The rate, and each tried rate's dev metric.
@@ -461,6 +544,7 @@ def choose_learning_rate(
             data,
             replace(config, learning_rate=rate, epochs=share),
             what=f"trying learning rate {rate:g}",
+            keep=keep,
         )
         tried[rate] = quality.evaluate([metric], dev.labels, predict(model, dev.texts, what="dev"))[metric]
     return max(tried, key=lambda rate: (tried[rate] if tried[rate] is not None else -np.inf, -rate)), tried

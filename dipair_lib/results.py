@@ -24,6 +24,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import types
 import typing
@@ -64,6 +65,7 @@ KNOWN_FILES = frozenset(
         "teacher",
         "encoded",
         "scale",
+        "unfinished",
         "architectures.json",
         "report.html",
         "rows.jsonl",
@@ -72,10 +74,17 @@ KNOWN_FILES = frozenset(
         "README.md",
     }
 )
+FIRST = (
+    "`dipair run notebooks/suites/demo.yaml`, or in a cell of a notebook: "
+    "from dipair_lib import suite; suite.run_suite('suites/demo.yaml')"
+)
 
 
 class ResultError(ValueError):
-    """A row, its logits or a results folder is not what it should be; the message names file and field."""
+    """A row, its logits or a results folder is not what it should be; the message names file and field, and is all a notebook shows."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,7 +446,7 @@ def load_results(folder: Path | str, damaged: str = "raise") -> list[Result]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ResultError(
-            f"{folder}: no such results folder; run a suite first, e.g. dipair run notebooks/suites/demo.yaml"
+            f"{folder}: no such results folder; run a suite first: {FIRST}"
         )
     rows: list[Result] = []
 
@@ -534,8 +543,7 @@ def find_teachers(folder: Path | str, task: Task | str, n: int = 1, split: str =
     newest = {row.seed or 0: row for row in sorted(teachers, key=lambda row: row.created_utc)}
     if not newest:
         raise ResultError(
-            f"{folder}: no teacher for this task yet: run 01_teacher with the same `task` and `out` first "
-            "(or `dipair run` a suite, which does)"
+            f"{folder}: no teacher for this task yet: run 01_teacher with the same `task` and `out` first, or a suite, which does: {FIRST}"
         )
     if n < 1 or n > len(newest):
         raise ResultError(
@@ -860,13 +868,20 @@ class Run:
         """Where the row's files lie; a model is saved in its ``model`` folder before the row."""
         return row_folder(self.out, result.run_id)
 
+    @property
+    def unfinished(self) -> Path:
+        """Where this run's trainings keep what they have reached, until a row is saved."""
+        return self.out / "unfinished" / self.key
+
     def save(self, result: Result, logits: np.ndarray) -> Path:
         """Store the row with its logits [n, outputs] on the task's test split."""
         test = self.task.test
         gains = test["gain"].to_numpy() if "gain" in test else None
-        return save_result(
+        path = save_result(
             self.out, result, logits, test["label"].to_numpy(), test["group"].to_numpy(), gains
         )
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        return path
 
 
 def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:

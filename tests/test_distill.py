@@ -215,7 +215,7 @@ class TestOrderLosses:
 class TestBeyondThePaper:
     def test_averaged_weights_are_the_mean_of_the_last_steps(self) -> None:
         p = torch.nn.Parameter(torch.zeros(2))
-        mean = distill.Mean([p], 0.5, 4)
+        mean = distill.Mean([p], 0.5, 4, 0, {})
         for step in range(1, 5):
             with torch.no_grad():
                 p.fill_(float(step))

@@ -110,6 +110,17 @@ class Texts:
     def __len__(self) -> int:
         return len(self.index)
 
+    def first(self, n: int) -> Texts:
+        """The first n rows and the texts they need, which stand first."""
+        index = self.index[:n]
+        counts = index.max(axis=0, initial=-1) + 1
+        tokens = [
+            Tokens(t.ids[: t.offsets[m]], t.offsets[: m + 1])
+            for t, m in zip(self.tokens, counts, strict=True)
+        ]
+        distinct = (texts[:m] for texts, m in zip(self.distinct, counts, strict=True))
+        return Texts(tuple(tokens), index, tuple(distinct))
+
 
 def read(
     tokenizer: PreTrainedTokenizerBase, frame: pd.DataFrame, fields: Sequence[str], lengths: Sequence[int]
