@@ -445,9 +445,7 @@ def load_results(folder: Path | str, damaged: str = "raise") -> list[Result]:
         raise ValueError(f"damaged: expected 'raise' or 'warn', but got {damaged!r}")
     folder = Path(folder)
     if not folder.is_dir():
-        raise ResultError(
-            f"{folder}: no such results folder; run a suite first: {FIRST}"
-        )
+        raise ResultError(f"{folder}: no such results folder; run a suite first: {FIRST}")
     rows: list[Result] = []
 
     def take(read: Callable[[], Result]) -> None:
