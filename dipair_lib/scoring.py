@@ -318,7 +318,8 @@ def check(job: Job, identity: Any, units: Any) -> None:
     """ValueError unless a noted job's values are of their kinds, and its units follow each other."""
     count = collection.count
     for name in ("student", "left", "right", "pairs"):
-        if not isinstance(getattr(job, name), str) or "\0" in getattr(job, name):
+        path = getattr(job, name)
+        if not isinstance(path, str) or "\0" in path or not (path or name == "pairs"):
             raise ValueError(f"{name}: expected a path")
     if not count(job.top) or len(job.tile) != 2 or not all(count(size) and size for size in job.tile):
         raise ValueError("top, tile: expected whole numbers")

@@ -781,6 +781,10 @@ def run_suite(
                 shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         for name in ("rows", "notebooks"):
             (suite.out / name).mkdir(exist_ok=True)
+        for half in (*suite.out.glob(".*.tmp"), *(suite.out / "notebooks").glob(".*.tmp")):
+            half.unlink()  # by a suite that was killed while it wrote
+        for scratch in suite.out.glob(".dipair-*"):
+            shutil.rmtree(scratch)
         display = Display(len(suite.runs), stream, runs_so_far(suite))
         suite = with_keys(suite, display.line)
         states: dict[str, str] = {}

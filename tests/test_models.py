@@ -515,7 +515,7 @@ class TestFiles:
             models.load(tmp_path)
 
     def test_exchanged_weights_are_refused_by_name(self, tiny_backbone: str, tmp_path: Path) -> None:
-        for name, kind in (("a", "FFNN"), ("b", "cosine")):
+        for name, kind in (("a", "FFNN"), ("b", "MaxSim")):
             models.save(students(tiny_backbone)[kind], tmp_path / name)
         (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
         with pytest.raises(models.ModelError, match=r"a/model\.safetensors: expected sha256 .* foreign"):

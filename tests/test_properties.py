@@ -145,13 +145,15 @@ def mutated(draw: st.DrawFn, tree: Any) -> Any:
             inside = inside[key]
         how = draw(st.sampled_from(["replace", "replace", "replace", "remove", "add"]))
         if how == "replace" or inside is tree:
-            inside[last] = draw(VALUES)
+            inside[last] = copy.deepcopy(draw(VALUES))
         elif how == "remove":
             del inside[last]
         elif isinstance(inside, dict):
-            inside[draw(st.sampled_from(["x", "../../up", "__class__", "\x1b[2J"]))] = draw(VALUES)
+            inside[draw(st.sampled_from(["x", "../../up", "__class__", "\x1b[2J"]))] = copy.deepcopy(
+                draw(VALUES)
+            )
         else:
-            inside.append(draw(VALUES))
+            inside.append(copy.deepcopy(draw(VALUES)))
     return tree[""]
 
 
@@ -206,11 +208,8 @@ def written(rows: list[dict[str, Any]], suffix: str) -> bytes:
 def files(draw: st.DrawFn) -> tuple[str, bytes]:
     """A file's name and content: sound, with odd cells, or spoiled before or after it was packed."""
     suffix = draw(st.sampled_from([".csv", ".tsv", ".jsonl", ".parquet"]))
-    labels: list[Any] = (
-        draw(st.sampled_from([[0, 1], ["no", "yes"], [0.5, 1.25], ["1.0", "2"], ["1_0", "1_1"], ["-1", "1"]]))
-        * 30
-    )
-    rows = table(labels)
+    kinds: list[list[Any]] = [[0, 1], ["no", "yes"], [0.5, 1.25], ["1.0", "2"], ["1_0", "1_1"], ["-1", "1"]]
+    rows = table(draw(st.sampled_from(kinds)) * 30)
     for _ in range(draw(st.integers(0, 2))):
         row = draw(st.integers(0, len(rows) - 1))
         rows[row][draw(st.sampled_from(["query", "passage", "label", "label"]))] = draw(VALUES)
@@ -471,7 +470,7 @@ class TestCollections:
                 found = scoring.score(job, encoded / "out")
                 scoring.run_unit(encoded / "out", 0)
             except (CollectionError, models.ModelError) as error:
-                assert str(encoded) in str(error) or "/" in str(error)
+                assert str(encoded) in str(error) or "/" in str(error), str(error)
                 return
             assert found == counts or path.name != "job.json"
             assert {p.name for p in encoded.iterdir()} == {"s", "a", "b", "a.csv", "b.csv", "out"}, (
@@ -501,7 +500,7 @@ PARAMETERS = "seed = 0\nrate = 1.0\nword = 'w'\nnames = []\nflag = False\nout = 
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project folder with one notebook."""
     folder = tmp_path_factory.mktemp("project")
-    cell = {
+    cell: dict[str, Any] = {
         "cell_type": "code",
         "metadata": {"tags": ["parameters"]},
         "source": PARAMETERS,

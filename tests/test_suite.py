@@ -445,6 +445,7 @@ class Forked:
 
 def start(run, made, threads, scratch, attempt=1, cluster=None):
     folder, inputs = Path(tempfile.mkdtemp(dir=scratch)), suite.input_state(run, made)
+    (folder / "log.txt").touch()
 
     def work():
         os.environ |= {"DIPAIR_RUN": run.key, "DIPAIR_SUITE": made.name}
@@ -465,7 +466,6 @@ def attempt(out, seconds):
     child = os.fork()
     if not child:
         os.setpgid(0, 0)
-        sys.stderr = open(os.devnull, "w")
         os._exit(suite.run_suite(path, jobs=2, out=out))
     os.setpgid(child, child)  # whoever is first: nothing is killed that is not ours
     end = time.monotonic() + seconds

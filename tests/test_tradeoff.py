@@ -327,7 +327,11 @@ class TestPage:
         ]  # fmt: skip
         evil = HOSTILE + "\0\x9b2J\u061c" + "w" * 100_000
         noted = {name: json.dumps({evil: evil}) for name in ("parameters", "data_notes")}
-        spoiled = {**dict.fromkeys(fields, evil), **noted, "created_utc": "2026-01-01T00:00:00+00:00"}
+        spoiled: dict[str, Any] = {
+            **dict.fromkeys(fields, evil),
+            **noted,
+            "created_utc": "2026-01-01T00:00:00+00:00",
+        }
         hostile = [dataclasses.replace(r, **{**spoiled, "model": f"{r.model} {evil}"}) for r in rows]
         page = report.write(saved(tmp_path, hostile)).read_text(encoding="utf8")
         shown = explorer.static(tradeoff.frame(hostile), Limits())
