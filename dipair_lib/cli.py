@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 def parser() -> argparse.ArgumentParser:
@@ -150,6 +152,22 @@ def overrides(given: Sequence[str]) -> dict[str, str]:
     return values
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line; what it quotes from files can neither steer the terminal nor fail to be encoded."""
+    from dipair_lib import results
+
+    print(results.printable(text), file=stream)
+
+
+@contextlib.contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Within it a warning is one line for people, without the line of code it came from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f"note: {message}", sys.stderr)
+        yield
+
+
+@warnings_as_notes()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 if all is well, 1 if a run failed or numbers differ, 2 for a mistake in what was asked."""
     arguments = parser().parse_args(argv)
@@ -169,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "report":
                 from dipair_lib import report
 
-                print(report.write(arguments.folder, arguments.out))
+                say(str(report.write(arguments.folder, arguments.out)))
                 return 0
             case "encode":
                 return encode(arguments)
@@ -180,10 +198,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (
         ValueError
     ) as error:  # SuiteError, ResultError and TaskError say what to do; a traceback would hide it
-        print(f"dipair: {error}", file=sys.stderr)
+        say(f"dipair: {error}", sys.stderr)
         return 2
     except ImportError as error:  # an extra that is not installed
-        print(f"dipair: {error}", file=sys.stderr)
+        say(f"dipair: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -196,7 +214,7 @@ def encode(asked: argparse.Namespace) -> int:
     found = collection.encode(
         asked.student, asked.texts, asked.field, asked.out, text=asked.text, id=asked.id, dtype=asked.dtype
     )
-    print(
+    say(
         f"{asked.out}: {len(found):,} distinct texts in {len(found.manifest['shards'])} shards, {asked.dtype}"
     )
     return 0
@@ -222,7 +240,7 @@ def score(asked: argparse.Namespace) -> int:
         from dipair_lib import on_ray
 
         counts = on_ray.score(job, asked.out, asked.ray)
-    print(
+    say(
         f"{asked.out}: {counts['pairs']:,} pairs scored, {counts['rows']:,} rows in {counts['units']} parts"
         + (f", {counts['done_before']} of them from before" if counts["done_before"] else "")
     )
@@ -250,9 +268,9 @@ def verify(folder: Path) -> int:
         count = 0 if problems else len(results.load_results(folder))
         fine = f"{count} rows, every quality number recomputed from its logits: all as stored"
     for problem in problems:
-        print(problem)
+        say(problem)
     if not problems:
-        print(f"{folder}: {fine}")
+        say(f"{folder}: {fine}")
     return 1 if problems else 0
 
 

@@ -15,7 +15,8 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,14 +118,15 @@ class Collection:
         tensors = []
         for place, shape in enumerate(self.manifest["tensors"]):
             stem = f"{number:05d}.{place}"
-            values = self.mapped(f"{stem}.npy", (shard["texts"], *shape["shape"]))[inside]
+            kind = "?" if shape["mask"] else KINDS[self.manifest["dtype"]]
+            values = self.mapped(f"{stem}.npy", (shard["texts"], *shape["shape"]), kind)[inside]
             tensor = torch.from_numpy(np.array(values))
             if not shape["mask"]:
                 if self.manifest["dtype"] == "bfloat16":
                     tensor = tensor.view(torch.bfloat16)
                 tensor = tensor.float()
                 if self.manifest["dtype"] == "int8":
-                    scale = np.array(self.mapped(f"{stem}.scale.npy", (shard["texts"],))[inside])
+                    scale = np.array(self.mapped(f"{stem}.scale.npy", (shard["texts"],), "f4")[inside])
                     tensor *= torch.from_numpy(scale).reshape(-1, *[1] * (tensor.dim() - 1))
                 self.require_finite(tensor, stem, np.arange(shard["texts"])[inside])
             tensors.append(tensor)
@@ -138,16 +140,18 @@ class Collection:
                 f"{self.folder / stem}.npy, text {texts[int(bad.nonzero()[0])]}: not a finite number: the file is damaged, encode anew"
             )
 
-    def mapped(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def mapped(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """A file as a read-only memory map."""
         path = self.folder / name
         if path not in self.maps:
             try:
-                found = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
+                found = np.lib.format.open_memmap(path, mode="r")
+            except Exception as error:  # what NumPy raises for a damaged header has no base class in common
                 raise CollectionError(f"{path}: cannot be read ({error}): encode anew") from error
-            if found.shape != shape:
-                raise CollectionError(f"{path}: expected shape {shape}, but got {found.shape}: encode anew")
+            if found.shape != shape or found.dtype != dtype:
+                raise CollectionError(
+                    f"{path}: expected {np.dtype(dtype)} of shape {shape}, but got {found.dtype} of {found.shape}: encode anew"
+                )
             self.maps[path] = found  # the oldest go: what is read next is the next shard
             while sum(kept.nbytes for kept in self.maps.values()) > MAPPED and len(self.maps) > 1:
                 del self.maps[next(iter(self.maps))]
@@ -155,10 +159,16 @@ class Collection:
 
     def ids(self) -> pd.DataFrame:
         """Columns id and text (its place), in the order they were read."""
-        parts = [
-            pq.read_table(self.folder / f"{n:05d}.ids.parquet")  # type: ignore[no-untyped-call]
-            for n in range(len(self.manifest["shards"]))
-        ]
+        parts = []
+        for n in range(len(self.manifest["shards"])):
+            path = self.folder / f"{n:05d}.ids.parquet"
+            try:
+                parts.append(pq.read_table(path, columns=["id", "text"]))  # type: ignore[no-untyped-call]
+                places = parts[-1]["text"].to_numpy()
+            except Exception as error:  # what Arrow raises for a damaged file has no base class in common
+                raise CollectionError(f"{path}: cannot be read ({error}): encode anew") from error
+            if len(places) and not 0 <= places.min() <= places.max() < len(self):
+                raise CollectionError(f"{path}: names texts that the collection does not have: encode anew")
         frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
         return frame
 
@@ -182,13 +192,70 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise CollectionError(f"{path}: no such file: expected a folder that `dipair encode` wrote") from None
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CollectionError(f"{path}: not whole JSON ({error}): encode anew") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CollectionError(
             f"{path}: not a collection of this version: expected format {FORMAT!r}: encode anew"
         )
+    for name, fits in MANIFEST.items():
+        if name not in manifest or not fits(manifest[name]):
+            raise CollectionError(
+                f"{path}: {name}: not what `dipair encode` writes, but {str(manifest.get(name))!r:.80}: encode anew"
+            )
+    # Names are ours alone: what a manifest lists must not lead out of its folder.
+    for number, shard in enumerate(manifest["shards"]):
+        for name in shard["files"]:
+            if not re.fullmatch(
+                rf"{number:05d}\.(hash\.npy|ids\.parquet|\d+(\.scale)?\.npy)", name, re.ASCII
+            ):
+                raise CollectionError(
+                    f"{path}: shard {number}: not a file of its own: {name!r:.80}: encode anew"
+                )
     return manifest
+
+
+def count(value: Any) -> bool:
+    """Whether a value of a manifest is a whole number from 0 on, of a size that there can be."""
+    return type(value) is int and 0 <= value < 1 << 48
+
+
+def listed(value: Any, **fits: Callable[[Any], bool]) -> bool:
+    """Whether a value of a manifest is a list of mappings with such entries and no others."""
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and one.keys() == fits.keys()
+        and all(fit(one[name]) for name, fit in fits.items())
+        for one in value
+    )
+
+
+def text(value: Any) -> bool:
+    """Whether a value of a manifest is text."""
+    return isinstance(value, str)
+
+
+MANIFEST: dict[str, Callable[[Any], bool]] = {
+    "student": text,
+    "model": text,
+    "field": count,
+    "read_length": count,
+    "dtype": lambda value: value in DTYPES,
+    "encoder_dtype": lambda value: value in ("float32", "bfloat16"),
+    "tensors": lambda value: listed(
+        value,
+        shape=lambda shape: isinstance(shape, list) and all(map(count, shape)),
+        mask=lambda mask: isinstance(mask, bool),
+    ),
+    "shards": lambda value: listed(
+        value,
+        texts=count,
+        files=lambda files: isinstance(files, dict) and all(map(text, files.values())),
+    ),
+    "sources": lambda value: listed(
+        value, name=text, sha256=text, rows=count, done=lambda done: isinstance(done, bool)
+    ),
+}
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------------------
@@ -306,7 +373,7 @@ class Writer:
         self.ids: dict[Any, int] = {}
         collection = Collection(out, manifest)
         for number, shard in enumerate(manifest["shards"]):
-            for digest in collection.mapped(f"{number:05d}.hash.npy", (shard["texts"], 16)):
+            for digest in collection.mapped(f"{number:05d}.hash.npy", (shard["texts"], 16), "u1"):
                 self.known[digest.tobytes()] = len(self.known)
         if manifest["shards"]:
             frame = collection.ids()
@@ -482,7 +549,7 @@ def tables_of(path: Path) -> Iterator[tasks.Table]:
         for batch in pq.ParquetFile(path).iter_batches(CHUNK):  # type: ignore[no-untyped-call]
             yield tasks.Table(path, {str(k): v for k, v in batch.to_pydict().items()}, None, first)
             first += batch.num_rows
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise tasks.TaskError(f"{path}: not a readable Parquet file ({error}); write it again") from error
 
 

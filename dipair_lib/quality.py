@@ -249,6 +249,8 @@ def interval(
     """
     labels, logits, groups = np.asarray(labels), np.asarray(logits, np.float64), np.asarray(groups)
     check(metric, labels, logits)
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)} for an interval, but got {metric!r}")
     if len(groups) != len(labels):
         raise ValueError(f"groups: expected {len(labels)}, one per example, but got {len(groups)}")
     one = np.ones((1, len(labels)))

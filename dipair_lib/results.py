@@ -29,7 +29,6 @@ import subprocess
 import types
 import typing
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,6 +56,9 @@ FAMILIES = (
 )
 # Where a run writes and how fast it is allowed to be do not change what it computes: not part of its identity.
 NOT_IDENTITY = frozenset({"out", "clock", "threads"})
+# No count, time or rate of ours is outside; far beyond them sums and ratios overflow.
+SMALLEST, LARGEST = 1e-18, 1e18
+MOST_DRAWS = 100_000  # of a bootstrap, which ``verify`` draws again
 # What a results folder may hold; anything else is named by `verify`.
 KNOWN_FILES = frozenset(
     {
@@ -202,6 +204,16 @@ class Result:
             raise ResultError(
                 f"run_id: expected letters, digits and . _ + - (it names a folder), but got {self.run_id!r}"
             )
+        for name in ("parameters", "data_notes", "metrics"):
+            check_object(name, getattr(self, name))
+        for name in ("keep", "projection", "read_lengths"):
+            value = getattr(self, name)
+            if isinstance(value, str) and not re.fullmatch(r"\d{1,9}(\+\d{1,9})*", value, re.ASCII):
+                raise ResultError(
+                    f"{name}: expected numbers joined by +, one per field, but got {value!r:.80}"
+                )
+        if (self.n_boot or 0) > MOST_DRAWS:
+            raise ResultError(f"n_boot: expected at most {MOST_DRAWS:,}, but got {self.n_boot}")
         if self.family == "published" and not self.source:
             raise ResultError("source: expected where a published number was read, but it is missing")
 
@@ -240,15 +252,41 @@ def checked(name: str, value: Any, expected: tuple[type, ...]) -> Any:
     if isinstance(value, bool):
         ok = bool in expected
     elif isinstance(value, int) and int not in expected and float in expected:
-        value, ok = float(value), True
+        value, ok = (float(value) if abs(value) <= LARGEST else math.inf), True
     else:
         ok = isinstance(value, expected)
     if not ok:
         wanted = " or ".join("null" if one is types.NoneType else one.__name__ for one in expected)
-        raise ResultError(f"{name}: expected {wanted}, but got {value!r}")
+        raise ResultError(f"{name}: expected {wanted}, but got {value!r:.80}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ResultError(f"{name}: expected a finite number, but got {value}")
+    if isinstance(value, int | float):
+        least = SMALLEST if name in SPEED_FIELDS else 0 if name.startswith(COUNTED) else -LARGEST
+        if not least <= value <= LARGEST and not isinstance(value, bool):
+            raise ResultError(
+                f"{name}: expected a number from {least:g} to {LARGEST:g}, but got {value!r:.80}"
+            )
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode("utf8")
+        except UnicodeEncodeError as error:
+            raise ResultError(f"{name}: expected text, but got half a character ({error})") from error
     return value
+
+
+COUNTED = ("n_", "keep", "projection", "params_", "steps", "train_seconds")
+
+
+def check_object(name: str, text: str | None) -> None:
+    """ResultError unless the text is a JSON object; that of ``metrics`` holds numbers."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ResultError(f"{name}: expected a JSON object as text, but got {text!r:.80}")
+    for key, value in found.items() if name == "metrics" else ():
+        checked(f"metrics, {key}", value, (float, types.NoneType))
 
 
 @dataclass(frozen=True)
@@ -316,6 +354,16 @@ def plain(value: Any) -> Any:
     raise TypeError(f"expected something JSON can hold, but got {type(value).__name__}")
 
 
+CONTROL = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]+"
+)
+
+
+def printable(text: str) -> str:
+    """Text that may come from data, safe on a terminal: no control characters but line breaks, none that turn its direction."""
+    return CONTROL.sub(" ", text)
+
+
 def row_folder(folder: Path | str, run_id: str) -> Path:
     """Where one row, its logits and its model lie."""
     return Path(folder) / "rows" / run_id
@@ -360,15 +408,25 @@ def save_result(
 
 def check_logits(where: str, stored: Logits, n_examples: int | None) -> None:
     """ResultError unless logits, labels and groups are one per example and the logits are finite."""
-    if stored.logits.ndim != 2:
+    if stored.logits.ndim != 2 or not stored.logits.shape[1]:
         raise ResultError(
             f"{where}: logits: expected shape [n, outputs], but got {list(stored.logits.shape)}"
         )
+    for name, kinds in (("logits", "f"), ("labels", "iuf"), ("groups", "iu"), ("gains", "iuf")):
+        array = getattr(stored, name)
+        if array is not None and (array.dtype.kind not in kinds or (name != "logits" and array.ndim != 1)):
+            raise ResultError(
+                f"{where}: {name}: expected a number for each example, but got {array.dtype} {list(array.shape)}"
+            )
     n = len(stored.logits) if n_examples is None else n_examples
     for name in ("logits", "labels", "groups", "gains"):
         array = getattr(stored, name)
         if array is not None and len(array) != n:
             raise ResultError(f"{where}: {name}: expected {n} rows, one per example, but got {len(array)}")
+    for name in ("labels", "gains"):
+        array = getattr(stored, name)
+        if array is not None and not np.isfinite(array).all():
+            raise ResultError(f"{where}: {name}: expected finite numbers, but some are not")
     bad = np.flatnonzero(~np.isfinite(stored.logits).all(axis=1))
     if len(bad):
         raise ResultError(
@@ -389,7 +447,9 @@ def parse_result(text: str, where: str) -> Result:
 
     try:
         values = json.loads(text, parse_constant=refuse)
-    except json.JSONDecodeError as error:
+    except ResultError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ResultError(
             f"{where}: is cut off or not JSON ({error}). Delete it and run its notebook again"
         ) from error
@@ -458,7 +518,8 @@ def load_results(folder: Path | str, damaged: str = "raise") -> list[Result]:
 
     lines = folder / "rows.jsonl"
     if not (folder / "rows").is_dir() and lines.is_file():
-        for number, line in enumerate(read_text(lines).splitlines(), start=1):
+        # Only "\n" ends a row: str.splitlines would also break at U+0085 and U+2028, which names may hold.
+        for number, line in enumerate(read_text(lines).removesuffix("\n").split("\n"), start=1):
             take(functools.partial(parse_result, line, f"{lines}: line {number}"))
     else:
         for path in sorted((folder / "rows").glob("*/row.json")):
@@ -475,7 +536,9 @@ def load_logits(folder: Path | str, run_id: str) -> Logits:
             stored = Logits(file["logits"], file["labels"], file["groups"], str(file["split"]), gains)
     except FileNotFoundError as error:
         raise ResultError(f"{path}: not found; run the notebook of {run_id} again") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
+    except (
+        Exception
+    ) as error:  # what NumPy, zipfile and zlib raise for a damaged file has no base class in common
         raise ResultError(
             f"{path}: is cut off or not a logits file ({error}). Delete it and run its notebook again"
         ) from error

@@ -304,14 +304,41 @@ def read_job(out: Path) -> dict[str, Any]:
     path = Path(out) / "job.json"
     try:
         noted: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-        Job(**noted["job"]), noted["identity"], noted["units"]
+        check(Job(**noted["job"]), noted["identity"], noted["units"])
     except FileNotFoundError:
         raise CollectionError(f"{path}: no such file: expected a folder that `dipair score` wrote") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CollectionError(
             f"{path}: not a whole job ({error}): delete the folder and score anew"
         ) from None
     return noted
+
+
+def check(job: Job, identity: Any, units: Any) -> None:
+    """ValueError unless a noted job's values are of their kinds, and its units follow each other."""
+    count = collection.count
+    for name in ("student", "left", "right", "pairs"):
+        path = getattr(job, name)
+        if not isinstance(path, str) or "\0" in path or not (path or name == "pairs"):
+            raise ValueError(f"{name}: expected a path")
+    if not count(job.top) or len(job.tile) != 2 or not all(count(size) and size for size in job.tile):
+        raise ValueError("top, tile: expected whole numbers")
+    if job.threshold is not None and not (
+        type(job.threshold) in (int, float) and math.isfinite(job.threshold)
+    ):
+        raise ValueError("threshold: expected a number")
+    known = isinstance(identity, dict) and all(
+        isinstance(identity.get(name), str) for name in ("student", "left", "right")
+    )
+    if not known or not isinstance(units, list):
+        raise ValueError("expected the hashes of student, left and right as identity, and a list of units")
+    last = 0
+    for unit in units:
+        if not (
+            isinstance(unit, list) and len(unit) == 2 and all(map(count, unit)) and last == unit[0] < unit[1]
+        ):
+            raise ValueError(f"units: expected [first, behind the last] from {last} on, but got {unit!r:.80}")
+        last = unit[1]
 
 
 def opened_sides(job: Job, identity: dict[str, Any]) -> tuple[Collection, Collection]:
@@ -339,7 +366,17 @@ def is_whole(out: Path, number: int) -> bool:
 
 def read_part(out: Path, number: int) -> dict[str, Any]:
     """What is noted of a unit's part: rows, pairs, sha256."""
-    noted: dict[str, Any] = json.loads((out / f"part-{number:05d}.json").read_text(encoding="utf8"))
+    path = out / f"part-{number:05d}.json"
+    try:
+        noted: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+        if not (
+            collection.count(noted["rows"])
+            and collection.count(noted["pairs"])
+            and collection.text(noted["sha256"])
+        ):
+            raise ValueError("expected rows, pairs and sha256")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CollectionError(f"{path}: not a whole note ({error}): delete it and score again") from None
     return noted
 
 
@@ -353,7 +390,12 @@ class Work:
         self.left, self.right = opened_sides(self.job, self.identity)
         self.scorer = Scorer.load(self.job.student)
         self.names = [names_of(side) for side in (self.left, self.right)]
-        self.pairs = np.load(out / "pairs.npy", mmap_mode="r") if self.job.pairs else None
+        self.pairs = places_in(out / "pairs.npy") if self.job.pairs else None
+        last, n = self.units[-1][1] if self.units else 0, len(self.left if self.pairs is None else self.pairs)
+        if last != n:
+            raise CollectionError(
+                f"{out / 'job.json'}: its units end at {last:,}, but there are {n:,}: delete the folder and score anew"
+            )
         self.error = self.largest_error()
 
     def largest_error(self, texts: int = 128) -> float:
@@ -367,6 +409,21 @@ class Work:
         )
         difference = finite(self.scorer.fast_tile(left, right)) - finite(self.scorer.tile(left, right))
         return SAFETY * float(difference.abs().max())
+
+
+def places_in(path: Path) -> np.ndarray:
+    """The places of explicit pairs, a read-only map int64 [pairs, (row, left, right)]."""
+    try:
+        pairs = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # what NumPy raises for a damaged header has no base class in common
+        raise CollectionError(
+            f"{path}: cannot be read ({error}): delete the folder and score anew"
+        ) from error
+    if pairs.dtype != np.int64 or pairs.ndim != 2 or pairs.shape[1] != 3:
+        raise CollectionError(
+            f"{path}: expected int64 [pairs, 3], but got {pairs.dtype} {pairs.shape}: delete the folder and score anew"
+        )
+    return pairs
 
 
 def names_of(side: Collection) -> pa.Array:
@@ -537,6 +594,10 @@ def of_pairs(work: Work, first: int, last: int) -> Iterator[Found]:
     """Explicit pairs ``first`` to ``last``, all of one bucket."""
     assert work.pairs is not None
     pairs = np.array(work.pairs[first:last])
+    if (pairs < 0).any() or (pairs[:, 1:] >= (len(work.left), len(work.right))).any():
+        raise CollectionError(
+            f"{work.out / 'pairs.npy'}: names texts that the collections do not have: delete the folder and score anew"
+        )
     starts = pairs[0, 1:] // BUCKET * BUCKET
     sides = [
         side.block(int(start), min(int(start) + BUCKET, len(side)))

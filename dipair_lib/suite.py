@@ -28,8 +28,10 @@ import dataclasses
 import difflib
 import itertools
 import json
+import math
 import os
 import re
+import reprlib
 import shutil
 import signal
 import subprocess
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from .on_ray import Cluster
 
 PATH_PARAMETERS = ("task", "backbone", "unlabelled", "warm_on")  # a name, or a file or folder of the user's
+MOST_RUNS = 10_000  # of one entry's grid
 STARTS = 3  # kernels started together can race for a port: that many attempts
 KERNEL_DID_NOT_START = re.compile(r"Address already in use|Kernel died before replying|Kernel didn't respond")
 FINISHED, FAILED, KEPT, NOT_RUN = "finished", "failed", "kept", "not run"
@@ -121,15 +124,19 @@ def read_suite(
             path.name, [p.name for p in path.parent.glob("*.yaml")], n=3, cutoff=0.3
         )
         raise SuiteError(f"{path}: no such suite{did_you_mean(near)}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except Exception as error:  # PyYAML lets through what its readers of dates and numbers raise
         raise SuiteError(f"{path}: could not be read as YAML: {error}") from error
     where = str(path)
     suite = mapping(content, where, {"name", "out", "defaults", "stages"}, needed={"name", "stages"})
-    if not isinstance(suite["name"], str) or not re.fullmatch(r"[\w.-]+", suite["name"]):
-        raise SuiteError(f"{where}: name: expected a word, but got {suite['name']!r}")
+    if not isinstance(suite["name"], str) or not re.fullmatch(r"\w[\w.-]*", suite["name"]):
+        raise SuiteError(f"{where}: name: expected a word, but got {reprlib.repr(suite['name'])}")
+    if not isinstance(suite.get("out") or "", str) or "\0" in (suite.get("out") or ""):
+        raise SuiteError(f"{where}: out: expected a folder, but got {reprlib.repr(suite['out'])}")
     notebooks = Path(notebooks_dir) if notebooks_dir else notebooks_folder(path)
     known = {p.stem: results.notebook_parameters(p) for p in sorted(notebooks.glob("*.ipynb"))}
     folder = Path(out) if out else notebooks.parent / (suite.get("out") or f"results/{suite['name']}")
+    if notebooks.resolve().is_relative_to(folder.resolve()):
+        raise SuiteError(f"{where}: out: {folder} holds the notebooks themselves: name a folder for results")
     defaults = mapping(suite.get("defaults") or {}, f"{where}: defaults")
     used: set[str] = set()
     runs: list[Planned] = []
@@ -137,14 +144,18 @@ def read_suite(
         at = f"{where}: stage {number}"
         stage = mapping(stage, at, {"runs", "required"}, needed={"runs"})
         if not isinstance(stage.get("required", False), bool):
-            raise SuiteError(f"{at}: required: expected true or false, but got {stage['required']!r}")
+            raise SuiteError(
+                f"{at}: required: expected true or false, but got {reprlib.repr(stage['required'])}"
+            )
         for position, entry in enumerate(sequence(stage["runs"], f"{at}: runs"), start=1):
             here = f"{at}, run {position}"
             entry = mapping(entry, here, {"notebook", "parameters", "grid"}, needed={"notebook"})
             name = entry["notebook"]
-            if name not in known:
-                near = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.4)
-                raise SuiteError(f"{here}: no notebook {name!r} in {notebooks}{did_you_mean(near)}")
+            if not isinstance(name, str) or name not in known:
+                near = difflib.get_close_matches(reprlib.repr(name), list(known), n=3, cutoff=0.4)
+                raise SuiteError(
+                    f"{here}: no notebook {reprlib.repr(name)} in {notebooks}{did_you_mean(near)}"
+                )
             used.add(name)
             for own in expand(entry, here):
                 parameters = with_values(known[name], defaults, own, overrides, f"{here} ({name})")
@@ -187,7 +198,7 @@ def mapping(
 ) -> dict:
     """The value, or SuiteError unless it is a mapping of words with only allowed and all needed keys."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise SuiteError(f"{where}: expected `name: value` lines, but got {value!r}")
+        raise SuiteError(f"{where}: expected `name: value` lines, but got {reprlib.repr(value)}")
     for key in value:
         if allowed is not None and key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=2, cutoff=0.5)
@@ -201,7 +212,7 @@ def mapping(
 def sequence(value: Any, where: str) -> list:
     """The value, or SuiteError unless it is a list with something in it."""
     if not isinstance(value, list) or not value:
-        raise SuiteError(f"{where}: expected a list with at least one entry, but got {value!r}")
+        raise SuiteError(f"{where}: expected a list with at least one entry, but got {reprlib.repr(value)}")
     return value
 
 
@@ -220,6 +231,8 @@ def expand(entry: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
         sequence(values, f"{where}: grid: {name}")
         if name in fixed:
             raise SuiteError(f"{where}: {name} stands in parameters and in grid; keep one")
+    if math.prod(map(len, grid.values())) > MOST_RUNS:
+        raise SuiteError(f"{where}: grid: expected at most {MOST_RUNS:,} combinations; take some values out")
     for combination in itertools.product(*grid.values()):
         yield {**fixed, **dict(zip(grid, combination, strict=True))}
 
@@ -263,7 +276,7 @@ def from_text(text: str, default: Any) -> Any:
         return text
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except Exception as error:
         raise SuiteError(f"-p: {text!r} could not be read as YAML: {error}") from error
     if isinstance(default, list) and not isinstance(value, list):
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
@@ -274,11 +287,23 @@ def of_type(value: Any, default: Any, where: str) -> Any:
     """The value in the type of the notebook's literal, or SuiteError. A whole number is a float where one is expected."""
     if isinstance(default, float) and not isinstance(value, bool):
         # YAML 1.1 reads 1e-4 as a word.
-        with contextlib.suppress(TypeError, ValueError):
-            return float(value)
-    if default is None or type(value) is type(default):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            value = float(value)
+    fits = default is None or type(value) is type(default)
+    if fits and all(map(can_be_noted, value if isinstance(value, list) else [value])):
         return value
-    raise SuiteError(f"{where}: expected {type(default).__name__} (like {default!r}), but got {value!r}")
+    raise SuiteError(
+        f"{where}: expected {type(default).__name__} (like {default!r}), but got {reprlib.repr(value)}"
+    )
+
+
+def can_be_noted(value: Any) -> bool:
+    """Whether a row can hold a value among its parameters: a text, a finite number, yes or no."""
+    if isinstance(value, str):
+        return not re.search("[\0\ud800-\udfff]", value)
+    return (
+        value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+    )
 
 
 def relative(path: Path, start: Path) -> str:
@@ -291,10 +316,11 @@ def relative(path: Path, start: Path) -> str:
 
 def own_path(value: Any, base: Path, notebooks: Path) -> Any:
     """A file or folder as seen from the notebooks; a name stays a name."""
-    if isinstance(value, str) and value and (base / value).exists():
-        looks_like_path = "/" in value or os.sep in value or "." in value
-        if looks_like_path or (base / value).is_file():
-            return relative(base / value, notebooks)
+    with contextlib.suppress(OSError):  # too long for a path: left to the task's own error
+        if isinstance(value, str) and value and (base / value).exists():
+            looks_like_path = "/" in value or os.sep in value or "." in value
+            if looks_like_path or (base / value).is_file():
+                return relative(base / value, notebooks)
     return value
 
 
@@ -617,6 +643,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
+        text = results.printable(text)
         self.stream.write(f"\r\x1b[K{text}\n" if self.live else f"{text}\n")
         self.stream.flush()
 
@@ -632,7 +659,7 @@ class Display:
         text = f"[{done}/{self.total}] {clock} | {' | '.join(doing)}"
         if self.live:
             width = shutil.get_terminal_size().columns - 1
-            self.stream.write(f"\r\x1b[K{text[:width]}")
+            self.stream.write(f"\r\x1b[K{' '.join(results.printable(text[:width]).split())}")
             self.stream.flush()
         else:
             self.line(text)
@@ -754,6 +781,10 @@ def run_suite(
                 shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         for name in ("rows", "notebooks"):
             (suite.out / name).mkdir(exist_ok=True)
+        for half in (*suite.out.glob(".*.tmp"), *(suite.out / "notebooks").glob(".*.tmp")):
+            half.unlink()  # by a suite that was killed while it wrote
+        for scratch in suite.out.glob(".dipair-*"):
+            shutil.rmtree(scratch)
         display = Display(len(suite.runs), stream, runs_so_far(suite))
         suite = with_keys(suite, display.line)
         states: dict[str, str] = {}

@@ -24,6 +24,7 @@ import json
 import math
 import os
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ GAIN_NAME = "grade"  # a column of this name beside a two-class label holds the 
 LABEL_NAMES = ("label", "score", "relevance", "grade", "similarity", "class", "target", "is_duplicate")
 ID_NAMES = ("id", "qid", "docid", "pid", "uid", "idx", "index", "group", "split")
 MISSING_LABELS = ("", "nan", "null", "<na>", "n/a")
+LARGEST = float(np.finfo(np.float32).max)  # scores are float32
+EXACT = 2.0**53  # from here on whole numbers are no longer told apart as floats
 MOST_INTEGER_CLASSES = 20  # more distinct integers than this may be classes or scores: the user has to say
 
 
@@ -124,7 +127,13 @@ def load_task(
     name = os.fspath(name_or_path)
     if name in BUILT_IN:
         return _built_in(name, tuple(fields), label, group, kind, max_train, cache, say)
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        path.exists(), name.encode("utf8")
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:
+        raise TaskError(
+            f"task {_show(name)}: neither a name nor a path that can be used ({error})"
+        ) from error
     given = (tuple(fields), label, group, kind)
     cut = (tuple(splits), seed)
     if name == "q2p" or marco.is_folder(path):
@@ -253,7 +262,7 @@ def read_table(path: Path, malformed: list[int] | None = None) -> Table:
         data = path.read_bytes()
         if path.suffix.lower() == ".gz":
             data = gzip.decompress(data)
-    except (gzip.BadGzipFile, EOFError, OSError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise TaskError(
             f"{path}: cannot be read ({error}); check the path, or download the file again"
         ) from error
@@ -317,9 +326,7 @@ def _read_cells(
 ) -> Table:
     rows = iter(rows)
     header = [name.strip() for name in next(rows)[1]]
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    if twice:
-        raise TaskError(f"{path}, line 1: column {twice[0]!r} occurs twice in the header; rename one")
+    _refuse_twice(f"{path}, line 1", header)
     lines: list[int] = []
     table: list[list[str]] = []
     for line, cells in rows:
@@ -347,7 +354,11 @@ def _read_jsonl(path: Path, text: str) -> Table:
     for line, content in enumerate(text.rstrip().split("\n"), 1):
         try:
             row = json.loads(content)
-        except json.JSONDecodeError as error:
+            if (
+                "\\ud" in content.lower()
+            ):  # half a character has no UTF-8: no tokenizer and no row could hold it
+                json.dumps(row, ensure_ascii=False).encode("utf8")
+        except (ValueError, RecursionError) as error:
             raise TaskError(
                 f"{path}, line {line}: malformed JSON ({error}); expected one object per line"
             ) from error
@@ -365,12 +376,20 @@ def _read_parquet(path: Path, data: bytes) -> Table:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(data))
-    except pyarrow.ArrowException as error:
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(data)).read()
+        columns = {name: table.column(i).to_pylist() for i, name in enumerate(table.column_names)}
+    except Exception as error:  # what Arrow raises for a damaged file has no base class in common
         raise TaskError(f"{path}: not a readable Parquet file ({error}); write it again") from error
+    _refuse_twice(str(path), table.column_names)
     if not table.num_rows:
         raise TaskError(f"{path}: columns {', '.join(table.column_names)} but no rows")
-    return Table(path, {str(k): v for k, v in table.to_pydict().items()}, None)
+    return Table(path, columns, None)
+
+
+def _refuse_twice(where: str, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise TaskError(f"{where}: column {twice[0]!r} occurs twice in the header; rename one")
 
 
 # ------------------------------------------------------------------------------------------------- folders and columns
@@ -578,11 +597,11 @@ def _line(table: Table, row: int) -> str:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool):
-        return float(value)
+    if isinstance(value, bytes) or (isinstance(value, str) and "_" in value):  # Python reads "1_0" as ten
+        return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -597,6 +616,11 @@ def _read_labels(tables: dict[str, Table], frames: dict[str, pd.DataFrame], labe
             for row, (v, x) in enumerate(zip(raw, values, strict=True))
             if v is None or str(v).strip().lower() in MISSING_LABELS or (x is not None and math.isnan(x))
         ]
+        bad += [
+            (row, f"{type(v).__name__}, not a label")
+            for row, v in enumerate(raw)
+            if isinstance(v, list | dict | bytes)
+        ]
         _complain(table, label, bad, "label or remove these rows")
 
     everything = [x for values in numbers.values() for x in values]
@@ -606,7 +630,7 @@ def _read_labels(tables: dict[str, Table], frames: dict[str, pd.DataFrame], labe
             bad = [
                 (row, f"{_show(table.columns[label][row])} is not a finite number")
                 for row, x in enumerate(numbers[split])
-                if x is None or not math.isfinite(x)
+                if x is None or not abs(x) <= LARGEST
             ]
             _complain(table, label, bad, "correct these labels" + ("" if kind else ", or say kind='classes'"))
         if not kind and any(x != int(x) for x in numeric):
@@ -616,7 +640,7 @@ def _read_labels(tables: dict[str, Table], frames: dict[str, pd.DataFrame], labe
                 f"{next(iter(tables.values())).path}, column {label!r}: {len(set(numeric))} different whole numbers may "
                 "be classes or a score; say kind='classes' or kind='score'"
             )
-    whole = len(numeric) == len(everything) and all(math.isfinite(x) and x == int(x) for x in numeric)
+    whole = len(numeric) == len(everything) and all(abs(x) < EXACT and x == int(x) for x in numeric)
     for split, frame in frames.items():
         if kind == "score":
             frame["label"] = pd.Series(numbers[split], dtype="float32")
@@ -636,7 +660,7 @@ def _read_gains(tables: dict[str, Table], frames: dict[str, pd.DataFrame]) -> No
         bad = [
             (row, f"{_show(table.columns[GAIN_NAME][row])} is not a number of 0 or more")
             for row, x in enumerate(numbers)
-            if x is None or not math.isfinite(x) or x < 0
+            if x is None or not 0 <= x <= LARGEST
         ]
         _complain(table, GAIN_NAME, bad, "correct these grades, or rename the column to leave it out")
         frames[split]["gain"] = pd.Series(numbers, dtype="float32")
@@ -645,7 +669,10 @@ def _read_gains(tables: dict[str, Table], frames: dict[str, pd.DataFrame]) -> No
 def _classes(labels: Iterable[str]) -> tuple[str, ...]:
     """Class names in sorted order; as numbers if all are whole numbers."""
     names = set(labels)
-    return tuple(sorted(names, key=int if all(name.lstrip("-").isdecimal() for name in names) else str))
+    try:
+        return tuple(sorted(names, key=int))
+    except ValueError:
+        return tuple(sorted(names))
 
 
 def _show(value: Any) -> str:

@@ -28,7 +28,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from dipair_lib import paired
-from dipair_lib.results import Result, row_folder
+from dipair_lib.results import Result, printable, row_folder
 
 REUSE = 1000.0  # pairs that share a text, where an end-to-end price is stated without another number
 TIE = 0.10  # speeds this close to the fastest are one speed: quality decides between them
@@ -94,11 +94,7 @@ NAME_WIDTH = 34  # characters of a model's name that fit beside a point
 
 def plain(text: object, width: int = 200) -> str:
     """Text from data, safe to draw or print on one line: no control or direction characters, at most `width` long."""
-    flat = re.sub(
-        r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]+",
-        " ",
-        str(text),
-    )
+    flat = printable(str(text)).replace("\n", " ")
     return flat if len(flat) <= width else flat[: width - 1] + "…"
 
 

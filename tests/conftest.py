@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,17 @@ def pairs() -> pd.DataFrame:
         rows.append((query, " ".join(random.permutation(mixed)), 1, group))
         rows += [(query, text, 0, group) for text in other]
     return pd.DataFrame(rows, columns=["query", "passage", "label", "group"])
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process opens no port and reaches no one."""
+
+    def refuse(self: socket.socket, *address: object) -> None:
+        raise AssertionError(f"a socket of the project: {address}")
+
+    for name in ("bind", "listen", "connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
 
 
 @pytest.fixture

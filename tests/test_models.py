@@ -514,6 +514,32 @@ class TestFiles:
         ):
             models.load(tmp_path)
 
+    def test_exchanged_weights_are_refused_by_name(self, tiny_backbone: str, tmp_path: Path) -> None:
+        for name, kind in (("a", "FFNN"), ("b", "MaxSim")):
+            models.save(students(tiny_backbone)[kind], tmp_path / name)
+        (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
+        with pytest.raises(models.ModelError, match=r"a/model\.safetensors: expected sha256 .* foreign"):
+            models.load(tmp_path / "a")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"auto_map": {"AutoModel": "evil.Model"}}, "asks for remote code"),
+            ({"kind": "../evil"}, "unknown kind"),
+            ({"kind": ["dual_encoder"]}, "unknown kind"),
+            ({"settings": []}, "settings: expected a mapping"),
+            ({"settings": {"trust_remote_code": True}}, "asks for remote code"),
+            ({"settings": {"colour": 1}}, "its settings make no dual_encoder"),
+        ],
+    )
+    def test_a_tampered_config_is_refused_by_name(
+        self, change: dict[str, Any], message: str, tiny_backbone: str, tmp_path: Path
+    ) -> None:
+        path = models.save(students(tiny_backbone)["FFNN"], tmp_path) / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        with pytest.raises((models.ModelError, backbones.BackboneError), match=rf"config\.json: .*{message}"):
+            models.load(tmp_path)
+
     def test_pickled_weights_of_a_student_are_never_loaded(self, tiny_backbone: str, tmp_path: Path) -> None:
         models.save(students(tiny_backbone)["FFNN"], tmp_path)
         (tmp_path / "model.safetensors").rename(tmp_path / "model.pt")
@@ -564,6 +590,45 @@ class TestBackbone:
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(backbones.BackboneError, match="asks for remote code"):
             models.load_backbone(str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("config.json", {"trust_remote_code": True}, "asks for remote code"),
+            (
+                "tokenizer_config.json",
+                {"auto_map": {"AutoTokenizer": ["evil.T", None]}},
+                "asks for remote code",
+            ),
+            (
+                "tokenizer_config.json",
+                {"fast_tokenizer_files": ["../tokenizer.4.0.json"]},
+                "does not lie beside it",
+            ),
+            (
+                "tokenizer_config.json",
+                {"vocab_file": "/etc/passwd"},
+                "'/etc/passwd', which does not lie beside it",
+            ),
+            (
+                "model.safetensors.index.json",
+                {"weight_map": {"a": "../up.safetensors"}},
+                "does not lie beside it",
+            ),
+            ("model.safetensors.index.json", {"weight_map": {"a": "a.bin"}}, r"'a\.bin': only \.safetensors"),
+            ("model.safetensors.index.json", {"weight_map": []}, "not a file of a checkpoint"),
+        ],
+    )
+    def test_a_tampered_checkpoint_is_refused_by_name(
+        self, name: str, content: dict[str, Any], message: str, tiny_backbone: str, tmp_path: Path
+    ) -> None:
+        for file in Path(tiny_backbone).iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        path = tmp_path / name
+        path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **content}))
+        for load in (models.load_backbone, models.load_tokenizer):
+            with pytest.raises(backbones.BackboneError, match=f"{name}: .*{message}"):
+                load(str(tmp_path))
 
     def test_a_half_precision_checkpoint_is_loaded_as_float32(
         self, tiny_backbone: str, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -89,6 +90,13 @@ class TestRoundTrip:
         (shared / "rows.jsonl").write_bytes(results.write_rows(folder).read_bytes())
         assert results.load_results(shared) == results.load_results(folder)
 
+    def test_a_name_with_odd_line_ends_stays_on_its_line(self, tmp_path: Path) -> None:
+        odd = row(model="FFNN\u2028k=8\x85", data_notes='{"source":"a\u2029b"}')
+        results.save_result(tmp_path, odd, STUDENT, LABELS, GROUPS)
+        (tmp_path / "shared").mkdir()
+        (tmp_path / "shared" / "rows.jsonl").write_bytes(results.write_rows(tmp_path).read_bytes())
+        assert results.load_results(tmp_path / "shared") == [odd]
+
     def test_only_the_speed_group_is_filled_later(self, folder: Path) -> None:
         run_id = "03_dipair-bbbbbbbbbb.ffnn"
         before = results.load_result(folder, run_id)
@@ -112,6 +120,16 @@ class TestRefusals:
             ({"family": "published"}, "source: expected where"),
             ({"run_id": "../elsewhere"}, "run_id: expected letters"),
             ({"schema": 4}, "schema: expected 3, but got 4"),
+            (
+                {"combine_s_per_pair": 0.0},
+                "combine_s_per_pair: expected a number from 1e-18 to 1e.18, but got 0.0",
+            ),
+            ({"n_examples": -1}, "n_examples: expected a number from 0 to 1e.18, but got -1"),
+            ({"quality": 10**400}, "quality: expected a finite number"),
+            ({"n_boot": 10**6}, "n_boot: expected at most 100,000, but got 1000000"),
+            ({"model": "\ud800"}, "model: expected text, but got half a character"),
+            ({"parameters": "[]"}, r"parameters: expected a JSON object as text, but got '\[\]'"),
+            ({"metrics": '{"f1": "x"}'}, "metrics, f1: expected float or null, but got 'x'"),
         ],
     )
     def test_a_wrong_field_is_named(self, fields: dict[str, Any], message: str) -> None:
@@ -122,6 +140,8 @@ class TestRefusals:
         ("change", "message"),
         [
             (lambda text: text[: len(text) // 2], "cut off or not JSON"),
+            (lambda text: "[" * 100_000, "cut off or not JSON"),
+            (lambda text: text.replace('"alpha": null', f'"alpha": {"9" * 5000}'), "cut off or not JSON"),
             (lambda text: "", "cut off or not JSON"),
             (lambda text: "[]", "expected one JSON object"),
             (lambda text: text.replace('"split"', '"spilt"'), "missing field split"),
@@ -149,6 +169,20 @@ class TestRefusals:
         path = row_file(folder).with_name("logits.npz")
         path.write_bytes(path.read_bytes()[:100])
         with pytest.raises(ResultError, match=r"logits\.npz: is cut off"):
+            results.load_logits(folder, path.parent.name)
+
+    def test_a_spoiled_byte_within_logits_is_named(self, folder: Path) -> None:
+        path = row_file(folder).with_name("logits.npz")
+        data = path.read_bytes()
+        for at in range(
+            0, len(data), 7
+        ):  # in headers, names and compressed numbers: zipfile, zlib and NumPy each have errors of their own
+            path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+            with contextlib.suppress(ResultError):
+                results.load_logits(folder, path.parent.name)
+        np.save(path.with_suffix(".npy"), STUDENT)
+        path.with_suffix(".npy").replace(path)
+        with pytest.raises(ResultError, match="not a logits file"):
             results.load_logits(folder, path.parent.name)
 
     def test_pickled_logits_are_not_read(self, folder: Path) -> None:

@@ -309,6 +309,26 @@ class TestRefusals:
         with pytest.raises(CollectionError, match="expected a folder that `dipair encode` wrote"):
             Collection.open(tmp_path / "nowhere")
 
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                {"shards": [{"texts": 1, "files": {"../../up.npy": "0"}}]},
+                r"shard 0: not a file of its own: '../../up",
+            ),
+            ({"shards": [{"texts": 1, "files": {"00001.0.npy": "0"}}]}, "shard 0: not a file of its own"),
+            ({"shards": [{"texts": -1, "files": {}}]}, "shards: not what"),
+            ({"tensors": [{"shape": [-4], "mask": False}]}, "tensors: not what"),
+            ({"dtype": "float64"}, "dtype: not what .* but 'float64'"),
+            ({"field": True}, "field: not what"),
+        ],
+    )
+    def test_a_manifest_with_a_wrong_value(self, made: Path, change: dict[str, Any], message: str) -> None:
+        path = made / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        with pytest.raises(CollectionError, match=rf"manifest\.json: {message}"):
+            Collection.open(made)
+
 
 # --- scores ------------------------------------------------------------------------------------------------------------------------
 
@@ -511,6 +531,14 @@ class TestJobs:
             path.unlink()
         scoring.score(job(sides, top=1), sides / "out")
         assert len(scored(sides / "out")) == LEFT
+
+    @pytest.mark.parametrize("units", [[[0, 99]], [[0, 4], [8, 11]], [[-4, 4]], [[4, 0]], [], [["../up", 4]]])
+    def test_a_job_of_other_units_is_refused_by_name(self, sides: Path, units: list[Any]) -> None:
+        scoring.begin(job(sides), sides / "out")
+        path = sides / "out" / "job.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"units": units}))
+        with pytest.raises(CollectionError, match=r"job\.json: .*units"):
+            scoring.run_unit(sides / "out", 0)
 
     def test_damaged_parts_are_named(self, sides: Path) -> None:
         scoring.score(job(sides), sides / "out")
@@ -833,6 +861,7 @@ class TestManyProcesses:
         assert on_ray.score(job(sides, top=3, tile=(2, 6)), sides / "out")["done_before"] == 6
 
 
+@pytest.mark.usefixtures("no_network")
 class TestCommandLine:
     def test_from_texts_to_checked_scores(self, sides: Path, capsys: pytest.CaptureFixture[str]) -> None:
         def dipair(*words: str) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -133,6 +135,17 @@ class TestRefusals:
             ([stage()], {}, "stage 1: runs: expected a list with at least one entry"),
             ([], {}, "stages: expected a list"),
             ([stage(a())], {"out": "o", "colour": 1}, "unknown key 'colour'"),
+            ([stage(a())], {"name": ".."}, "name: expected a word, but got '..'"),
+            ([stage(a())], {"out": "."}, "out: .* holds the notebooks themselves"),
+            ([stage(a())], {"out": ["o"]}, r"out: expected a folder, but got \['o'\]"),
+            ([stage({"notebook": ["01_a"]})], {}, r"no notebook \['01_a'\]"),
+            ([stage(a(rate=float("nan")))], {}, "rate: expected float .like 0.5., but got nan"),
+            ([stage(a(names=[["x"] * 9] * 9))], {}, "names: expected list"),
+            (
+                [stage({"notebook": "01_a", "grid": {n: [*range(99)] for n in ("n", "rate", "seconds")}})],
+                {},
+                "at most 10,000 combinations",
+            ),
         ],
     )
     def test_a_wrong_suite_is_refused_before_anything_starts(
@@ -256,6 +269,7 @@ class TestRunning:
         out = project / "results" / "s"
         assert status == 1
         (failed,) = (out / "notebooks").glob("*.failed.ipynb")
+        assert "\x1b" not in shown, "what a notebook raised cannot steer the terminal"
         end = shown.split("4 finished, 1 failed")[1]
         assert f"failed: 01_a n=3\n  ValueError: n is three, which is too many\n  {failed}" in end
         by_n = {entry["n"]: entry for entry in log(project)}
@@ -363,11 +377,135 @@ def processes_of(project: Path) -> list[str]:
     return found
 
 
+LOOPBACK = "0100007F"  # 127.0.0.1 as /proc/net/tcp writes it
+
+
+def sockets_of(pid: int) -> set[str]:
+    """Local and remote addresses of the TCP and UDP sockets of a process and all below it (Linux)."""
+    found: set[str] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        for child in (task / "children").read_text().split():
+            found |= sockets_of(int(child))
+    try:
+        inodes = {
+            os.readlink(fd)[8:-1]
+            for fd in Path(f"/proc/{pid}/fd").iterdir()
+            if os.readlink(fd).startswith("socket:")
+        }
+    except OSError:  # it ended meanwhile
+        return found
+    for kind in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[9] in inodes:
+                found |= {address for address in words[1:3] if not address.endswith(":0000")}
+    return found
+
+
 def wait_for(condition: Any, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.1)
+
+
+# Runs in a process of its own, which loads the library once and forks a suite for each attempt; a run is forked too, in place of a kernel,
+# which would take most of the time. Prints how many suites were killed, with all their runs, and how many came to their end.
+KILLS = """
+import json, os, random, shutil, signal, sys, tempfile, time
+from pathlib import Path
+
+from dipair_lib import report, results, suite
+
+path, kills = Path(sys.argv[1]), int(sys.argv[2])
+tempfile.tempdir = path.parent
+results.device_name()  # loads torch
+
+
+class Forked:
+    def __init__(self, work):
+        self.returncode, self.pid = None, os.fork()
+        if not self.pid:
+            work()
+            os._exit(0)
+
+    def poll(self, how=os.WNOHANG):
+        if self.returncode is None and (done := os.waitpid(self.pid, how))[0]:
+            self.returncode = done[1]
+        return self.returncode
+
+    def wait(self):
+        return self.poll(0)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+
+    terminate = kill
+
+
+def start(run, made, threads, scratch, attempt=1, cluster=None):
+    folder, inputs = Path(tempfile.mkdtemp(dir=scratch)), suite.input_state(run, made)
+    (folder / "log.txt").touch()
+
+    def work():
+        os.environ |= {"DIPAIR_RUN": run.key, "DIPAIR_SUITE": made.name}
+        os.chdir(made.notebooks)
+        content = json.loads(run.path.read_text())
+        for cell in content["cells"][1:]:
+            exec(cell["source"], dict(run.parameters))
+        (folder / f"{run.key}.ipynb").write_text(json.dumps(content))
+
+    return suite.Active(run, Forked(work), time.monotonic(), folder, threads, inputs, attempt)
+
+
+suite.start = start
+report.write = lambda folder: results.write_atomic(folder / "report.html", b"whole")
+
+
+def attempt(out, seconds):
+    child = os.fork()
+    if not child:
+        os.setpgid(0, 0)
+        os._exit(suite.run_suite(path, jobs=2, out=out))
+    os.setpgid(child, child)  # whoever is first: nothing is killed that is not ours
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not (done := os.waitpid(child, os.WNOHANG))[0]:
+        time.sleep(0.001)
+    if not done[0]:
+        os.killpg(child, signal.SIGKILL)
+        done = os.waitpid(child, 0)
+    return done[1]
+
+
+def content(out):
+    found = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
+    for name, data in found.items():
+        if name.suffix == ".ipynb":  # when it was made and what it took are its own
+            noted = json.loads(data)["metadata"]["dipair"]
+            found[name] = [sorted(noted["inputs"]), noted["rows"]]
+    return found
+
+
+whole, torn = (path.parent.parent.parent / "results" / name for name in ("whole", "torn"))
+begun = time.monotonic()
+assert attempt(whole, 600) == 0
+expected, took = content(whole), time.monotonic() - begun
+assert len(results.load_results(whole)) == 6
+random.seed(0)
+killed = ended = 0
+while killed < kills or not ended:
+    status = attempt(torn, random.uniform(0, took) if killed < kills else 600)
+    killed += status == signal.SIGKILL
+    assert status in (0, signal.SIGKILL), status
+    if status == 0:
+        ended += 1
+        found = content(torn)
+        assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
+        assert found == expected, [name for name in expected if found[name] != expected[name]]
+        assert results.verify(torn) == []
+        shutil.rmtree(torn)
+print(killed, ended)
+"""
 
 
 class TestInterruptions:
@@ -400,11 +538,35 @@ class TestInterruptions:
         assert len(results.load_results(out)) == 4
         assert results.verify(out) == []
 
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+    def test_killed_at_thirty_moments_the_files_are_those_of_an_undisturbed_run(self, project: Path) -> None:
+        path = write_suite(
+            project,
+            stage(a(), required=True),
+            stage({"notebook": "01_a", "grid": {"n": [2, 4, 5, 6]}}),
+            stage(a(n=7, clock="all")),
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", KILLS, str(path), "30"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        killed, ended = map(int, done.stdout.split())
+        assert killed == 30 and ended >= 1
+
     def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(self, project: Path) -> None:
         path = write_suite(project, stage(a()), stage(a(n=2, seconds=60)))
         process = command(path)
         notebooks = project / "results" / "s" / "notebooks"
         wait_for(lambda: list(notebooks.glob("*.ipynb")))
+        if sys.platform == "linux":
+            # The kernel's own ports on this machine, and nothing else, are opened by a suite.
+            wait_for(lambda: sockets_of(process.pid))
+            assert {address.split(":")[0] for address in sockets_of(process.pid)} == {LOOPBACK}
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         shown = process.communicate(timeout=30)[1]
@@ -451,6 +613,23 @@ class TestDisplay:
         display.seen += [suite.Seen("01_a", second, 20.0), suite.Seen("01_a", second, 22.0)]
         assert display.left([], runs) == pytest.approx(10 + 21 + 60)
 
+    @pytest.mark.parametrize("live", [True, False])
+    def test_texts_from_data_cannot_steer_the_terminal(self, project: Path, live: bool) -> None:
+        stream = io.StringIO()
+        stream.isatty = lambda: live  # type: ignore[method-assign]
+        display = suite.Display(1, stream)
+        evil = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202e\ud800"
+        display.line(f"FAILED   {evil}")
+        made = suite.read_suite(write_suite(project, stage(a())))
+        run = dataclasses.replace(made.runs[0], label=f"\r{evil}\n{evil}")
+        folder = project / "elsewhere"
+        (folder / "progress.json").write_text(json.dumps({"what": evil, "done": 1, "total": 2}))
+        display.drawn = -100.0
+        display.draw([suite.Active(run, None, 0.0, folder, 1, {})], [], 0)  # type: ignore[arg-type]
+        shown = stream.getvalue().replace("\r\x1b[K", "")
+        assert "FAILED" in shown and "50 %" in shown
+        assert not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800]", shown)
+
     def test_minutes(self) -> None:
         assert [suite.minutes(s) for s in (0.4, 59.6, 185)] == ["0 s", "1:00 min", "3:05 min"]
 
@@ -465,6 +644,18 @@ class TestCommandLine:
         assert cli.main(["run", str(path), "-p", "rate"]) == 2
         assert "expected NAME=VALUE" in capsys.readouterr().err
         assert cli.main(["verify", "nowhere"]) == 2
+
+    def test_names_of_files_cannot_steer_the_terminal(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        evil = tmp_path / "\x1b[2J\u202e\udcff"
+        assert cli.main(["report", str(evil)]) == 2
+        (evil / "rows").mkdir(parents=True)
+        (evil / "rows" / "\x1b[31mred").write_text("")
+        assert cli.main(["verify", str(evil)]) == 1
+        shown = "".join(capsys.readouterr())
+        assert "no such results folder" in shown and "a foreign file among the rows" in shown
+        assert not re.search("[\x1b\u202e\udcff]", shown)
 
     def test_verify_names_each_problem_and_fails(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

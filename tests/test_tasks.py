@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dipair_lib.tasks import Task, TaskError, cache_folder, load_task, load_unlabelled
@@ -164,6 +166,28 @@ class TestLabels:
         rows = [("a", "b", 0.5), ("c", "d", "inf")]
         with pytest.raises(TaskError, match=r"row 2 \(line 3\): 'inf' is not a finite number"):
             load_task(write(tmp_path / "p.tsv", rows))
+
+    @pytest.mark.parametrize("score", ["1e39", "1e400"])
+    def test_a_score_too_large_for_float32(self, tmp_path, score):
+        rows = [("a", "b", 0.5), ("c", "d", score)]
+        with pytest.raises(TaskError, match=rf"row 2 \(line 3\): '{score}' is not a finite number"):
+            load_task(write(tmp_path / "p.tsv", rows))
+
+    @pytest.mark.parametrize(
+        "names", [("1_0", "1_1"), ("9007199254740992", "9007199254740993"), ("--1", "1"), ("9" * 5000, "1")]
+    )
+    def test_classes_that_only_look_like_numbers_keep_their_names(self, tmp_path, names):
+        rows = [(q, t, names[y]) for q, t, y in ROWS]
+        test = [(f"{q} test", t, y) for q, t, y in rows]
+        dev = [(f"{q} dev", t, y) for q, t, y in rows]
+        task = load_task(folder(tmp_path, rows, dev, test), kind="classes")
+        assert sorted(task.classes) == sorted(names)
+
+    @pytest.mark.parametrize("label", [[1], {"a": 1}])
+    def test_a_nested_label(self, tmp_path, label):
+        (tmp_path / "p.jsonl").write_text(json.dumps({"text": "a", "label": label}) + "\n")
+        with pytest.raises(TaskError, match=r"column 'label': row 1 \(line 1\): (list|dict), not a label"):
+            load_task(tmp_path / "p.jsonl")
 
     def test_label_unknown_to_train(self, tmp_path):
         hidden = [("a", "b", -1), ("c", "d", -1)]
@@ -325,6 +349,38 @@ class TestFaultyFiles:
         (tmp_path / "p.parquet").write_bytes((tmp_path / "p.parquet").read_bytes()[:-9])
         with pytest.raises(TaskError, match=r"p\.parquet: not a readable Parquet file"):
             load_task(tmp_path / "p.parquet")
+
+    def test_a_spoiled_byte_within_gzip_and_parquet(self, tmp_path):
+        packed = bytearray(gzip.compress(write(tmp_path / "p.tsv", many(400)).read_bytes()))
+        packed[len(packed) // 2] ^= 0xFF
+        (tmp_path / "p.tsv.gz").write_bytes(packed)
+        with pytest.raises(TaskError, match=r"p\.tsv\.gz: cannot be read"):
+            load_task(tmp_path / "p.tsv.gz")
+        pd.DataFrame(many(9), columns=["q", "t", "label"]).to_parquet(tmp_path / "p.parquet")
+        (tmp_path / "p.parquet").write_bytes(b"\0" + (tmp_path / "p.parquet").read_bytes())
+        with pytest.raises(TaskError, match=r"p\.parquet: not a readable Parquet file"):
+            load_task(tmp_path / "p.parquet")
+
+    def test_a_column_twice_in_parquet(self, tmp_path):
+        table = pa.table([["a", "b"], [0, 1], [1, 0]], names=["text", "label", "label"])
+        pq.write_table(table, tmp_path / "p.parquet")
+        with pytest.raises(TaskError, match=r"p\.parquet: column 'label' occurs twice"):
+            load_task(tmp_path / "p.parquet")
+
+    @pytest.mark.parametrize(
+        "cell",
+        ["[" * 100_000, "9" * 5000, '"\\ud800"', '"a\\uDFFFb"'],
+        ids=["deep", "long", "half", "other half"],
+    )
+    def test_json_that_cannot_be_held(self, tmp_path, cell):
+        (tmp_path / "p.jsonl").write_text(f'{{"text": "a", "label": 1}}\n{{"text": {cell}, "label": 1}}\n')
+        with pytest.raises(TaskError, match=r"p\.jsonl, line 2: malformed JSON"):
+            load_task(tmp_path / "p.jsonl")
+
+    @pytest.mark.parametrize("name", ["~no-such-user/p.csv", "p" * 100_000, "p\udcff.csv"])
+    def test_a_path_that_cannot_be(self, name):
+        with pytest.raises(TaskError, match="neither a name nor a path that can be used"):
+            load_task(name)
 
     def test_nested_value_is_no_text(self, tmp_path):
         (tmp_path / "p.jsonl").write_text('{"text": ["a"], "other": "b", "label": 1}\n', encoding="utf-8")

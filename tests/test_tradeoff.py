@@ -319,6 +319,28 @@ class TestPage:
         assert "\u202e" not in page
         assert "&lt;script&gt;" in page
 
+    def test_every_text_of_a_row_is_escaped_cleaned_and_cut(self, rows: list[Result], tmp_path: Path) -> None:
+        fields = [
+            name for name, kinds in results.field_types().items()
+            if str in kinds and name not in {"run_id", "family", "split", "metric", "teacher_run", "clock_id", "data_sha256"}
+            and name not in {"keep", "projection", "read_lengths", "parameters", "data_notes", "metrics"}
+        ]  # fmt: skip
+        evil = HOSTILE + "\0\x9b2J\u061c" + "w" * 100_000
+        noted = {name: json.dumps({evil: evil}) for name in ("parameters", "data_notes")}
+        spoiled: dict[str, Any] = {
+            **dict.fromkeys(fields, evil),
+            **noted,
+            "created_utc": "2026-01-01T00:00:00+00:00",
+        }
+        hostile = [dataclasses.replace(r, **{**spoiled, "model": f"{r.model} {evil}"}) for r in rows]
+        page = report.write(saved(tmp_path, hostile)).read_text(encoding="utf8")
+        shown = explorer.static(tradeoff.frame(hostile), Limits())
+        for text in (page, shown, tradeoff.select(tradeoff.frame(hostile)).sentence):
+            assert not re.search("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u202e]", text)
+            assert "w" * 5000 not in text
+        for text in (page, shown):
+            assert not re.search(r"<script|<img|\son\w+\s*=\s*['\"]?alert[^;]*>", text)
+
     def test_tables_hold_the_rows(self, rows: list[Result], tmp_path: Path) -> None:
         page = report.write(saved(tmp_path, rows)).read_text(encoding="utf8")
         for one in rows:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .backbone import EMBEDDED, BackboneError, load_backbone, load_tokenizer, sha256_of
+from .backbone import EMBEDDED, BackboneError, load_backbone, load_tokenizer, refuse_remote_code, sha256_of
 from .baselines import Constant, TfIdf
 from .bilstm import BiLSTM
 from .cross_encoder import CrossEncoder
@@ -140,10 +140,22 @@ def load(folder: str | Path) -> Model:
 
     Raises:
         ModelError: a file is missing, is not JSON or safetensors, has another hash than its config names, or does not fit the architecture.
+        BackboneError: the config asks for remote code, or for a backbone that cannot be had.
     """
     folder = Path(folder)
     config = read_config(folder)
-    settings = config["settings"]
+    try:
+        return build(folder, config, config["settings"])
+    except (ModelError, BackboneError):
+        raise
+    except Exception as error:  # a foreign config can fail at any line of an architecture
+        raise ModelError(
+            f"{folder / 'config.json'}: its settings make no {config['kind']} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def build(folder: Path, config: dict[str, Any], settings: dict[str, Any]) -> Model:
+    """The model of a checked config with its weights."""
     if config["kind"] == Constant.kind:
         return Constant(**settings)
     tensors = read_tensors(folder, config)
@@ -170,15 +182,19 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path}: no such file: expected a folder that dipair-lab saved a model to"
         ) from None
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not whole JSON ({error}): run the training again") from None
     if not isinstance(config, dict) or not {"kind", "frozen_encoder", "settings"} <= set(config):
         raise ModelError(
             f"{path}: not a config of dipair-lab: expected the keys kind, frozen_encoder, settings"
         )
-    if config["kind"] not in {*NETWORKS, Constant.kind, TfIdf.kind}:
+    if not isinstance(config["settings"], dict):
+        raise ModelError(f"{path}: settings: expected a mapping, but got {config['settings']!r:.80}")
+    for part in (config, config["settings"]):
+        refuse_remote_code(part, str(path))
+    if config["kind"] not in [*NETWORKS, Constant.kind, TfIdf.kind]:
         raise ModelError(
-            f"{path}: unknown kind {config['kind']!r}: expected one of {', '.join([*NETWORKS, Constant.kind, TfIdf.kind])}"
+            f"{path}: unknown kind {config['kind']!r:.80}: expected one of {', '.join([*NETWORKS, Constant.kind, TfIdf.kind])}"
         )
     return config
 

