@@ -27,7 +27,7 @@ import torch
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from . import models, results, tradeoff
+from . import models, report, results, tradeoff
 from .models.backbone import EMBEDDED, EMBEDDED_PACKAGE, quiet_transformers, sha256_of
 from .results import Result
 from .scoring import Scorer
@@ -301,11 +301,7 @@ def card(row: Result, folder: Path, scorer: Scorer, licence: str, onnx_error: fl
         loader=PackageLoader("dipair_lib", "."), undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["md"] = markdown
-    model = scorer.model
-    try:
-        notes = json.loads(row.data_notes or "{}")
-    except ValueError:
-        notes = {}
+    model, notes = scorer.model, report.notes(row.data_notes)
     return environment.get_template("card.md.j2").render(
         row=row,
         line=tradeoff.frame([row]).iloc[0],
@@ -314,7 +310,7 @@ def card(row: Result, folder: Path, scorer: Scorer, licence: str, onnx_error: fl
         metrics=json.loads(row.metrics or "{}"),
         teacher=teacher_of(row, folder),
         notes=notes,
-        parameters=json.loads(row.parameters),
+        parameters=said_parameters(row),
         data_licence=data_licence(notes),
         backbone_licence=licence,
         lengths=model.read_lengths,
@@ -329,10 +325,18 @@ def card(row: Result, folder: Path, scorer: Scorer, licence: str, onnx_error: fl
 
 def markdown(value: Any) -> str:
     """Text from data on one line of Markdown that shows it as it is: neither HTML, nor a link, nor the end of a cell."""
-    if isinstance(value, dict | list):
-        value = results.canonical_json(value)
-    text = html.escape(tradeoff.plain(value, 600), quote=False)
+    text = html.escape(tradeoff.plain(value, 1200), quote=False)
     return re.sub(r"([\\`*_{}\[\]|~#!])", r"\\\1", text)
+
+
+def said_parameters(row: Result) -> str:
+    """The notebook's parameters that were set to something; of a path on this machine only its last name."""
+    values = tradeoff.parameters_of(row.parameters)
+    said = {
+        name: Path(v).name if isinstance(v, str) and Path(v).is_absolute() else v
+        for name, v in values.items()
+    }
+    return "; ".join(f"{name} {value}" for name, value in said.items() if value not in ("", [], None))
 
 
 def teacher_of(row: Result, folder: Path) -> Result | None:
@@ -343,14 +347,10 @@ def teacher_of(row: Result, folder: Path) -> Result | None:
         return None
 
 
-def data_licence(notes: dict[str, Any]) -> str:
+def data_licence(notes: list[tuple[str, str]]) -> str:
     """What the data's notes say of licence or terms; else that it is unknown."""
-    told = {name: value for name, value in notes.items() if re.search(r"licen[cs]e|terms", name, re.I)}
-    return (
-        results.canonical_json(told)
-        if told
-        else "unknown: the data's notes do not say; ask its source, above"
-    )
+    told = [f"{name}: {value}" for name, value in notes if re.search(r"licen[cs]e|terms", name, re.I)]
+    return "; ".join(told) or "unknown: the data's notes do not say; ask its source, above"
 
 
 def backbone_licence(model: Any) -> str:

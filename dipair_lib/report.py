@@ -82,8 +82,7 @@ def write(folder: Path | str, out: Path | str | None = None) -> Path:
         ResultError: the folder holds no readable row.
     """
     side = comparison.opened(folder)
-    page = html([part(side)])
-    return results.write_atomic(Path(out) if out else side.folder / "report.html", page.encode("utf8"))
+    return store(html([part(side)]), Path(out) if out else side.folder / "report.html")
 
 
 def compare(folders: Sequence[Path | str], out: Path | str | None = None) -> Path:
@@ -101,13 +100,21 @@ def compare(folders: Sequence[Path | str], out: Path | str | None = None) -> Pat
         comparison.opened(path, name) for path, name in zip(paths, comparison.names_of(paths), strict=True)
     ]
     against = compared(sides)
-    page = html([part(side) for side in sides], against)
+    parts = [part(side) for side in sides]
+    page = html(parts, against)
     if len(page.encode("utf8")) > SIZE_LIMIT:
-        page = html(
-            [{**part(side), "tasks": [], "architectures": None, "left_out": True} for side in sides], against
+        page = html([{**one, "tasks": [], "architectures": None, "left_out": True} for one in parts], against)
+    common = Path(os.path.commonpath([path.resolve() for path in paths]))
+    return store(page, Path(out) if out else common / "comparison.html")
+
+
+def store(page: str, path: Path) -> Path:
+    """Write a page; ResultError if it is too large to be sent around."""
+    if len(page.encode("utf8")) > SIZE_LIMIT:
+        raise results.ResultError(
+            f"{path}: {len(page):,} characters are over the 2 MB a report may have: report fewer rows at once"
         )
-    target = Path(os.path.commonpath([path.resolve() for path in paths])) / "comparison.html"
-    return results.write_atomic(Path(out) if out else target, page.encode("utf8"))
+    return results.write_atomic(path, page.encode("utf8"))
 
 
 def html(parts: Sequence[Mapping[str, Any]], against: Mapping[str, Any] | None = None) -> str:
@@ -136,7 +143,6 @@ def part(side: comparison.Opened) -> dict[str, Any]:
     studied, mattered = studies(side.folder), factors(side.folder)
     return {
         "title": tradeoff.plain(side.name),
-        "folder": tradeoff.plain(side.folder.as_posix(), 400),
         "left_out": False,
         "tasks": [
             {

@@ -219,10 +219,12 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
     chosen = first[(first["seeds"] <= 1) | ~first.duplicated(ONE_MODEL)].index
     if folder is not None:
         average(table, [run for run in chosen if table.loc[run, "seeds"] > 1], rows, folder)
-    together = table.groupby(ONE_MODEL, dropna=False)["run_id"].transform(
-        lambda runs: [tuple(runs)] * len(runs)
-    )
-    table["runs"] = together.where(table["averaged"], table["run_id"].map(lambda run: (run,)))
+    number = table.groupby(ONE_MODEL, dropna=False).ngroup()
+    seeds = table["run_id"].groupby(number).agg(tuple)
+    table["runs"] = [
+        seeds[n] if mean else (run,)
+        for run, n, mean in zip(table.index, number, table["averaged"], strict=True)
+    ]
     table = table[table.index.isin(chosen)].copy()
     combine, measured = combine[table.index], measured[table.index]
     table["noisy"] = table["noisy"].eq(True) & combine.notna()

@@ -112,6 +112,10 @@ class TestPairs:
 
 
 class TestPages:
+    @pytest.fixture(autouse=True)
+    def without_the_folders_own_figures(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(report, "FIGURES", {})  # they are tested elsewhere, and take seconds
+
     def page(self, tmp_path: Path, *more: Path) -> str:
         path = report.compare([tmp_path / "before", tmp_path / "after", *more])
         assert path == tmp_path / "comparison.html"
@@ -149,7 +153,7 @@ class TestPages:
         )
         page = self.page(tmp_path)
         compared = page[: page.index('<h2 class="part">')]
-        assert "<td>1 M, machine 1</td><td>10 M, machine 2</td>" in compared
+        assert ">1 M, machine 1</td>" in compared and ">10 M, machine 2</td>" in compared
         assert "Abacus 3000 (cpu, 2 threads)" in compared and "Difference Engine (cpu, 2 threads)" in compared
         assert "10x" not in page and "0.1x" not in page
 
@@ -174,7 +178,10 @@ class TestPages:
         monkeypatch.setattr(report, "SIZE_LIMIT", len(whole.encode("utf8")) - 1)
         page = self.page(tmp_path)
         assert page.count("are left out here") == 2 and "Everything measured" not in page
-        assert "after against before" in page and "<td>student</td>" in page
+        assert "after against before" in page and ">student</td>" in page
+        monkeypatch.setattr(report, "SIZE_LIMIT", 1000)
+        with pytest.raises(results.ResultError, match="over the 2 MB"):
+            self.page(tmp_path)
 
     def test_the_same_folder_twice_is_refused(self, tmp_path: Path) -> None:
         save(tmp_path / "before", "student", logits_of(0.5, 0))

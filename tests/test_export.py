@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -23,19 +24,21 @@ from dipair_lib.scoring import Scorer
 LEFT = ["red tree", "the old river runs", "a car", "blue stone and a house in the river"]
 RIGHT = ["a red tree grows", "cold", "the car is fast and the river is slow and old", "stone"]
 HOSTILE = "<script>alert(1)</script> | [x](javascript:alert(2)) `\x1b[31m\u202e"
-HEADS: dict[str, dict[str, Any]] = {
+FFNN: dict[str, Any] = {"head": "ffnn", "keep": (4, 4), "projection": 8, "hidden": (16, 8)}
+HEADS: dict[str, dict[str, Any]] = {  # each head, and each similarity that one may correct
     "cosine": {"head": "cosine", "keep": (0, 0), "pooled": True, "projection": 0},
-    "ffnn": {"head": "ffnn", "keep": (4, 4), "projection": 8, "hidden": (16, 8)},
-    "ffnn on a cosine": {"head": "ffnn", "keep": (2, 4), "pooled": True, "projection": 8, "hidden": (16,), "residual": "cosine"},
-    "transformer": {"head": "transformer", "keep": (4, 4), "projection": 8, "head_layers": 2},
-    "transformer on maxsim": {"head": "transformer", "keep": (2, 4), "projection": 8, "residual": "maxsim", "select": "norm"},
-    "maxsim": {"head": "maxsim", "keep": (4, 8), "projection": 8, "layers": 1},
-    "cosine+maxsim": {"head": "cosine+maxsim", "keep": (4, 4), "pooled": True, "projection": 8, "shared": False},
-    "ffnn on cosine+maxsim": {"head": "ffnn", "keep": (2, 2), "pooled": True, "projection": 8, "hidden": (8,), "residual": "cosine+maxsim"},
-}  # fmt: skip
+    "ffnn on a cosine": {"keep": (2, 4), "pooled": True, "residual": "cosine"},
+    "transformer on maxsim": {
+        "head": "transformer",
+        "head_layers": 2,
+        "residual": "maxsim",
+        "select": "norm",
+    },
+    "cosine+maxsim": {"head": "cosine+maxsim", "pooled": True, "shared": False},
+}
 
 
-def saved(folder: Path, model: Any, frozen: bool = False, **fields: Any) -> Path:
+def saved(folder: Path, model: Any, frozen: bool = False, /, **fields: Any) -> Path:
     """A run's folder with a row and its model."""
     known: dict[str, Any] = {
         "run_id": "03_dipair-0.student", "created_utc": "2026-01-01T00:00:00+00:00", "notebook": "03_dipair", "suite": "demo",
@@ -54,7 +57,7 @@ def saved(folder: Path, model: Any, frozen: bool = False, **fields: Any) -> Path
 def student(backbone: str, **settings: Any) -> DualEncoder:
     """A student with random weights, its head's last layer among them."""
     torch.manual_seed(1)
-    model = DualEncoder(backbone, (8, 12), **{**HEADS["ffnn"], **settings})
+    model = DualEncoder(backbone, (8, 12), **{**FFNN, **settings})
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -85,7 +88,8 @@ class TestItStandsAlone:
             export.export(run, tmp_path / "graphs", onnx=True)
 
     def test_nothing_says_where_it_lay(self, tiny_backbone: str, tmp_path: Path) -> None:
-        out = export.export(saved(tmp_path, student(tiny_backbone)), tmp_path / "out")
+        parameters = json.dumps({"backbone": tiny_backbone, "task": str(tmp_path / "pairs.csv")})
+        out = export.export(saved(tmp_path, student(tiny_backbone), parameters=parameters), tmp_path / "out")
         text = "".join(path.read_text(encoding="utf8") for path in out.rglob("*.json")) + (
             out / "README.md"
         ).read_text(encoding="utf8")
@@ -121,8 +125,9 @@ def test_graphs_that_differ_are_refused(
     tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
-    with pytest.raises(ExportError, match="differ by"):
+    monkeypatch.setattr(export, "save_graph", lambda *_: None)
+    monkeypatch.setattr(export, "largest_difference", lambda *_: 2e-4)
+    with pytest.raises(ExportError, match=r"differ by 0\.0002, over 0\.0001"):
         export.export(saved(tmp_path, student(tiny_backbone)), tmp_path / "out", onnx=True)
     assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["rows"]
@@ -157,12 +162,7 @@ class TestTheCard:
             data_notes=json.dumps({HOSTILE: HOSTILE}),
         )
         page = (export.export(run, tmp_path / "out") / "README.md").read_text(encoding="utf8")
-        assert (
-            "<script" not in page
-            and "](javascript" not in page
-            and "\x1b" not in page
-            and "\u202e" not in page
-        )
+        assert not re.search(r"<script|(?<!\\)\]\(javascript|\x1b|\u202e", page)
         assert "&lt;script&gt;" in page
 
     def test_an_unclocked_student_is_said_to_be_so(self, tiny_backbone: str, tmp_path: Path) -> None:
