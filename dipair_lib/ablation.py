@@ -130,7 +130,9 @@ class Study(paired.Students[Cell]):
 def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
     """The students that `02_bilstm` left in a results folder for one task, with their bootstrap draws."""
     rows = [r for r in results.load_results(folder, damaged="warn") if r.task == task]
-    students = [r for r in rows if r.notebook == "02_bilstm"]
+    students = [
+        r for r in rows if r.notebook == "02_bilstm" and '"augment":' in r.parameters
+    ]  # an earlier notebook had no grid
     study = Study(task, students[0].metric if students else "")
     by_id = {r.run_id: r for r in rows}
     drawn = paired.bootstrap(folder, students, n_boot)

@@ -1,4 +1,4 @@
-"""The command line: ``dipair run``, ``report``, ``verify``, ``encode``, ``score``. It parses, calls and prints."""
+"""The command line: ``dipair run``, ``report``, ``verify``, ``encode``, ``score``, ``export``. It parses, calls and prints."""
 
 from __future__ import annotations
 
@@ -52,10 +52,24 @@ def parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="spread the runs over Ray: on this machine, or a cluster (auto) that sees the same folders; clocks stay here",
     )
-    report = commands.add_parser("report", help="write report.html anew from a results folder")
-    report.add_argument("folder", type=Path, metavar="DIR", help="e.g. results/demo")
-    report.add_argument(
-        "--out", type=Path, metavar="FILE", help="where to write it (default DIR/report.html)"
+    report = commands.add_parser(
+        "report",
+        help="write report.html anew from a results folder, or compare several",
+        description="One HTML file of one results folder, or of several: two machines, two tasks, before and after. Same models on the "
+        "same test data are compared in pairs, against the first folder named.",
+    )
+    report.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="e.g. results/demo")
+    what = report.add_mutually_exclusive_group()
+    what.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="where to write it (default DIR/report.html; of several comparison.html in the folder that holds them all)",
+    )
+    what.add_argument(
+        "--notebooks",
+        action="store_true",
+        help="in place of the report, render DIR/notebooks/*.ipynb as executed to HTML beside them, without inputs",
     )
     verify = commands.add_parser(
         "verify",
@@ -64,6 +78,15 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("folder", type=Path, metavar="DIR", help="e.g. results/demo, store/a or scores")
     add_encode(commands)
     add_score(commands)
+    export = commands.add_parser(
+        "export",
+        help="write a student to a folder that needs nothing else",
+        description="Weights, config, tokenizer and a model card; Scorer.load reads the folder without the run, its data or its backbone.",
+        epilog="dipair export results/demo/rows/<run> out",
+    )
+    export.add_argument("run", type=Path, metavar="RUN", help="a run's folder: results/demo/rows/<run>")
+    export.add_argument("out", type=Path, metavar="OUT", help="a new folder, or an earlier export")
+    export.add_argument("--onnx", action="store_true", help="its graphs as ONNX too (extra `peers`)")
     return top
 
 
@@ -187,7 +210,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "report":
                 from dipair_lib import report
 
-                say(str(report.write(arguments.folder, arguments.out)))
+                if arguments.notebooks:
+                    written = [page for folder in arguments.folders for page in report.notebooks(folder)]
+                elif len(arguments.folders) > 1:
+                    written = [report.compare(arguments.folders, arguments.out)]
+                else:
+                    written = [report.write(arguments.folders[0], arguments.out)]
+                say("\n".join(map(str, written)))
+                return 0
+            case "export":
+                from dipair_lib import export
+
+                say(str(export.export(arguments.run, arguments.out, onnx=arguments.onnx)))
                 return 0
             case "encode":
                 return encode(arguments)

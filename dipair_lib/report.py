@@ -6,12 +6,13 @@ work without JavaScript. Everything that came from data or files is escaped by t
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import os
 import re
 import shlex
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,7 +22,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from dipair_lib import ablation, architecture_table, published, results, study, tradeoff
+from dipair_lib import ablation, architecture_table, comparison, published, results, study, tradeoff
 
 LIMITS = (
     tradeoff.Limits(min_retained=0.99),
@@ -58,6 +59,14 @@ COLUMNS = {  # the text table under each figure; names as in tradeoff.table
     "kept": ["model", "tokens kept", "tokens read", "quality", "pairs/s, cached"],
     "price": ["model", "once per text", "per pair", "cache per text", "parameters", "FLOP per pair"],
 }
+# Colours of figures that follow the page's; what matplotlib leaves out is black, see ``.paper svg`` in the template.
+PAGE = {
+    tradeoff.INK: "var(--ink)",
+    tradeoff.MUTED: "var(--muted)",
+    tradeoff.GRID: "var(--line)",
+    tradeoff.CARD: "var(--card)",
+    "#000000": "var(--ink)",
+}
 SVG = "{http://www.w3.org/2000/svg}"
 SIZE_LIMIT = 2_000_000
 
@@ -72,73 +81,162 @@ def write(folder: Path | str, out: Path | str | None = None) -> Path:
     Raises:
         ResultError: the folder holds no readable row.
     """
-    folder = Path(folder)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        rows = results.load_results(folder, damaged="warn")
-    if not rows:
-        raise results.ResultError(
-            f"{folder}: no result row to report: run a suite first (dipair run notebooks/suites/demo.yaml)"
-        )
-    damaged = [str(w.message) for w in caught]
-    stored = None
-    if (folder / architecture_table.FILE).exists():
-        try:
-            stored = architecture_table.load(folder)
-        except results.ResultError as error:
-            damaged.append(str(error))
-    quoted = published.rows(sorted({row.task for row in rows}))
-    data = tradeoff.frame([*rows, *quoted], folder=folder)
-    page = html(data, folder.resolve().name, damaged, studies(folder), stored, factors(folder))
-    return results.write_atomic(Path(out) if out else folder / "report.html", page.encode("utf8"))
+    side = comparison.opened(folder)
+    return store(html([part(side)]), Path(out) if out else side.folder / "report.html")
 
 
-def html(
-    data: pd.DataFrame,
-    title: str,
-    damaged: list[str] | None = None,
-    studied: Mapping[str, Mapping[str, Any]] | None = None,
-    clocked: Mapping[str, Any] | None = None,
-    mattered: Mapping[str, Mapping[str, Any]] | None = None,
-) -> str:
-    """The whole page from a frame of ``tradeoff.frame``.
+def compare(folders: Sequence[Path | str], out: Path | str | None = None) -> Path:
+    """Write one report of several results folders: what is chosen in each, same models held against the first folder's, then each folder's
+    sections (left out where the page would be too large).
 
     Args:
-        damaged: messages about files that were left out. studied: from ``studies``. clocked: from ``architecture_table.load``.
-        mattered: from ``factors``.
+        out: the file; ``comparison.html`` in the folder that holds them all if not given.
+
+    Raises:
+        ResultError: a folder holds no readable row, or is named twice.
     """
-    measured = data[data["family"] != "published"]
+    paths = [Path(folder) for folder in folders]
+    sides = [
+        comparison.opened(path, name) for path, name in zip(paths, comparison.names_of(paths), strict=True)
+    ]
+    against = compared(sides)
+    parts = [part(side) for side in sides]
+    page = html(parts, against)
+    if len(page.encode("utf8")) > SIZE_LIMIT:
+        page = html([{**one, "tasks": [], "architectures": None, "left_out": True} for one in parts], against)
+    common = Path(os.path.commonpath([path.resolve() for path in paths]))
+    return store(page, Path(out) if out else common / "comparison.html")
+
+
+def store(page: str, path: Path) -> Path:
+    """Write a page; ResultError if it is too large to be sent around."""
+    if len(page.encode("utf8")) > SIZE_LIMIT:
+        raise results.ResultError(
+            f"{path}: {len(page):,} characters are over the 2 MB a report may have: report fewer rows at once"
+        )
+    return results.write_atomic(path, page.encode("utf8"))
+
+
+def html(parts: Sequence[Mapping[str, Any]], against: Mapping[str, Any] | None = None) -> str:
+    """The whole page: of one folder or several (from ``part``), with what was ``compared`` before them."""
     environment = Environment(
         loader=PackageLoader("dipair_lib", "."), autoescape=True, undefined=StrictUndefined
     )
-    page = environment.get_template("report.html.j2").render(
-        title=title,
-        tasks=[
+    return environment.get_template("report.html.j2").render(
+        parts=parts,
+        against=against,
+        title=" and ".join(part["title"] for part in parts),
+        n_boot=sorted({n for part in parts for n in part["n_boot"]}),
+        reuse=f"{tradeoff.REUSE:,.0f}",
+    )
+
+
+def part(side: comparison.Opened) -> dict[str, Any]:
+    """What the page says of one folder."""
+    damaged, stored = list(side.damaged), None
+    if (side.folder / architecture_table.FILE).exists():
+        try:
+            stored = architecture_table.load(side.folder)
+        except results.ResultError as error:
+            damaged.append(str(error))
+    measured = side.data[side.data["family"] != "published"]
+    studied, mattered = studies(side.folder), factors(side.folder)
+    return {
+        "title": tradeoff.plain(side.name),
+        "left_out": False,
+        "tasks": [
             {
-                **section(data[data["task"] == task]),
-                "study": (studied or {}).get(task),
-                "factors": (mattered or {}).get(task),
+                **section(side.data[side.data["task"] == task], side.name),
+                "study": studied.get(task),
+                "factors": mattered.get(task),
             }
             for task in measured["task"].dropna().unique()
         ],
-        architectures=architectures(clocked) if clocked else None,
-        published=cells(tradeoff.published(data)),
-        damaged=damaged or [],
-        machine=machine(measured),
-        command=command(measured.iloc[-1]) if len(measured) else "",
-        commits=sorted({str(c)[:12] for c in measured["git_commit"].dropna()}),
-        reuse=f"{data.attrs.get('reuse', tradeoff.REUSE):,.0f}",
-        n_boot=sorted({int(n) for n in measured["n_boot"].dropna()}),
-    )
-    if len(page.encode("utf8")) > SIZE_LIMIT:
-        raise results.ResultError(
-            f"report: {len(page):,} characters for {len(measured)} rows is over the 2 MB it may have: report fewer rows at once"
-        )
-    return page
+        "architectures": architectures(stored) if stored else None,
+        "published": cells(tradeoff.published(side.data)),
+        "damaged": damaged,
+        "machine": machine(measured),
+        "command": command(measured.iloc[-1]) if len(measured) else "",
+        "commits": sorted({str(c)[:12] for c in measured["git_commit"].dropna()}),
+        "n_boot": sorted({int(n) for n in measured["n_boot"].dropna()}),
+    }
 
 
-def section(data: pd.DataFrame) -> dict[str, Any]:
-    """What the page says of one task."""
+def compared(sides: Sequence[comparison.Opened]) -> dict[str, Any]:
+    """What the page says of several folders together: each task's choices in each folder, and the later ones held against the first."""
+    numbers = comparison.machines(sides)
+    return {
+        "machines": [(f"machine {number}", name) for name, number in numbers.items()],
+        "tasks": [task_compared(sides, task, numbers) for task in comparison.tasks_of(sides)],
+    }
+
+
+def task_compared(
+    sides: Sequence[comparison.Opened], task: str, numbers: Mapping[str, int]
+) -> dict[str, Any]:
+    """Choices and pairs of one task."""
+    having = [side for side in sides if len(side.of(task))]
+    data = {side.name: side.data[side.data["task"] == task] for side in having}
+    choices = {name: [tradeoff.select(rows, limits) for limits in LIMITS] for name, rows in data.items()}
+    pairs, other = [], []
+    first = having[0]
+    for side in having[1:]:
+        if comparison.same_data(first.of(task), side.of(task)):
+            pairs.append(pair(first, side, task, numbers))
+        else:
+            hashes = [
+                ", ".join(sorted({str(h)[:12] for h in s.of(task)["data_sha256"].dropna()}))
+                for s in (first, side)
+            ]
+            other.append(
+                f"{first.name} and {side.name} hold different data under this name (fingerprints {hashes[0] or 'unknown'} and "
+                f"{hashes[1] or 'unknown'}): qualities on different test rows are not compared."
+            )
+    return {
+        "name": tradeoff.plain(task),
+        "alone": first.name if len(having) == 1 else "",
+        "choices": [
+            {
+                "limit": str(limits),
+                "found": [
+                    (name, machine_said(data[name], of[i], numbers), of[i].sentence)
+                    for name, of in choices.items()
+                ],
+            }
+            for i, limits in enumerate(LIMITS)
+        ],
+        "pairs": pairs,
+        "other": other,
+    }
+
+
+def machine_said(data: pd.DataFrame, choice: tradeoff.Choice, numbers: Mapping[str, int]) -> str:
+    """The machine that a choice was clocked on."""
+    run = choice.winner or choice.nearest
+    name = comparison.machine_of(data.loc[run]) if run else ""
+    return f"machine {numbers[name]}" if name else "not clocked"
+
+
+def pair(
+    before: comparison.Opened, after: comparison.Opened, task: str, numbers: Mapping[str, int]
+) -> dict[str, Any]:
+    """One folder held against the first one."""
+    found = comparison.lines(before, after, task)
+    drawn = comparison.figure(before, after, found) if len(found) else None
+    label = f"paired differences of quality, {after.name} less {before.name}; the table below holds the same numbers"
+    return {
+        "title": f"{after.name} against {before.name}",
+        "said": comparison.sentence(before, after, task, found),
+        "most": comparison.MOST_DRAWN,
+        "svg": inline(drawn, label, f"{before.name} {after.name} {task}", comparison.hovers(found))
+        if drawn
+        else None,
+        "table": cells(comparison.table(before, after, found, numbers)) if len(found) else None,
+    }
+
+
+def section(data: pd.DataFrame, folder: str) -> dict[str, Any]:
+    """What the page says of one task of a folder."""
     whole = tradeoff.table(data)
     choices = [tradeoff.select(data, limits) for limits in LIMITS]
     winners = [choice.winner for choice in choices if choice.winner]
@@ -156,7 +254,12 @@ def section(data: pd.DataFrame) -> dict[str, Any]:
             {
                 "title": FIGURES[name][0],
                 "reading": FIGURES[name][1],
-                "svg": svg(tradeoff.draw(name, data, winners if name == "quality_speed" else ()), data, name),
+                "svg": svg(
+                    tradeoff.draw(name, data, winners if name == "quality_speed" else ()),
+                    data,
+                    name,
+                    f"{folder} {first['task']}",
+                ),
                 "table": cells(whole[COLUMNS[name]]),
             }
             for name in FIGURES
@@ -238,14 +341,15 @@ def answers(choices: list[tradeoff.Choice]) -> list[dict[str, str]]:
     return found
 
 
-def svg(figure: Figure, data: pd.DataFrame, name: str) -> str:
+def svg(figure: Figure, data: pd.DataFrame, name: str, salt: str = "") -> str:
     """A figure as inline SVG whose points have hover texts."""
     hovers = {run: tradeoff.hover(row) for run, row in data.iterrows()}
-    return inline(figure, FIGURES[name][0] + "; the table below holds the same numbers", name, hovers)
+    label = FIGURES[name][0] + "; the table below holds the same numbers"
+    return inline(figure, label, f"{name} {salt}", hovers)
 
 
 def inline(figure: Figure, label: str, salt: str, hovers: Mapping[Any, str] | None = None) -> str:
-    """A figure as inline SVG: no metadata, no namespace addresses, ids of its own.
+    """A figure as inline SVG: no metadata, no namespace addresses, ids of its own, its quiet colours those of the page (light or dark).
 
     Args:
         label: what a screen reader says. salt: of the ids, one per figure of a page.
@@ -268,6 +372,9 @@ def inline(figure: Figure, label: str, salt: str, hovers: Mapping[Any, str] | No
             title = ElementTree.Element(f"{SVG}title")
             title.text = (hovers or {})[run[-1]]
             group.insert(0, title)
+    for element in root.iter():
+        if style := element.get("style"):
+            element.set("style", re.sub(r"#[0-9a-f]{6}", lambda found: PAGE.get(found[0], found[0]), style))
     root.attrib.pop("width", None)
     root.attrib.pop("height", None)
     root.set("role", "img")
@@ -364,3 +471,89 @@ def command(row: pd.Series) -> str:
 def number(value: Any) -> str:
     """A count with thousands separators, or a dash."""
     return f"{value:,.0f}" if tradeoff.known(value) else tradeoff.DASH
+
+
+# --- executed notebooks -----------------------------------------------------------------------------------------------------------
+
+SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain")
+TAGS = frozenset(
+    "a abbr b blockquote br caption code col colgroup dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i img kbd li ol p pre s small span strong "
+    "sub sup table tbody td tfoot th thead tr ul var".split()
+)
+
+
+def notebooks(folder: Path | str) -> list[Path]:
+    """Render the executed notebooks of a results folder to HTML beside them: prose and outputs, no inputs, nothing from outside.
+
+    Raises:
+        ResultError: there are none, or one is not a notebook.
+    """
+    folder = Path(folder) / "notebooks"
+    paths = sorted(folder.glob("*.ipynb"))
+    if not paths:
+        raise results.ResultError(f"{folder}: no executed notebook: run a suite first (dipair run)")
+    return [results.write_atomic(path.with_suffix(".html"), rendered(path).encode("utf8")) for path in paths]
+
+
+def rendered(path: Path) -> str:
+    """One executed notebook as a page; what its outputs hold of markup is cleaned, pictures stay."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    try:
+        notebook: Any = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise results.ResultError(f"{path}: is not a notebook ({error})") from error
+    notebook.metadata.pop("widgets", None)
+    errors = [shown_outputs(cell) for cell in notebook.cells if cell.cell_type == "code"]
+    exporter = HTMLExporter(
+        template_name="basic",
+        exclude_input=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+        sanitize_html=True,
+    )
+    exporter.register_filter("clean_html", cleaned)
+    body, _ = exporter.from_notebook_node(notebook)
+    body = re.sub(r"<img (?![^>]*\balt=)", '<img alt="figure" ', body)
+    environment = Environment(
+        loader=PackageLoader("dipair_lib", "."), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("notebook.html.j2").render(
+        name=tradeoff.plain(path.stem),
+        failed=path.stem.endswith(".failed") or any(errors),
+        error=tradeoff.plain(next((error for error in errors if error), ""), 600),
+        body="\n".join(tradeoff.plain(line, len(line)) for line in body.split("\n")),
+    )
+
+
+def shown_outputs(cell: Any) -> str:
+    """Keep of a cell's outputs what can be shown (no progress bars, no widgets, no script). Returns its error, or nothing."""
+    kept, error = [], ""
+    for output in cell.outputs:
+        if output.output_type == "error":
+            error = f"{output.ename}: {output.evalue}"
+        if "data" in output:
+            output.data = {kind: value for kind, value in output.data.items() if kind in SHOWN}
+            output.metadata = {}
+        if output.get("name") != "stderr" and output.get("data", True):
+            kept.append(output)
+    cell.outputs = kept
+    return error
+
+
+def cleaned(markup: Any) -> str:
+    """Markup from an output or a text cell: tables, lists and embedded pictures; no script, style, address or event."""
+    import bleach
+
+    def embedded(found: re.Match[str]) -> str:
+        return f'<img alt="figure" src="data:image/svg+xml;base64,{base64.b64encode(found[0].encode()).decode()}">'
+
+    def kept(tag: str, name: str, value: str) -> bool:
+        if tag == "img" and name == "src":
+            return bool(re.match(r"data:image/(png|jpeg|gif|svg\+xml);base64,", value))
+        return name in {"alt", "colspan", "rowspan", "scope"}
+
+    text = re.sub(r"(?is)<(style|script)\b.*?</\1\s*>", "", str(markup))
+    text = re.sub(r"(?is)<svg\b.*?</svg\s*>", embedded, text)
+    return bleach.clean(text, tags=TAGS, attributes=kept, protocols={"data"}, strip=True)  # type: ignore[no-any-return]

@@ -166,7 +166,8 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
     text encoded once for `reuse` pairs), `pairs_per_s_once` (for one pair), `text_s` (tokenise and encode one text),
     `speedup` (against the teacher at this row's dtype, in this row's clock session), `speedup_vs_fastest` (against the
     teacher at its fastest dtype), the same two with `_reuse`, `peak_fraction` (of the measured matrix peak),
-    `kept_tokens` (over all fields), `seeds` (how many seeds of this model are here), `teacher`, `pareto`.
+    `kept_tokens` (over all fields), `seeds` (how many seeds of this model are here), `runs` (those whose quality the line is), `teacher`,
+    `pareto`.
 
     Raises ValueError when two rows share a run_id.
     """
@@ -214,6 +215,12 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
     chosen = first[(first["seeds"] <= 1) | ~first.duplicated(ONE_MODEL)].index
     if folder is not None:
         average(table, [run for run in chosen if table.loc[run, "seeds"] > 1], rows, folder)
+    number = table.groupby(ONE_MODEL, dropna=False).ngroup()
+    seeds = table["run_id"].groupby(number).agg(tuple)
+    table["runs"] = [
+        seeds[n] if mean else (run,)
+        for run, n, mean in zip(table.index, number, table["averaged"], strict=True)
+    ]
     table = table[table.index.isin(chosen)].copy()
     combine, measured = combine[table.index], measured[table.index]
     table["noisy"] = table["noisy"].eq(True) & combine.notna()
@@ -232,7 +239,7 @@ NO_CHOICE = {"seed", "n_seeds", "clock", "threads", "out"}  # parameters that ma
 def tell_apart(table: pd.DataFrame) -> None:
     """Name what was trained differently and is called the same: "DE-Cos" becomes "DE-Cos, stage2_epochs 1"."""
     for _, rows in table[table["family"] != "published"].groupby(ONE_MODEL, dropna=False):
-        chosen = [_parameters(text) for text in rows["parameters"]]
+        chosen = [parameters_of(text) for text in rows["parameters"]]
         differ = [
             name
             for name in dict.fromkeys(itertools.chain(*chosen))
@@ -243,7 +250,7 @@ def tell_apart(table: pd.DataFrame) -> None:
             table.loc[run, "model"] = ", ".join([str(table.loc[run, "model"]), *said])
 
 
-def _parameters(text: object) -> dict[str, Any]:
+def parameters_of(text: object) -> dict[str, Any]:
     """A row's parameters, as far as they choose what is trained; none where they cannot be read."""
     try:
         found = json.loads(str(text))

@@ -11,7 +11,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .backbone import EMBEDDED, BackboneError, load_backbone, load_tokenizer, refuse_remote_code, sha256_of
+from .backbone import (
+    EMBEDDED,
+    BackboneError,
+    load_backbone,
+    load_tokenizer,
+    refuse_remote_code,
+    sha256_of,
+    stored_tokenizer,
+)
 from .baselines import Constant, TfIdf
 from .bilstm import BiLSTM
 from .cross_encoder import CrossEncoder
@@ -97,20 +105,27 @@ def joined(numbers: list[int]) -> int | str:
 
 
 def tokenizer_of(model: CrossEncoder | DualEncoder | BiLSTM) -> Any:
-    """What turns texts into the ids a network reads: its backbone's tokenizer, or a BiLSTM's own words."""
-    return model.tokenizer if isinstance(model, BiLSTM) else load_tokenizer(str(model.settings["backbone"]))
+    """What turns texts into the ids a network reads: its backbone's tokenizer, an exported student's own, or a BiLSTM's words."""
+    if isinstance(model, BiLSTM):
+        return model.tokenizer
+    if isinstance(model, DualEncoder) and model.tokenizer_folder:
+        return stored_tokenizer(model.tokenizer_folder)
+    return load_tokenizer(str(model.settings["backbone"]))
 
 
-def save(model: Model, folder: Path, *, frozen_encoder: bool = False) -> Path:
+def save(model: Model, folder: Path, *, frozen_encoder: bool = False, **further: Any) -> Path:
     """Write a model: weights as safetensors first, the config that names their hash last.
 
     Args:
         model: any of this package's models.
         folder: made if need be.
         frozen_encoder: the encoder was never trained: leave its weights out, they are the backbone's (whose hash is noted).
+        further: what else the config names, such as the hashes of an exported student's tokenizer.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config: dict[str, Any] = {"kind": model.kind, "frozen_encoder": frozen_encoder, "settings": model.config}
+    config: dict[str, Any] = {
+        "kind": model.kind, "frozen_encoder": frozen_encoder, "settings": model.config, **further,
+    }  # fmt: skip
     tensors = tensors_of(model, frozen_encoder)
     if tensors:
         temporary = folder / f".model.{os.getpid()}.tmp"
@@ -140,7 +155,7 @@ def load(folder: str | Path) -> Model:
 
     Raises:
         ModelError: a file is missing, is not JSON or safetensors, has another hash than its config names, or does not fit the architecture.
-        BackboneError: the config asks for remote code, or for a backbone that cannot be had.
+        BackboneError: its config or tokenizer asks for remote code, or for a backbone that cannot be had.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -170,6 +185,8 @@ def build(folder: Path, config: dict[str, Any], settings: dict[str, Any]) -> Mod
         raise ModelError(
             f"{folder / 'model.safetensors'}: does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}"
         )
+    if config.get("tokenizer"):
+        model.tokenizer_folder = check_tokenizer(folder / "tokenizer", config["tokenizer"])
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -197,6 +214,20 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path}: unknown kind {config['kind']!r:.80}: expected one of {', '.join([*NETWORKS, Constant.kind, TfIdf.kind])}"
         )
     return config
+
+
+def check_tokenizer(folder: Path, hashes: dict[str, str]) -> Path:
+    """An exported student's tokenizer, once each of its files was compared with the hash that the student's config names."""
+    if not isinstance(hashes, dict) or any(Path(name).name != name for name in hashes):
+        raise ModelError(f"{folder}: expected names of files in this folder, but its config says {hashes!r}")
+    found = {path.name: sha256_of(path) for path in sorted(folder.glob("*")) if path.is_file()}
+    different = [name for name in {**hashes, **found} if hashes.get(name) != found.get(name)]
+    if different:
+        raise ModelError(
+            f"{folder / different[0]}: expected sha256 {hashes.get(different[0], 'of no such file')}, but got "
+            f"{found.get(different[0], 'no file')}: the folder is damaged or foreign: export the student again"
+        )
+    return folder
 
 
 def read_tensors(folder: Path, config: dict[str, Any]) -> dict[str, torch.Tensor]:

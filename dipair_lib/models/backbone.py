@@ -19,7 +19,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 EMBEDDED = "embedded"
@@ -213,6 +219,14 @@ def load_tokenizer(name: str = EMBEDDED) -> PreTrainedTokenizerBase:
             f"backbone {name!r}: expected a fast tokenizer (tokenizer.json), but it has only a slow one"
         )
     return tokenizer
+
+
+def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of an exported student, as its ``tokenizer.json`` says; no class that the folder names is looked up."""
+    path = folder / "tokenizer_config.json"
+    refuse_remote_code(json.loads(path.read_text(encoding="utf8")), str(path))
+    with quiet_transformers():
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)  # type: ignore[no-any-return]
 
 
 class quiet_transformers:

@@ -6,6 +6,7 @@ Encode once per text, keep, project; only the head runs per pair.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -65,6 +66,7 @@ class DualEncoder(nn.Module):
     CHOICES = (
         "backbone", "layers", "shared", "head", "keep", "select", "pooled", "residual", "projection", "hidden", "head_layers", "head_ffn",
     )  # fmt: skip
+    tokenizer_folder: Path | None = None  # of an exported student, which brings its own tokenizer
     start = ""  # what the encoder's weights started from, where it was not the backbone: see ``distill.start_encoder``
 
     def __init__(

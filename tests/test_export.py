@@ -1,0 +1,257 @@
+"""Facts about an exported student: it stands alone, scores as its run does, says what it is, and is refused where it is not whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dipair_lib import cli, collection, export, models, results
+from dipair_lib.export import ExportError
+from dipair_lib.models import BiLSTM, CrossEncoder, DualEncoder
+from dipair_lib.models.backbone import sha256_of
+from dipair_lib.results import Result
+from dipair_lib.scoring import Scorer
+
+LEFT = ["red tree", "the old river runs", "a car", "blue stone and a house in the river"]
+RIGHT = ["a red tree grows", "cold", "the car is fast and the river is slow and old", "stone"]
+HOSTILE = "<script>alert(1)</script> | [x](javascript:alert(2)) `\x1b[31m\u202e"
+FFNN: dict[str, Any] = {"head": "ffnn", "keep": (4, 4), "projection": 8, "hidden": (16, 8)}
+HEADS: dict[str, dict[str, Any]] = {  # each head, and each similarity that one may correct
+    "cosine": {"head": "cosine", "keep": (0, 0), "pooled": True, "projection": 0},
+    "ffnn on a cosine": {"keep": (2, 4), "pooled": True, "residual": "cosine"},
+    "transformer on maxsim": {
+        "head": "transformer",
+        "head_layers": 2,
+        "residual": "maxsim",
+        "select": "norm",
+    },
+    "cosine+maxsim": {"head": "cosine+maxsim", "pooled": True, "shared": False},
+}
+
+
+def saved(folder: Path, model: Any, frozen: bool = False, /, **fields: Any) -> Path:
+    """A run's folder with a row and its model."""
+    known: dict[str, Any] = {
+        "run_id": "03_dipair-0.student", "created_utc": "2026-01-01T00:00:00+00:00", "notebook": "03_dipair", "suite": "demo",
+        "task": "toy", "split": "test", "model": models.describe(model)["model"], "family": models.describe(model)["family"],
+        "metric": "auc", "quality": 0.8125, "quality_low": 0.7501, "quality_high": 0.8749, "retained": 0.9028, "retained_low": 0.85,
+        "retained_high": 0.95, "n_boot": 1000, "n_train": 4321, "data_sha256": "ab" * 32, "data_notes": json.dumps({"source": "toy.csv"}),
+        "parameters": json.dumps({"task": "toy"}), "seed": 3, "steps": 10, "combine_s_per_pair": 1e-6, "combine_s_per_pair_q1": 0.8e-6,
+        "combine_s_per_pair_q3": 1.25e-6, "device_name": "Abacus 3000", "threads": 2, "dtype": "float32",
+    }  # fmt: skip
+    row = Result(**{**known, **fields})
+    models.save(model, folder / "rows" / row.run_id / "model", frozen_encoder=frozen)
+    results.save_result(folder, row, np.zeros((2, 1)), np.array([0, 1]), np.array([0, 1]))
+    return folder / "rows" / row.run_id
+
+
+def student(backbone: str, **settings: Any) -> DualEncoder:
+    """A student with random weights, its head's last layer among them."""
+    torch.manual_seed(1)
+    model = DualEncoder(backbone, (8, 12), **{**FFNN, **settings})
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+class TestItStandsAlone:
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_scores_are_those_of_the_run_without_the_run_and_the_backbone(
+        self, tiny_backbone: str, tmp_path: Path, frozen: bool
+    ) -> None:
+        backbone = shutil.copytree(tiny_backbone, tmp_path / "backbone")
+        run = saved(tmp_path / "suite", student(str(backbone)), frozen)
+        expected = Scorer.load(run).score(LEFT, RIGHT)
+        out = export.export(run, tmp_path / "out")
+        shutil.rmtree(backbone)
+        shutil.rmtree(tmp_path / "suite")
+        moved = out.rename(tmp_path / "elsewhere")
+        assert Scorer.load(moved).score(LEFT, RIGHT).tolist() == expected.tolist()
+        assert len(set(expected.tolist())) == len(LEFT)
+
+    def test_a_bilstm_too(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        run = saved(tmp_path, BiLSTM(["red", "tree", "river"], (8, 12), 4, 5, 6).eval())
+        out = export.export(run, tmp_path / "out")
+        assert Scorer.load(out).score(LEFT, RIGHT).tolist() == Scorer.load(run).score(LEFT, RIGHT).tolist()
+        with pytest.raises(ExportError, match="without --onnx"):
+            export.export(run, tmp_path / "graphs", onnx=True)
+
+    def test_nothing_says_where_it_lay(self, tiny_backbone: str, tmp_path: Path) -> None:
+        parameters = json.dumps({"backbone": tiny_backbone, "task": str(tmp_path / "pairs.csv")})
+        out = export.export(saved(tmp_path, student(tiny_backbone), parameters=parameters), tmp_path / "out")
+        text = "".join(path.read_text(encoding="utf8") for path in out.rglob("*.json")) + (
+            out / "README.md"
+        ).read_text(encoding="utf8")
+        assert str(Path(tiny_backbone).parent) not in text and str(tmp_path) not in text
+
+    def test_collections_are_encoded_with_it(self, tiny_backbone: str, tmp_path: Path) -> None:
+        out = export.export(saved(tmp_path, student(tiny_backbone)), tmp_path / "out")
+        (tmp_path / "texts.csv").write_text("id,text\n1,red tree\n2,cold river\n", encoding="utf8")
+        assert len(collection.encode(out, tmp_path / "texts.csv", 0, tmp_path / "store")) == 2
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_onnx_gives_torchs_numbers(tiny_backbone: str, tmp_path: Path, name: str) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = student(tiny_backbone, **HEADS[name])
+    out = export.export(saved(tmp_path, model), tmp_path / "out", onnx=True)
+    fed: dict[str, np.ndarray] = {}
+    for field, texts in enumerate((LEFT, RIGHT)):
+        tokens = models.tokens.tokenize(models.tokenizer_of(model), texts, model.read_lengths[field])
+        ids, mask = tokens.take(np.arange(len(texts)), length=max(model.keep))
+        session = runtime.InferenceSession(str(out / "onnx" / f"encoder-{field}.onnx"))
+        found = session.run(None, {"ids": ids.numpy(), "mask": mask.numpy()})
+        fed |= dict(zip((one.name for one in session.get_outputs()), found, strict=True))
+    head = runtime.InferenceSession(str(out / "onnx" / "head.onnx"))
+    (logits,) = head.run(None, {one.name: fed[one.name] for one in head.get_inputs()})
+    scorer = Scorer(models.load(out))
+    scorer.encoder = scorer.model  # float32, whatever is faster here
+    assert np.abs(logits[:, 0] - scorer.score(LEFT, RIGHT)).max() < 1e-4
+
+
+def test_graphs_that_differ_are_refused(
+    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(export, "save_graph", lambda *_: None)
+    monkeypatch.setattr(export, "largest_difference", lambda *_: 2e-4)
+    with pytest.raises(ExportError, match=r"differ by 0\.0002, over 0\.0001"):
+        export.export(saved(tmp_path, student(tiny_backbone)), tmp_path / "out", onnx=True)
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+
+
+class TestTheCard:
+    def test_holds_the_rows_numbers(self, tiny_backbone: str, tmp_path: Path) -> None:
+        page = (
+            export.export(saved(tmp_path, student(tiny_backbone)), tmp_path / "out") / "README.md"
+        ).read_text(encoding="utf8")
+        for told in ("0.812 (0.750 to 0.875)", "90.3 % (85.0 to 95.0)", "1 M (800 k to 1.25 M, quartiles)", "Abacus 3000", "2 threads",
+                     "4321 training rows", "ab" * 32, "toy.csv", "One seed (3)", "US patent"):  # fmt: skip
+            assert told in page
+        assert page.count("unknown") >= 2  # licences of data and backbone
+
+    def test_licences_are_those_that_notes_and_backbone_name(
+        self, tiny_backbone: str, tmp_path: Path
+    ) -> None:
+        backbone = shutil.copytree(tiny_backbone, tmp_path / "backbone")
+        (backbone / "README.md").write_text("---\nlicense: bsd-3-clause\n---\n# Tiny\n", encoding="utf8")
+        run = saved(tmp_path / "suite", student(str(backbone)), data_notes=json.dumps({"licence": "CC0"}))
+        page = (export.export(run, tmp_path / "out") / "README.md").read_text(encoding="utf8")
+        assert "Backbone: bsd-3-clause" in page
+        assert "CC0" in page.split("## Licences")[1]
+
+    def test_text_from_data_is_shown_as_it_is(self, tiny_backbone: str, tmp_path: Path) -> None:
+        run = saved(
+            tmp_path,
+            student(tiny_backbone),
+            task=HOSTILE,
+            model=HOSTILE,
+            data_notes=json.dumps({HOSTILE: HOSTILE}),
+        )
+        page = (export.export(run, tmp_path / "out") / "README.md").read_text(encoding="utf8")
+        assert not re.search(r"<script|(?<!\\)\]\(javascript|\x1b|\u202e", page)
+        assert "&lt;script&gt;" in page
+
+    def test_an_unclocked_student_is_said_to_be_so(self, tiny_backbone: str, tmp_path: Path) -> None:
+        run = saved(
+            tmp_path, student(tiny_backbone), combine_s_per_pair=None, quality_low=None, quality_high=None
+        )
+        assert "Not clocked." in (export.export(run, tmp_path / "out") / "README.md").read_text(
+            encoding="utf8"
+        )
+
+
+class TestItIsRefused:
+    @pytest.fixture
+    def out(self, tiny_backbone: str, tmp_path: Path) -> Path:
+        return export.export(saved(tmp_path, student(tiny_backbone)), tmp_path / "out")
+
+    def changed(self, out: Path, **further: Any) -> None:
+        config = json.loads((out / "config.json").read_text())
+        (out / "config.json").write_text(json.dumps({**config, **further}))
+
+    @pytest.mark.parametrize(
+        "name", ["model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
+    )
+    def test_a_changed_file_is_named(self, out: Path, name: str) -> None:
+        (out / name).write_bytes((out / name).read_bytes() + b" ")
+        with pytest.raises(models.ModelError, match=f"{Path(name).name}: expected sha256"):
+            Scorer.load(out)
+
+    def test_a_foreign_tokenizer_file_is_named(self, out: Path) -> None:
+        (out / "tokenizer" / "special_tokens_map.json").write_text("{}")
+        with pytest.raises(models.ModelError, match="special_tokens_map"):
+            Scorer.load(out)
+
+    def test_a_path_that_climbs_out_is_named(self, out: Path) -> None:
+        self.changed(out, tokenizer={"../../secret": "0" * 64})
+        with pytest.raises(models.ModelError, match="secret"):
+            Scorer.load(out)
+
+    def test_remote_code_is_never_run(self, out: Path) -> None:
+        path = out / "tokenizer" / "tokenizer_config.json"
+        path.write_text(
+            json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoTokenizer": "evil.Tokenizer"}})
+        )
+        hashes = {p.name: sha256_of(p) for p in path.parent.iterdir()}
+        self.changed(out, tokenizer=hashes)
+        with pytest.raises(models.BackboneError, match="remote code"):
+            Scorer.load(out)
+
+    def test_pickled_weights_are_never_loaded(self, out: Path) -> None:
+        os.replace(out / "model.safetensors", out / "pytorch_model.bin")
+        with pytest.raises(models.ModelError, match="pickled"):
+            Scorer.load(out)
+
+
+class TestWhatIsExported:
+    def test_a_teacher_is_no_student(self, tiny_backbone: str, tmp_path: Path) -> None:
+        run = saved(tmp_path, CrossEncoder(tiny_backbone, (8, 12)), run_id="01_teacher-0.teacher")
+        with pytest.raises(ExportError, match="export one of the students"):
+            export.export(run, tmp_path / "out")
+
+    def test_another_folder_is_left_alone_and_an_export_replaced(
+        self, tiny_backbone: str, tmp_path: Path
+    ) -> None:
+        run, out = saved(tmp_path, student(tiny_backbone)), tmp_path / "out"
+        out.mkdir()
+        (out / "thesis.txt").write_text("mine")
+        with pytest.raises(ExportError, match="something other"):
+            export.export(run, out)
+        assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+        (out / "thesis.txt").unlink()
+        export.export(run, out)
+        (out / "README.md").write_text("old")
+        export.export(run, out)
+        assert "Load" in (out / "README.md").read_text(encoding="utf8")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows"]
+
+    def test_a_run_of_another_folder_is_not_one(self, tmp_path: Path) -> None:
+        with pytest.raises(results.ResultError, match="not found"):
+            export.export(tmp_path / "rows" / "none", tmp_path / "out")
+
+    def test_without_the_extra_it_says_what_to_install(
+        self,
+        tiny_backbone: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        run = saved(tmp_path, student(tiny_backbone))
+        monkeypatch.setitem(sys.modules, "onnxscript", None)
+        assert cli.main(["export", str(run), str(tmp_path / "out"), "--onnx"]) == 2
+        assert "peers" in capsys.readouterr().err
+        assert cli.main(["export", str(run), str(tmp_path / "out")]) == 0
