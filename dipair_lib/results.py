@@ -77,6 +77,10 @@ KNOWN_FILES = frozenset(
 class ResultError(ValueError):
     """A row, its logits or a results folder is not what it should be; the message names file and field."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback: the message, which says what to do."""
+        return [str(self)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
