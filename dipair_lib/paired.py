@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from . import quality, results
+from . import progress, quality, results
 
 Key = TypeVar("Key", bound=Hashable)
 Interval = tuple[float, float, float]  # value, low, high
@@ -31,6 +32,7 @@ class Drawn(NamedTuple):
 
 
 N_BOOT = 1000
+MANY = 30  # rows whose draws take more than a second or so: a bar says how long
 
 _KNOWN: dict[
     tuple[object, ...], Drawn
@@ -64,7 +66,9 @@ def bootstrap(
         waiting.setdefault(test, []).append((row, stored))
     for test, together in waiting.items():
         found: dict[str, list[np.ndarray]] = {row.run_id: [] for row, _ in together}
-        for weights in quality.draw_groups(together[0][1].groups, n_boot, seed=0):
+        draws = quality.draw_groups(together[0][1].groups, n_boot, seed=0)
+        what = "intervals" if len(together) >= MANY else ""
+        for weights in progress.track(draws, what, total=math.ceil(n_boot / quality.CHUNK)):
             for row, stored in together:
                 drawn = quality.METRICS[row.metric](stored.labels, stored.logits, weights)
                 found[row.run_id].append(drawn)

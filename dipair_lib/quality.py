@@ -30,14 +30,16 @@ def predicted_class(logits: np.ndarray) -> np.ndarray:
 def auc(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve: P(a positive scores above a negative), ties half. [draws]."""
     score = binary_score(logits)
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
-    positive = np.add.reduceat(weights[:, order] * (labels[order] == 1), starts, axis=1)
-    negative = np.add.reduceat(weights[:, order] * (labels[order] == 0), starts, axis=1)
-    below = np.cumsum(negative, axis=1) - negative
-    pairs = positive.sum(1) * negative.sum(1)
+    negative, positive = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    negative = negative[np.argsort(score[negative], kind="stable")]
+    # Examples first: a row of draws is then read and added as a whole, three times as fast as column by column.
+    weights = np.ascontiguousarray(weights.T)
+    below = np.zeros((len(negative) + 1, weights.shape[1]))  # of the n lowest negatives, together
+    np.cumsum(weights[negative], axis=0, out=below[1:])
+    left, right = (np.searchsorted(score[negative], score[positive], side=s) for s in ("left", "right"))
+    won = np.einsum("nd,nd->d", weights[positive], below[left] + below[right]) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (positive * (below + negative / 2)).sum(1) / pairs
+        return won / (weights[positive].sum(0) * below[-1])
 
 
 def accuracy(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -283,7 +285,10 @@ def interval(
     return result
 
 
-def draw_groups(groups: np.ndarray, n_boot: int, seed: int, chunk: int = 100) -> Iterator[np.ndarray]:
+CHUNK = 100  # draws at a time
+
+
+def draw_groups(groups: np.ndarray, n_boot: int, seed: int, chunk: int = CHUNK) -> Iterator[np.ndarray]:
     """Yield weights [chunk, n]: how often each example's group was drawn, as many groups as there are, with replacement."""
     codes = np.unique(groups, return_inverse=True)[1]
     n_groups = int(codes.max()) + 1

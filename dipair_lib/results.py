@@ -88,6 +88,10 @@ class ResultError(ValueError):
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback: the message, which says what to do."""
+        return [str(self)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:

@@ -127,6 +127,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %" if known(value) else DASH  # type: ignore[operator]
 
 
+def money(value: float) -> str:
+    """An amount: 1234.5 -> "1,234.50"; below a hundredth with two significant digits."""
+    return f"{value:,.2f}" if value == 0 or value >= 0.01 else f"{value:.2g}"
+
+
 def times(value: float | None) -> str:
     """A speed-up: 6161.2 -> "6,160x", 1.234 -> "1.23x"."""
     if not known(value):
@@ -358,6 +363,10 @@ def sanity(table: pd.DataFrame) -> pd.DataFrame:
 # --------------------------------------------------------------------------------------------------- limits
 
 
+SCENARIOS = ("offline", "single")
+BILLION = 1e9
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What a user can live with; None is no limit."""
@@ -370,6 +379,19 @@ class Limits:
     max_cache_bytes: float | None = None  # for n_texts cached texts
     n_texts: float = 1.0
     max_params: float | None = None
+    scenario: str = "offline"  # what is fast: "offline", pairs/s at `reuse`; "single", the p95 of one request
+    price_per_hour: float | None = None  # of one machine, in your money
+    max_price: float | None = None  # of a billion pairs at `reuse`, on machines of that price
+
+    def __post_init__(self) -> None:
+        if self.scenario not in SCENARIOS:
+            raise ValueError(f"scenario: expected one of {', '.join(SCENARIOS)}, but got {self.scenario!r}")
+        if self.max_price is not None and self.price_per_hour is None:
+            raise ValueError("max_price: expected price_per_hour beside it, but it is missing")
+
+    def price(self, pairs: float, speed: float) -> float:
+        """What so many pairs cost at so many pairs/s."""
+        return pairs / speed / 3600 * (self.price_per_hour or 0.0)
 
     def __str__(self) -> str:
         parts = [
@@ -380,6 +402,7 @@ class Limits:
             self.max_cache_bytes is not None
             and f"caches {si(self.n_texts)} text{'s' if self.n_texts != 1 else ''} in {si(self.max_cache_bytes, 'B')}",
             self.max_params is not None and f"has at most {si(self.max_params)} parameters",
+            self.max_price is not None and f"scores a billion pairs for at most {money(self.max_price)}",
         ]
         return " and ".join(part for part in parts if part) or "is clocked"
 
@@ -399,28 +422,29 @@ class Choice:
 def select(table: pd.DataFrame, limits: Limits | None = None) -> Choice:
     """The student to deploy under `limits`, out of the rows of one task.
 
-    The rule: among the students within every limit, the fastest at the stated reuse. Students within 10 % of that
-    speed count as equally fast (clocks do not tell them apart), and of these the best quality wins. The teacher, the
-    constant and published rows are no students; a row without a clock cannot be called fast.
+    The rule: among the students within every limit, the fastest: at the stated reuse, or (scenario "single") at one
+    request. Students within 10 % of that speed count as equally fast (clocks do not tell them apart), and of these the
+    best quality wins. The teacher, the constant and published rows are no students; a row without a clock cannot be
+    called fast.
     """
     limits = limits or Limits()
     _one_task(table)
     speed = pairs_per_s_at(table, limits.reuse)
+    rate = speed if limits.scenario == "offline" else 1 / table["latency_p95_s"]
     excluded: dict[str, list[str]] = {str(run): [] for run in table.index}
     students: list[str] = []
     broken: dict[str, int] = {}
-    for run, row in table.iterrows():
-        run = str(run)
+    for run, row in table[JUDGED].to_dict("index").items():  # a tenth of the time that whole rows take
         kind = _no_student(row)
         if kind:
             excluded[run] = [kind]
             continue
         excluded[run] = _broken_limits(row, float(speed[run]), limits)
-        if known(speed[run]) and known(row["retained"]):
+        if known(rate[run]) and known(row["retained"]):
             students.append(run)
             broken[run] = len(excluded[run])
     within_limits = [run for run in students if not excluded[run]]
-    ranked = _rank(table, speed, within_limits)
+    ranked = _rank(table, rate, within_limits)
     nearest = None
     if not ranked and students:
         nearest = min(students, key=lambda run: (broken[run], -table.at[run, "retained"]))
@@ -435,7 +459,11 @@ def select(table: pd.DataFrame, limits: Limits | None = None) -> Choice:
     )
 
 
-def _no_student(row: pd.Series) -> str:
+# The columns that a row is judged by.
+JUDGED = ["family", "teacher", "retained", "retained_low", "latency_p95_s", "bytes_per_text", "params_total"]
+
+
+def _no_student(row: Mapping[str, Any]) -> str:
     """Why a row is not among the students, or nothing."""
     if row["family"] == "published":
         return "a published number, measured elsewhere"
@@ -444,11 +472,13 @@ def _no_student(row: pd.Series) -> str:
     return "the teacher itself" if row["teacher"] else ""
 
 
-def _broken_limits(row: pd.Series, speed: float, limits: Limits) -> list[str]:
+def _broken_limits(row: Mapping[str, Any], speed: float, limits: Limits) -> list[str]:
     """Each limit a row breaks, in words; a value that is missing breaks the limit on it."""
     why = []
     if not known(speed):
         why.append("not clocked")
+    elif limits.scenario == "single" and limits.max_p95_s is None and not known(row["latency_p95_s"]):
+        why.append("p95 of one request not measured")
     if not known(row["retained"]):
         why.append("its share of the teacher's quality is not known")
     elif limits.min_retained is not None:
@@ -461,6 +491,10 @@ def _broken_limits(row: pd.Series, speed: float, limits: Limits) -> list[str]:
             why.append(f"its interval starts at {percent(low)}, below {100 * limits.min_retained:g} %")
     if limits.min_pairs_per_s is not None and known(speed) and speed < limits.min_pairs_per_s:
         why.append(f"{si(speed)} pairs/s, below {si(limits.min_pairs_per_s)}")
+    if limits.max_price is not None and known(speed) and limits.price(BILLION, speed) > limits.max_price:
+        why.append(
+            f"a billion pairs cost {money(limits.price(BILLION, speed))}, above {money(limits.max_price)}"
+        )
     for column, limit, factor, unit, what in (
         ("latency_p95_s", limits.max_p95_s, 1.0, "s", "p95 of one request"),
         ("bytes_per_text", limits.max_cache_bytes, limits.n_texts, "B", "cache"),
@@ -509,13 +543,13 @@ def _sentence(
     row = table.loc[winner]
     teacher = teacher_of(table)
     against = f", the teacher {teacher['quality']:.3f}" if teacher is not None else ""
+    single = limits.scenario == "single"
+    said = _said_single(row, teacher, limits) if single else _said_offline(row, speed[winner], limits)
     text = (
-        f"{plain(row['model'])} is the fastest model here that {limits}: it keeps "
+        f"{plain(row['model'])} is the fastest model here{' for one request' if single else ''} that {limits}: it keeps "
         f"{percent_within(row['retained'], row['retained_low'], row['retained_high'])}, {_metric_name(plain(row['metric']))} "
-        f"{within(row['quality'], row['quality_low'], row['quality_high'])}{against}. With texts cached it scores "
-        f"{si(row['pairs_per_s'])} pairs/s{_speedups(row, row['pairs_per_s'])}; with every text encoded for "
-        f"{limits.reuse:,.0f} pair{'s' if limits.reuse != 1 else ''}, {si(speed[winner])} pairs/s"
-        f"{_speedups(row, speed[winner])}. A text costs {si(row['text_s'], 's')} once"
+        f"{within(row['quality'], row['quality_low'], row['quality_high'])}{against}. {said} A text costs "
+        f"{si(row['text_s'], 's')} once"
         f"{' and ' + si(row['bytes_per_text'], 'B') + ' of cache' if known(row['bytes_per_text']) else ''}."
     )
     low = row["retained_low"]
@@ -524,6 +558,31 @@ def _sentence(
     if row["noisy"]:
         text += " Its clock was noisy: measure it again before relying on the speed."
     return text
+
+
+def _said_offline(row: pd.Series, speed: float, limits: Limits) -> str:
+    """The winner's rates in bulk, and what they cost."""
+    text = (
+        f"With texts cached it scores {si(row['pairs_per_s'])} pairs/s{_speedups(row, row['pairs_per_s'])}; with every text encoded "
+        f"for {limits.reuse:,.0f} pair{'s' if limits.reuse != 1 else ''}, {si(speed)} pairs/s{_speedups(row, speed)}."
+    )
+    if limits.price_per_hour is not None:
+        million, billion = (money(limits.price(pairs, speed)) for pairs in (1e6, BILLION))
+        text += f" At {money(limits.price_per_hour)} an hour a million such pairs cost {million}, a billion {billion}."
+    return text
+
+
+def _said_single(row: pd.Series, teacher: pd.Series | None, limits: Limits) -> str:
+    """What one request waits for, and what requests cost one after the other."""
+    size = f" of {row['request_candidates']:.0f} candidates" if known(row["request_candidates"]) else ""
+    text = f"It answers 95 % of requests{size} within {si(row['latency_p95_s'], 's')}"
+    text += f", half of them within {si(row['latency_p50_s'], 's')}" if known(row["latency_p50_s"]) else ""
+    if teacher is not None and known(teacher["latency_p95_s"]):
+        text += f"; the teacher takes {si(teacher['latency_p95_s'], 's')}"
+    if limits.price_per_hour is not None and known(row["latency_p50_s"]):
+        price = money(limits.price(1e6, 1 / row["latency_p50_s"]))
+        text += f". At {money(limits.price_per_hour)} an hour a million requests, one after the other, cost {price}"
+    return text + "."
 
 
 def _speedups(row: pd.Series, speed: float) -> str:
@@ -553,7 +612,7 @@ def _one_task(table: pd.DataFrame) -> None:
 
 
 def table(data: pd.DataFrame) -> pd.DataFrame:
-    """Every measured row as text for people, best quality first; a dash where nothing was measured."""
+    """Every measured row as text for people, best quality first, by run_id; a dash where nothing was measured."""
     data = data[data["family"] != "published"].sort_values("quality", ascending=False, kind="stable")
     reuse = data.attrs.get("reuse", REUSE)
     lines = []
@@ -591,7 +650,7 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
                 "remarks": ", ".join(mark for mark in marks if mark) or DASH,
             }
         )
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, index=data.index)
 
 
 def published(data: pd.DataFrame) -> pd.DataFrame:
@@ -619,6 +678,7 @@ def hover(row: pd.Series) -> str:
         f"{si(row['text_s'], 's')} once per text, {si(row['combine_s_per_pair'], 's')} per pair"
         if known(row["pairs_per_s"])
         else "",
+        f"95 % of requests within {si(row['latency_p95_s'], 's')}" if known(row["latency_p95_s"]) else "",
         "noisy clock" if row["noisy"] else "",
     ]
     return "; ".join(part for part in parts if part)
@@ -639,7 +699,7 @@ def plot_quality_speed(
     rows = data[(data["family"] != "published") & data[speed].notna() & data["quality"].notna()]
     _style(ax)
     metric = plain(data["metric"].dropna().iloc[0]) if data["metric"].notna().any() else "quality"
-    ax.set_xlabel(AXES[speed].title)
+    ax.set_xlabel(AXES[speed].label)  # the unit stands at its ticks
     ax.set_ylabel(f"{_metric_name(metric)} on the test split")
     if rows.empty:
         _say(ax, "no row is clocked yet")
@@ -656,7 +716,7 @@ def plot_quality_speed(
     ax.set_xlim(
         0.35 * np.nanmin([lows.min(), rows[speed].min()]), 2.8 * np.nanmax([highs.max(), rows[speed].max()])
     )
-    _log_ticks(ax.xaxis)
+    _log_ticks(ax.xaxis, AXES[speed].unit)
 
     teacher = teacher_of(data)
     if teacher is not None:
@@ -908,11 +968,11 @@ def few(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.loc[rows.index.isin(rank)]
 
 
-def draw(name: str, data: pd.DataFrame, highlight: Iterable[str] = ()) -> Figure:
-    """A figure of its own for one of "quality_speed", "kept", "price", drawn from the rows of one task."""
+def draw(name: str, data: pd.DataFrame, highlight: Iterable[str] = (), speed: str = "pairs_per_s") -> Figure:
+    """A figure of its own for one of "quality_speed" (against which `speed`), "kept", "price", drawn from the rows of one task."""
     if name == "quality_speed":
         figure = Figure(figsize=(9.2, 6.0), dpi=110, layout="constrained")
-        plot_quality_speed(data, figure.subplots(), highlight=highlight)
+        plot_quality_speed(data, figure.subplots(), speed, highlight)
     elif name == "kept":
         figure = Figure(figsize=(9.2, 4.2), dpi=110, layout="constrained")
         plot_kept(data, *figure.subplots(1, 2))
@@ -952,9 +1012,9 @@ def _style(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
-def _log_ticks(axis: Any) -> None:
+def _log_ticks(axis: Any, unit: str = "") -> None:
     axis.set_major_locator(LogLocator(numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: si(value, unit)))
     axis.set_minor_locator(NullLocator())
 
 

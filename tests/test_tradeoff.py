@@ -1,4 +1,4 @@
-"""Facts about what is derived from rows: exact small numbers, the front, the choice under limits, pictures, the page, the explorer."""
+"""Facts about what is derived from rows: exact small numbers, the front, the choice under limits, pictures, the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dipair_lib import explorer, report, results, tradeoff
+from dipair_lib import report, results, tradeoff
 from dipair_lib.results import Result
 from dipair_lib.tradeoff import Limits
 
@@ -356,38 +356,6 @@ class TestPage:
         assert report.command(line) == (
             "dipair run notebooks/suites/demo.yaml -p 'task=my pairs.csv' -p 'fields=[\"a\", \"b\"]' -p label=y"
         )
-
-
-class TestExplorer:
-    def test_the_table_tells_why(self, rows: list[Result]) -> None:
-        choice, table = explorer.view(tradeoff.frame(rows), Limits(min_retained=0.95))
-        assert table.index[0] == choice.winner == "run.good"
-        assert table.loc["run.good", "verdict"] == "within the limits"
-        assert table.loc["run.good", "model"] == "good"
-        assert "%" in str(table.loc["run.fast", "verdict"])
-
-    def test_static_view_is_escaped(self, rows: list[Result]) -> None:
-        rows[4] = row(HOSTILE, run_id="run.hostile", retained=0.99)
-        page = explorer.static(tradeoff.frame(rows), Limits())
-        assert "<script" not in page
-        assert "&lt;script&gt;" in page
-
-    def test_moving_a_control_changes_the_answer(self, rows: list[Result], tmp_path: Path) -> None:
-        box = explorer.show(saved(tmp_path, rows))
-        controls = {c.description: c for c in box.children if getattr(c, "description", "")}
-        sentence = next(c for c in box.children if type(c).__name__ == "HTML")
-        before = sentence.value
-        controls["quality kept, at least"].value = 1.0
-        assert "No model here" in sentence.value
-        assert sentence.value != before
-
-    def test_no_rows_says_what_to_run(self, tmp_path: Path) -> None:
-        with pytest.raises(results.ResultError, match="dipair run"):
-            explorer.load(tmp_path)
-
-    def test_pictures_are_png(self, rows: list[Result]) -> None:
-        data = tradeoff.frame(rows)
-        assert explorer.picture(data, tradeoff.select(data)).startswith(b"\x89PNG")
 
 
 def test_published_rows_have_no_clock_and_stand_apart(rows: list[Result]) -> None:

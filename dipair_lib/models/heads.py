@@ -274,6 +274,15 @@ class TransformerHead(nn.Module):
         """Logits [pairs, outputs]."""
         return self.output(self.features(*prepared))
 
+    def attention(self, *prepared: Prepared) -> torch.Tensor:
+        """What the last layer's tokens attend to, [pairs, heads, tokens, tokens]; only the first token's line reaches the logits."""
+        x, q, k, v, mask = (join(parts) for parts in zip(*prepared, strict=True))
+        for number, layer in enumerate(self.layers[:-1]):
+            x = layer(x, *(layer.qkv(x) if number else (q, k, v)), mask)
+        last = self.layers[-1]
+        q, k, _ = last.qkv(x) if len(self.layers) > 1 else (q, k, v)
+        return last.weights(q, k, mask)  # type: ignore[no-any-return]
+
 
 class Layer(nn.Module):
     """One pre-norm transformer layer whose attention inputs may come from elsewhere."""
@@ -292,14 +301,21 @@ class Layer(nn.Module):
         """Queries, keys and values of tokens x, each shaped as x."""
         return self.project(self.before_attention(x)).chunk(3, dim=-1)
 
+    def split(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., tokens, width] -> [..., heads, tokens, width of a head]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+
+    def weights(self, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Attention [..., heads, queries, tokens]; masked tokens get -inf before the softmax."""
+        scores = self.split(q) @ self.split(k).transpose(-1, -2) * (q.shape[-1] // self.heads) ** -0.5
+        return scores.masked_fill(~mask[..., None, None, :], float("-inf")).softmax(-1)
+
     def forward(
         self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """x [..., queries, width]; q like x; k, v [..., tokens, width]; mask [..., tokens]. Masked tokens get -inf before the softmax."""
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for t in (q, k, v))
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        weights = scores.masked_fill(~mask[..., None, None, :], float("-inf")).softmax(-1)
-        x = x + self.attended((weights @ v).transpose(-2, -3).flatten(-2))
+        """x [..., queries, width]; q like x; k, v [..., tokens, width]; mask [..., tokens]."""
+        heads = self.weights(q, k, mask) @ self.split(v)
+        x = x + self.attended(heads.transpose(-2, -3).flatten(-2))
         return x + self.down(F.gelu(self.up(self.before_ffn(x))))
 
 
