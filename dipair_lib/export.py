@@ -117,7 +117,8 @@ def replaced(out: Path) -> Iterator[Path]:
 
 def save_student(scorer: Scorer, folder: Path, run_id: str) -> None:
     """Weights, config and tokenizer; of where they lay on this machine only the last name is kept."""
-    model, further = scorer.model, {"exported": run_id}
+    model = scorer.model
+    further: dict[str, Any] = {"exported": run_id}
     if isinstance(model, models.DualEncoder):
         with quiet_transformers():
             scorer.tokenizer.save_pretrained(folder / "tokenizer")
@@ -270,7 +271,8 @@ def largest_difference(model: Any, folder: Path) -> float:
     )
     differences = []
     for seed, texts in enumerate((1, 2, 7), start=1):
-        expected, fed = [], {}
+        expected: list[models.Prepared] = []
+        fed: dict[str, np.ndarray] = {}
         for field, encoder in enumerate(encoders):
             ids, mask = some_pieces(model, field, texts, seed)
             with torch.inference_mode():
@@ -359,7 +361,7 @@ def backbone_licence(model: Any) -> str:
     if backbone is None:
         return "no backbone: a BiLSTM over words"
     if backbone == EMBEDDED:
-        told = metadata.metadata(EMBEDDED_PACKAGE)
+        told: Any = metadata.metadata(EMBEDDED_PACKAGE)
         named = told.get("License-Expression") or told.get("License")
         return f"{named or 'unknown'}, says the package {told['Name']} {told['Version']}"
     front = re.match(r"---\n(.*?)\n---", readme(Path(backbone).expanduser()), re.S)
