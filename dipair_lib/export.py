@@ -71,7 +71,7 @@ def export(run: Path | str, out: Path | str, *, onnx: bool = False) -> Path:
     scorer = Scorer.load(run)
     if onnx and isinstance(scorer.model, models.BiLSTM):
         raise ExportError(
-            f"{run}: a BiLSTM steps through a text word by word, which its ONNX exporter does not follow: export it without --onnx"
+            f"{run}: a BiLSTM steps through a text word by word, which torch's exporter does not follow: export it without --onnx"
         )
     with replaced(out) as made:
         licence = backbone_licence(scorer.model)
@@ -111,6 +111,8 @@ def replaced(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise ExportError(f"{out}: could not be written: {error.strerror or error}") from error
     finally:
+        if before.exists() and not out.exists():
+            os.replace(before, out)
         for left in (made, before):
             shutil.rmtree(left, ignore_errors=True)
 
