@@ -154,10 +154,9 @@ def difference(
     if len(tests) != 1 or None in tests or rows[0]["metric"] != rows[1]["metric"]:
         return float("nan"), float("nan"), float("nan")
     over = [paired.over_seeds(np.stack([one.draws for one in seeds if one])) for seeds in drawn]
-    low, high = quality.bounds(over[1] - over[0])
-    return float(rows[1]["quality"] - rows[0]["quality"]), *(
-        float("nan") if end is None else end for end in (low, high)
-    )
+    ends = quality.bounds(over[1] - over[0])
+    low, high = (float("nan") if end is None else end for end in ends)
+    return float(rows[1]["quality"] - rows[0]["quality"]), low, high
 
 
 def differs(before: pd.Series, after: pd.Series) -> str:

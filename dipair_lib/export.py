@@ -71,7 +71,7 @@ def export(run: Path | str, out: Path | str, *, onnx: bool = False) -> Path:
     scorer = Scorer.load(run)
     if onnx and isinstance(scorer.model, models.BiLSTM):
         raise ExportError(
-            f"{run}: a BiLSTM steps through a text word by word, which its ONNX exporter does not follow: export it without --onnx"
+            f"{run}: a BiLSTM steps through a text word by word, which torch's exporter does not follow: export it without --onnx"
         )
     with replaced(out) as made:
         licence = backbone_licence(scorer.model)
@@ -111,13 +111,16 @@ def replaced(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise ExportError(f"{out}: could not be written: {error.strerror or error}") from error
     finally:
+        if before.exists() and not out.exists():
+            os.replace(before, out)
         for left in (made, before):
             shutil.rmtree(left, ignore_errors=True)
 
 
 def save_student(scorer: Scorer, folder: Path, run_id: str) -> None:
     """Weights, config and tokenizer; of where they lay on this machine only the last name is kept."""
-    model, further = scorer.model, {"exported": run_id}
+    model = scorer.model
+    further: dict[str, Any] = {"exported": run_id}
     if isinstance(model, models.DualEncoder):
         with quiet_transformers():
             scorer.tokenizer.save_pretrained(folder / "tokenizer")
@@ -270,7 +273,8 @@ def largest_difference(model: Any, folder: Path) -> float:
     )
     differences = []
     for seed, texts in enumerate((1, 2, 7), start=1):
-        expected, fed = [], {}
+        expected: list[models.Prepared] = []
+        fed: dict[str, np.ndarray] = {}
         for field, encoder in enumerate(encoders):
             ids, mask = some_pieces(model, field, texts, seed)
             with torch.inference_mode():
@@ -359,7 +363,7 @@ def backbone_licence(model: Any) -> str:
     if backbone is None:
         return "no backbone: a BiLSTM over words"
     if backbone == EMBEDDED:
-        told = metadata.metadata(EMBEDDED_PACKAGE)
+        told: Any = metadata.metadata(EMBEDDED_PACKAGE)
         named = told.get("License-Expression") or told.get("License")
         return f"{named or 'unknown'}, says the package {told['Name']} {told['Version']}"
     front = re.match(r"---\n(.*?)\n---", readme(Path(backbone).expanduser()), re.S)

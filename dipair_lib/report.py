@@ -502,7 +502,7 @@ def rendered(path: Path) -> str:
 
     try:
         notebook: Any = nbformat.read(path, as_version=4)
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError) as error:
         raise results.ResultError(f"{path}: is not a notebook ({error})") from error
     notebook.metadata.pop("widgets", None)
     errors = [shown_outputs(cell) for cell in notebook.cells if cell.cell_type == "code"]
@@ -544,7 +544,7 @@ def shown_outputs(cell: Any) -> str:
 
 def cleaned(markup: Any) -> str:
     """Markup from an output or a text cell: tables, lists and embedded pictures; no script, style, address or event."""
-    import bleach
+    import bleach  # type: ignore[import-untyped]
 
     def embedded(found: re.Match[str]) -> str:
         return f'<img alt="figure" src="data:image/svg+xml;base64,{base64.b64encode(found[0].encode()).decode()}">'

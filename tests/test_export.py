@@ -32,7 +32,7 @@ HEADS: dict[str, dict[str, Any]] = {  # each head, and each similarity that one 
         "head": "transformer",
         "head_layers": 2,
         "residual": "maxsim",
-        "select": "norm",
+        "select": "even",
     },
     "cosine+maxsim": {"head": "cosine+maxsim", "pooled": True, "shared": False},
 }
