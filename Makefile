@@ -6,10 +6,11 @@ BIN := .venv/bin
 # The stamp's name holds the content of the pins: a checkout that only touches the files installs nothing.
 STAMP := .venv/.pins-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 
-.PHONY: help demo test lint lab reference clean
+.PHONY: help demo test test-browser lint lab reference clean
 help:
 	@echo "make demo   train the teacher and the students, clock them, write results/demo/report.html"
 	@echo "make test   run the tests"
+	@echo "make test-browser  run the notebooks, the explorer and the report in Chromium; pictures in .screenshots"
 	@echo "make lint   check style and types"
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make reference  copy the measured demo to results/reference (SUITE=name for another suite, INTO=name there)"
@@ -18,7 +19,7 @@ help:
 $(STAMP):
 	$(PYTHON) -c 'import sys; sys.exit("expected Python 3.11 or newer, but got " + sys.version.split()[0] + "; use make PYTHON=/path/to/python" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,ray,peers]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,ray,peers,check]'
 	rm -f .venv/.pins-*
 	touch $@
 
@@ -28,6 +29,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -55,5 +59,5 @@ reference: $(STAMP)
 		study.save_pictures('results/$(SUITE)', '$(TO)')"
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .screenshots
 	find dipair_lib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

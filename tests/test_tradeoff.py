@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dipair_lib import report, results, tradeoff
+from dipair_lib import explorer, report, results, tradeoff
 from dipair_lib.results import Result
 from dipair_lib.tradeoff import Limits
 
