@@ -282,7 +282,7 @@ def choose(text: str, options: list[tuple[str, Any]], value: Any) -> widgets.Dro
     )
 
 
-WIDE = {"description_width": "15em"}
+WIDE = {"description_width": "17em"}
 
 
 class Explorer(widgets.VBox):
@@ -303,7 +303,7 @@ class Explorer(widgets.VBox):
         self.text = widgets.Textarea(
             description="this view as text", style=WIDE, layout=widgets.Layout(width="100%", height="18em")
         )
-        self.button = widgets.Button(description="Export this view", layout=widgets.Layout(width="15em"))
+        self.button = widgets.Button(description="Export this view", layout=widgets.Layout(width="17em"))
         self.text.layout.display = "none"
         self.button.on_click(self.show_text)
         columns = widgets.Layout(

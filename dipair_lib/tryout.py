@@ -158,7 +158,7 @@ def ranking(frame: pd.DataFrame, found: pd.DataFrame, names: Sequence[str]) -> p
         {"candidate": [plain(text, SHORT) for text in frame["candidate"]]}, index=frame.index
     )
     for number, (run, name) in enumerate(zip(found.columns, names, strict=True)):
-        cells = [f"{place}. ({value:.2f})" for place, value in zip(places[run], found[run], strict=True)]
+        cells = [f"{place}.\u00a0({value:.2f})" for place, value in zip(places[run], found[run], strict=True)]
         if pd.api.types.is_integer_dtype(found[run]):
             cells = [f"class {value}" for value in found[run]]
         table.insert(number, plain(name, tradeoff.NAME_WIDTH), cells, allow_duplicates=True)
@@ -202,7 +202,7 @@ def side(one: Loaded, text: str, field: int) -> Side:
     tokens = tokenize(one.tokenizer, [text], one.model.read_lengths[field])
     pieces = pieces_of(one.tokenizer, tokens)
     if isinstance(one.model, CrossEncoder):
-        return Side(pieces, [], "all of it read together with the other side, nothing kept")
+        return Side(pieces, [], "read together with the other side")
     if isinstance(one.model, BiLSTM):
         return Side(pieces, [], "the last state of each direction")
     mean = f"the mean of all {len(pieces)}" if one.model.pooled else ""
@@ -386,13 +386,21 @@ def summary(pairs: pd.DataFrame, by: pd.Series, name: str) -> pd.DataFrame:
 def by_label(pairs: pd.DataFrame) -> pd.DataFrame:
     """``summary`` by label; of graded ones with many values by their quartiles."""
     label = pairs["label"]
-    return summary(pairs, label if label.nunique() <= 12 else pd.qcut(label, 4, duplicates="drop"), "label")
+    return summary(pairs, label if label.nunique() <= 12 else quartiles(label), "label")
 
 
 def by_length(pairs: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
     """``summary`` by quartiles of the words of all fields together."""
-    words = sum(texts[name].str.split().str.len() for name in texts).reset_index(drop=True)  # type: ignore[union-attr]
-    return summary(pairs, pd.qcut(words, 4, duplicates="drop"), "words")
+    words = texts.map(lambda text: len(text.split())).sum(axis=1).reset_index(drop=True)
+    return summary(pairs, quartiles(words), "words")
+
+
+def quartiles(values: pd.Series) -> pd.Series:
+    """The quarter of the rows that each value belongs to, named by its least and largest: "11 to 25"."""
+    quarter = np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values)
+    names = {n: f"{part.min():g} to {part.max():g}" for n, part in values.groupby(quarter)}
+    named = [names[n] for n in quarter]
+    return pd.Series(pd.Categorical(named, list(names.values()), ordered=True), index=values.index)
 
 
 def worst(pairs: pd.DataFrame, texts: pd.DataFrame, n: int = WORST) -> pd.DataFrame:
@@ -514,7 +522,7 @@ class Disagreement(widgets.VBox):
         self.student = choose(
             "student", names, run if run in students.index else names[0][1] if names else None
         )
-        self.button = widgets.Button(description="Show the pairs", button_style="primary")
+        self.button = widgets.Button(description="Show the pairs", button_style="primary", disabled=not names)
         self.said = widgets.HTML()
         self.button.on_click(self.show)
         super().__init__([self.student, self.button, self.said])

@@ -131,6 +131,7 @@ class TestControls:
     def test_each_is_labelled_and_the_sentence_is_read_aloud(self, page: explorer.Explorer) -> None:
         labels = [control.description for control in page.controls.values()]
         assert all(labels) and len(set(labels)) == len(labels)
+        assert len({control.layout.model_id for control in page.controls.values()}) == len(labels)
         assert 'aria-live="polite"' in page.sentence.value
         assert 'role="img" aria-label="' in page.picture.value
 

@@ -73,8 +73,8 @@ class TestScores:
     def test_each_model_ranks_and_the_first_orders_the_lines(self) -> None:
         frame = tryout.texts_for(2, [QUERY], CANDIDATES)
         table = tryout.ranking(frame, pd.DataFrame({"a": [0.1, 3.0, 2.0], "b": [5.0, 5.0, -1.0]}), ["A", "B"])
-        assert table["A"].tolist() == ["1. (3.00)", "2. (2.00)", "3. (0.10)"]
-        assert table["B"].tolist() == ["1. (5.00)", "3. (-1.00)", "1. (5.00)"]
+        assert table["A"].tolist() == ["1.\u00a0(3.00)", "2.\u00a0(2.00)", "3.\u00a0(0.10)"]
+        assert table["B"].tolist() == ["1.\u00a0(5.00)", "3.\u00a0(-1.00)", "1.\u00a0(5.00)"]
         assert table["candidate"].tolist() == ["river", "a warm stone runs in the house", "the old red car"]
 
     def test_classes_are_named_where_there_is_no_one_score(self) -> None:
@@ -172,6 +172,7 @@ class TestDisagreement:
         assert label["above"].tolist() == [1.5, -2.5]
         texts = pd.DataFrame({"query": ["a", "a b", "a b c", "a b c d"], "passage": ["x"] * 4})
         assert tryout.by_length(pairs, texts)["difference"].tolist() == [1.0, 0.0, 2.0, 5.0]
+        assert tryout.by_length(pairs, texts)["words"].tolist() == ["2 to 2", "3 to 3", "4 to 4", "5 to 5"]
         table = tryout.worst(pairs, texts, 2)
         assert table["text: query"].tolist() == ["a b c d", "a b c"]
         assert table[["teacher", "student"]].values.tolist() == [[0.0, -5.0], [-3.0, -1.0]]
