@@ -246,13 +246,13 @@ def plainly(name: str, data: bytes) -> pd.DataFrame:
     return found.rename(columns=str.strip)
 
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def label_of(value: Any) -> Any:
     """A label as what it says: an exact number, else its text."""
     value = str(float(value)) if isinstance(value, bool) else str(value).strip()
-    return Decimal(value) if NUMBER.fullmatch(value, re.ASCII) else value
+    return Decimal(value) if NUMBER.fullmatch(value) else value
 
 
 class TestLoader:
