@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,15 +202,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise CollectionError(
                 f"{path}: {name}: not what `dipair encode` writes, but {str(manifest.get(name))!r:.80}: encode anew"
             )
-    # Names are ours alone: what a manifest lists must not lead out of its folder.
+    ends = {"hash.npy", "ids.parquet"}
+    for place, tensor in enumerate(manifest["tensors"]):
+        scaled = manifest["dtype"] == "int8" and not tensor["mask"]
+        ends |= {f"{place}.npy", *([f"{place}.scale.npy"] if scaled else [])}
     for number, shard in enumerate(manifest["shards"]):
-        for name in shard["files"]:
-            if not re.fullmatch(
-                rf"{number:05d}\.(hash\.npy|ids\.parquet|\d+(\.scale)?\.npy)", name, re.ASCII
-            ):
-                raise CollectionError(
-                    f"{path}: shard {number}: not a file of its own: {name!r:.80}: encode anew"
-                )
+        # Names are ours alone: what a manifest lists must not lead out of its folder.
+        if shard["files"].keys() != {f"{number:05d}.{end}" for end in ends}:
+            raise CollectionError(
+                f"{path}: shard {number}: expected files of its own ({', '.join(sorted(ends))}), but got "
+                f"{', '.join(sorted(shard['files']))!r:.80}: encode anew"
+            )
     return manifest
 
 

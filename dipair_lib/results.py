@@ -532,7 +532,8 @@ def load_logits(folder: Path | str, run_id: str) -> Logits:
     """The raw logits of one row. Raises ResultError where the file is missing, cut off or of the wrong shape."""
     path = row_folder(folder, run_id) / "logits.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # From memory: NumPy leaves a damaged file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             gains = file.get("gains")
             stored = Logits(file["logits"], file["labels"], file["groups"], str(file["split"]), gains)
     except FileNotFoundError as error:

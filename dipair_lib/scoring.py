@@ -14,7 +14,7 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ LEFT, RIGHT = 2048, 2048  # texts of a tile's sides
 BUCKET = 65_536  # texts of each side that explicit pairs are looked up in together
 SAFETY = 4.0  # times the largest error seen of fast scores is taken as the largest there is
 RESCORED = 16_384  # pairs that are scored again in float32 together
+CHOSEN = ("top", "threshold", "tile")  # of a job, what its result depends on beside files
 UNIT_PAIRS = 4_000_000  # explicit pairs of a unit at most
 
 
@@ -228,7 +229,7 @@ class Job:
             "student": collection.student_hash(collection.student_folder(self.student)),
             "pairs": sha256_of(Path(self.pairs)) if self.pairs else "",
             **sides,
-            **{name: value for name, value in asdict(self).items() if name in {"top", "threshold", "tile"}},
+            **{name: getattr(self, name) for name in CHOSEN},
         }
 
 
@@ -330,6 +331,8 @@ def check(job: Job, identity: Any, units: Any) -> None:
     known = isinstance(identity, dict) and all(
         isinstance(identity.get(name), str) for name in ("student", "left", "right")
     )
+    if known and [plain(getattr(job, name)) for name in CHOSEN] != [identity.get(name) for name in CHOSEN]:
+        raise ValueError(f"the job's {', '.join(CHOSEN)} are not those of its identity")
     if not known or not isinstance(units, list):
         raise ValueError("expected the hashes of student, left and right as identity, and a list of units")
     last = 0
@@ -386,7 +389,8 @@ class Work:
     def __init__(self, out: Path) -> None:
         noted = read_job(out)
         self.out, self.units, self.identity = out, noted["units"], noted["identity"]
-        self.job = Job(**{**noted["job"], "tile": tuple(noted["job"]["tile"])})
+        job = Job(**noted["job"])
+        self.job = replace(job, tile=(job.tile[0], job.tile[1]))
         self.left, self.right = opened_sides(self.job, self.identity)
         self.scorer = Scorer.load(self.job.student)
         self.names = [names_of(side) for side in (self.left, self.right)]

@@ -130,7 +130,7 @@ def read_suite(
     suite = mapping(content, where, {"name", "out", "defaults", "stages"}, needed={"name", "stages"})
     if not isinstance(suite["name"], str) or not re.fullmatch(r"\w[\w.-]*", suite["name"]):
         raise SuiteError(f"{where}: name: expected a word, but got {reprlib.repr(suite['name'])}")
-    if not isinstance(suite.get("out") or "", str) or "\0" in (suite.get("out") or ""):
+    if not isinstance(suite.get("out") or "", str) or not can_be_noted(suite.get("out")):
         raise SuiteError(f"{where}: out: expected a folder, but got {reprlib.repr(suite['out'])}")
     notebooks = Path(notebooks_dir) if notebooks_dir else notebooks_folder(path)
     known = {p.stem: results.notebook_parameters(p) for p in sorted(notebooks.glob("*.ipynb"))}

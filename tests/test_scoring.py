@@ -314,11 +314,12 @@ class TestRefusals:
         [
             (
                 {"shards": [{"texts": 1, "files": {"../../up.npy": "0"}}]},
-                r"shard 0: not a file of its own: '../../up",
+                r"shard 0: expected files of its own .* but got '../../up",
             ),
-            ({"shards": [{"texts": 1, "files": {"00001.0.npy": "0"}}]}, "shard 0: not a file of its own"),
+            ({"shards": [{"texts": 1, "files": {"00001.0.npy": "0"}}]}, "shard 0: expected files of its own"),
             ({"shards": [{"texts": -1, "files": {}}]}, "shards: not what"),
             ({"tensors": [{"shape": [-4], "mask": False}]}, "tensors: not what"),
+            ({"tensors": []}, "shard 0: expected files of its own"),
             ({"dtype": "float64"}, "dtype: not what .* but 'float64'"),
             ({"field": True}, "field: not what"),
         ],

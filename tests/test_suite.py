@@ -494,7 +494,7 @@ assert len(results.load_results(whole)) == 6
 random.seed(0)
 killed = ended = 0
 while killed < kills or not ended:
-    status = attempt(torn, random.uniform(0, took) if killed < kills else 600)
+    status = attempt(torn, random.uniform(0, took / 2) if killed < kills else 600)
     killed += status == signal.SIGKILL
     assert status in (0, signal.SIGKILL), status
     if status == 0:
