@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -23,28 +24,44 @@ import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
-from test_notebooks import FOLDER, run_smoke
+from test_notebooks import FOLDER, OWN
+
+from dipair_lib import suite
 
 ROOT = FOLDER.parent
 PICTURES = ROOT / ".screenshots"
 WAIT = 60_000  # ms for anything in a page; a busy machine is slow, a page that hangs is wrong
 RUN = 420  # s for a notebook
+SMALL = {name: value for name, value in OWN.items() if name != "clock"}  # 04_tradeoff keeps its clock
 
 
 @pytest.fixture(scope="session")
-def results_folder(pairs: pd.DataFrame, tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder of its own: a copy of the notebooks, and beside it what they make."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copytree(FOLDER, folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def results_folder(pairs: pd.DataFrame, tiny_backbone: str, home: Path) -> Path:
     """The smoke suite's results, on 360 pairs of a CSV with the tiny backbone."""
-    if Path("/tmp/m/smoke").exists():
-        return Path("/tmp/m/smoke/results")  # DEV
-    folder = tmp_path_factory.mktemp("smoke")
+    if Path("/tmp/m/smokehome").exists():  # DEV
+        shutil.copytree("/tmp/m/smokehome/results", home / "results")
+        shutil.copy("/tmp/m/smokehome/pairs.csv", home)
+        return home / "results"
     many = [
         pairs.assign(group=pairs["group"] + 1000 * i, query=pairs["query"] + f" {word}")
         for i, word in enumerate(["red", "old", "sleeps"])
     ]
-    pd.concat(many)[["query", "passage", "label"]].to_csv(folder / "pairs.csv", index=False)
-    return run_smoke(
-        folder / "pairs.csv", tiny_backbone, folder / "results", fields="[query, passage]", label="label"
-    )
+    pd.concat(many)[["query", "passage", "label"]].to_csv(home / "pairs.csv", index=False)
+    given = {"task": "pairs.csv", "fields": "[query, passage]", "label": "label", "backbone": tiny_backbone}
+    with contextlib.chdir(home):
+        run = suite.run_suite(
+            "notebooks/suites/smoke.yaml", given | SMALL, jobs=2, out="results", stream=sys.stdout
+        )
+    assert run == 0
+    return home / "results"
 
 
 @dataclass
@@ -72,10 +89,8 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(home: Path) -> Iterator[Lab]:
     """The command of `make lab` itself, on a port of its own and without opening a browser."""
-    home = tmp_path_factory.mktemp("lab")
-    shutil.copytree(FOLDER, home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     recipe = re.search(r"^lab:.*\n\t(.+)$", (ROOT / "Makefile").read_text(encoding="utf8"), re.M)
     assert recipe, "the Makefile has no verb lab"
     command = shlex.split(recipe[1].replace("$(BIN)", str(Path(sys.executable).parent)))
