@@ -308,7 +308,7 @@ def read_job(out: Path) -> dict[str, Any]:
         check(Job(**noted["job"]), noted["identity"], noted["units"])
     except FileNotFoundError:
         raise CollectionError(f"{path}: no such file: expected a folder that `dipair score` wrote") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CollectionError(
             f"{path}: not a whole job ({error}): delete the folder and score anew"
         ) from None
@@ -378,7 +378,7 @@ def read_part(out: Path, number: int) -> dict[str, Any]:
             and collection.text(noted["sha256"])
         ):
             raise ValueError("expected rows, pairs and sha256")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CollectionError(f"{path}: not a whole note ({error}): delete it and score again") from None
     return noted
 
