@@ -179,9 +179,13 @@ def sure(found: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 def sentence(before: Opened, after: Opened, task: str, found: pd.DataFrame) -> str:
     """The comparison in words."""
     own, other = (set(side.of(task)["model"]) for side in (before, after))
-    alone = f"{len(own - other)} models are in {before.name} only, {len(other - own)} in {after.name} only."
+    alone = [
+        f"{len(names)} model{'s are' if len(names) > 1 else ' is'} in {side.name} only."
+        for side, names in ((before, own - other), (after, other - own))
+        if names
+    ]
     if not len(found):
-        return f"No model has the same name in {before.name} and {after.name}. {alone}"
+        return " ".join([f"No model has the same name in {before.name} and {after.name}.", *alone])
     up, down = (int(flags.sum()) for flags in sure(found))
     unpaired = int(found["difference"].isna().sum())
     said = []
@@ -195,7 +199,7 @@ def sentence(before: Opened, after: Opened, task: str, found: pd.DataFrame) -> s
             f"{unpaired} cannot be paired, because raw logits are not at hand in both folders or are of other test rows: their intervals "
             "stand side by side."
         )
-    return " ".join([*said, alone])
+    return " ".join([*said, *alone])
 
 
 def table(before: Opened, after: Opened, found: pd.DataFrame, numbers: Mapping[str, int]) -> pd.DataFrame:

@@ -3,7 +3,9 @@ at once; and how such work is interrupted."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import html
 import io
 import json
 import os
@@ -98,12 +100,12 @@ class Curves:
 
     def draw(self) -> None:
         """Put the picture in its place. Drawing takes at most a thirtieth of the time."""
-        from IPython.display import Image, display
+        from IPython.display import display
 
         begun = time.monotonic()
         last, rate = self.losses[-1], self.rows / (begun - self.begun)
         said = f"{self.what}: step {last[0]:,} of {self.steps:,}, loss {last[1]:.3g}, {rate:,.0f} rows/s"
-        picture = Image(data=self.picture(said), format="png", alt=said)
+        picture = image(self.picture(said), said)
         if self.shown is None:
             self.shown = display(picture, display_id=True)
         else:
@@ -128,6 +130,14 @@ class Curves:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=90)
         return buffer.getvalue()
+
+
+def image(png: bytes, alt: str) -> Any:
+    """A picture for a notebook, with words for who cannot see it; JupyterLab drops those of an image output."""
+    from IPython.display import HTML
+
+    source = base64.b64encode(png).decode()
+    return HTML(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{source}" style="max-width:100%">')
 
 
 def in_notebook() -> bool:

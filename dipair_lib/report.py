@@ -59,13 +59,13 @@ COLUMNS = {  # the text table under each figure; names as in tradeoff.table
     "kept": ["model", "tokens kept", "tokens read", "quality", "pairs/s, cached"],
     "price": ["model", "once per text", "per pair", "cache per text", "parameters", "FLOP per pair"],
 }
-# Colours of figures that follow the page's; what matplotlib leaves out is black, see ``.paper svg`` in the template.
+# Colours of figures that follow the page's where it names some; what matplotlib leaves out is black, see ``.paper svg`` in the template.
 PAGE = {
-    tradeoff.INK: "var(--ink)",
-    tradeoff.MUTED: "var(--muted)",
-    tradeoff.GRID: "var(--line)",
-    tradeoff.CARD: "var(--card)",
-    "#000000": "var(--ink)",
+    tradeoff.INK: "ink",
+    tradeoff.MUTED: "muted",
+    tradeoff.GRID: "line",
+    tradeoff.CARD: "card",
+    "#000000": "ink",
 }
 SVG = "{http://www.w3.org/2000/svg}"
 SIZE_LIMIT = 2_000_000
@@ -265,10 +265,22 @@ def section(data: pd.DataFrame, folder: str) -> dict[str, Any]:
             for name in FIGURES
             if name != "kept" or data["keep"].notna().any()
         ],
-        "table": cells(whole),
+        "tables": [(caption, cells(part)) for caption, part in split(whole).items()],
         "sanity": sanity(data),
         "notes": notes(first["data_notes"]),
         "sha256": str(first["data_sha256"] or "")[:16],
+    }
+
+
+def split(whole: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The table of all models as three that fit a page: quality, speed, and what a model is and holds."""
+    quality = ["model", "family", "metric", "quality", "of the teacher", "seed", "remarks"]
+    sizes = ["model", "tokens kept", "tokens read", "cache per text", "parameters", "FLOP per pair"]
+    speed = ["model", *(column for column in whole if column not in {*quality, *sizes})]
+    return {
+        "All models: quality, best first": whole[quality],
+        "All models: speed": whole[speed],
+        "All models: sizes": whole[sizes],
     }
 
 
@@ -374,7 +386,9 @@ def inline(figure: Figure, label: str, salt: str, hovers: Mapping[Any, str] | No
             group.insert(0, title)
     for element in root.iter():
         if style := element.get("style"):
-            element.set("style", re.sub(r"#[0-9a-f]{6}", lambda found: PAGE.get(found[0], found[0]), style))
+            element.set(
+                "style", re.sub("|".join(PAGE), lambda found: f"var(--{PAGE[found[0]]}, {found[0]})", style)
+            )
     root.attrib.pop("width", None)
     root.attrib.pop("height", None)
     root.set("role", "img")

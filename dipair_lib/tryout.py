@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from . import distill, models, quality, results, tradeoff
+from . import distill, models, progress, quality, results, tradeoff
 from .explorer import STYLE, as_html, choose
 from .models import BiLSTM, CrossEncoder, DualEncoder
 from .models.backbone import encoder_dtype, in_dtype
@@ -481,11 +481,9 @@ class TryOut(widgets.VBox):
         self.said.value = shown(self.folder, runs, given, candidates)
         maps = heat_maps(self.folder, runs, [*given, *candidates[:1]])
         self.maps.children = [
-            widgets.VBox(
-                [
-                    widgets.HTML(f"<p>Attention in the head of {html.escape(plain(name))}</p>"),
-                    widgets.Image(value=png, layout=FIT),
-                ]
+            widgets.HTML(
+                f"<p>Attention in the head of {html.escape(plain(name))}</p>"
+                + str(progress.image(png, f"attention between the kept tokens of {plain(name)}").data)
             )
             for name, png in maps.items()
         ]
@@ -507,9 +505,6 @@ class TryOut(widgets.VBox):
         rows = (texts[others] == key[others]).all(axis=1) if others else texts.index < 20
         self.candidates.value = "\n".join(" ".join(text.split()) for text in texts.loc[rows, last])
         self.score()
-
-
-FIT = widgets.Layout(max_width="100%", width="max-content")
 
 
 class Disagreement(widgets.VBox):

@@ -34,8 +34,9 @@ def outputs_of(source: str) -> list[Any]:
 
 def test_in_a_notebook_one_picture_is_drawn_again_and_again() -> None:
     picture, said = outputs_of(TRAIN)
-    assert set(picture.data) >= {"image/png"}
-    assert picture.metadata["image/png"]["alt"].startswith("training <b>: step 40 of 40, loss 0.025, ")
+    shown = picture.data["text/html"]
+    assert shown.startswith('<img alt="training &lt;b&gt;: step 40 of 40, loss 0.025, ')
+    assert "data:image/png;base64,iVBOR" in shown
     assert said.text.strip() == "[5, 10, 15, 20, 25, 30, 35, 40]"
 
 
@@ -44,7 +45,7 @@ def test_under_a_suite_the_last_picture_alone_and_no_looks_at_dev(
 ) -> None:
     monkeypatch.setenv(progress.FILE_VARIABLE, str(tmp_path / "progress.json"))
     picture, said = outputs_of(TRAIN)
-    assert "image/png" in picture.data and said.text.strip() == "[]"
+    assert "data:image/png" in picture.data["text/html"] and said.text.strip() == "[]"
 
 
 def test_outside_a_notebook_nothing_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,7 @@ def results_folder(pairs: pd.DataFrame, tiny_backbone: str, home: Path) -> Path:
     if Path("/tmp/m/smokehome").exists():  # DEV
         shutil.copytree("/tmp/m/smokehome/results", home / "results")
         shutil.copy("/tmp/m/smokehome/pairs.csv", home)
+        shutil.copytree("/tmp/m/smokehome/tiny", home / "tiny")
         return home / "results"
     many = [
         pairs.assign(group=pairs["group"] + 1000 * i, query=pairs["query"] + f" {word}")
