@@ -46,11 +46,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def results_folder(pairs: pd.DataFrame, tiny_backbone: str, home: Path) -> Path:
     """The smoke suite's results, on 360 pairs of a CSV with the tiny backbone."""
-    if Path("/tmp/m/smokehome").exists():  # DEV
-        shutil.copytree("/tmp/m/smokehome/results", home / "results")
-        shutil.copy("/tmp/m/smokehome/pairs.csv", home)
-        shutil.copytree("/tmp/m/smokehome/tiny", home / "tiny")
-        return home / "results"
     many = [
         pairs.assign(group=pairs["group"] + 1000 * i, query=pairs["query"] + f" {word}")
         for i, word in enumerate(["red", "old", "sleeps"])
