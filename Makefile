@@ -59,5 +59,5 @@ reference: $(STAMP)
 		study.save_pictures('results/$(SUITE)', '$(TO)')"
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .screenshots
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .screenshots
 	find dipair_lib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
