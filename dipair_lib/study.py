@@ -404,7 +404,7 @@ QUESTIONS = (
         say=say_loss, order=lambda loss, alpha: (place_in(["logits"])(loss), alpha or 0),
     ),
     Question(
-        "Matching what the teacher's last layer reads", "weight in the loss", ("match",), (0,), "ordered",
+        "Matching the teacher's features", "weight in the loss", ("match",), (0,), "ordered",
         say=lambda v: f"{v:g}",
     ),
     Question(
