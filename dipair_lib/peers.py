@@ -293,14 +293,21 @@ def encoding(out: Path | str, run: str, n: int = 512, turns: int = 5) -> pd.Data
     ``least_cosine`` with sentence-transformers' vectors.
 
     Args:
-        run: of the student ("frozen cosine"). n: texts of the right side.
+        run: any of the task; the student is its "frozen cosine". n: texts of the right side.
+
+    Raises:
+        ResultError: the task has no such row here.
     """
-    row = results.load_result(out, run)
+    asked = results.load_result(out, run)
+    own = [r for r in results.load_results(out, "warn") if r.data_sha256 == asked.data_sha256]
+    row = next((r for r in own if r.model == "frozen cosine"), None)
+    if row is None:
+        raise results.ResultError(f"{out}: expected a frozen cosine of {asked.task}: run 01_teacher first")
     task = results.load_run_task(json.loads(row.parameters))
     texts = untruncated(task.train[task.fields[1]].drop_duplicates(), row, 1).tolist()[:n]
     setting = Setting(str(out), row.teacher_run or "", "", torch.get_num_threads())
     theirs = build(Entry("", "", "float32", "st_vectors", ""), setting).encode
-    model: Any = models.load(results.row_folder(out, run) / "model")
+    model: Any = models.load(results.row_folder(out, row.run_id) / "model")
     ways: dict[tuple[str, str], Callable[[Sequence[str]], np.ndarray]] = {}
     if theirs:
         ways["sentence-transformers", "float32"] = theirs
