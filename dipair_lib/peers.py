@@ -293,16 +293,16 @@ def encoding(out: Path | str, run: str, n: int = 512, turns: int = 5) -> pd.Data
     ``least_cosine`` with sentence-transformers' vectors.
 
     Args:
-        run: any of the task; the student is its "frozen cosine". n: texts of the right side.
+        run: any student; what is clocked is the frozen cosine of its teacher's run. n: texts of the right side.
 
     Raises:
-        ResultError: the task has no such row here.
+        ResultError: there is no such row.
     """
     asked = results.load_result(out, run)
-    own = [r for r in results.load_results(out, "warn") if r.data_sha256 == asked.data_sha256]
-    row = next((r for r in own if r.model == "frozen cosine"), None)
+    beside = [r for r in results.load_results(out, "warn") if r.teacher_run == asked.teacher_run]
+    row = next((r for r in beside if r.notebook == "01_teacher" and r.head == "cosine"), None)
     if row is None:
-        raise results.ResultError(f"{out}: expected a frozen cosine of {asked.task}: run 01_teacher first")
+        raise results.ResultError(f"{out}: expected the frozen cosine of {asked.task}: run 01_teacher first")
     task = results.load_run_task(json.loads(row.parameters))
     texts = untruncated(task.train[task.fields[1]].drop_duplicates(), row, 1).tolist()[:n]
     setting = Setting(str(out), row.teacher_run or "", "", torch.get_num_threads())

@@ -162,7 +162,7 @@ class TestCompare:
 
 
 def test_encoders_side_by_side(folder: Path) -> None:
-    found = peers.encoding(folder, FROZEN, n=16, turns=2)
+    found = peers.encoding(folder, STUDENT, n=16, turns=2)
     assert found["by"].tolist()[:2] == ["sentence-transformers", "dipair-lab"]
     assert found["least_cosine"][1] > 0.9999
     assert (found["texts_per_s_low"] <= found["texts_per_s_high"]).all()
