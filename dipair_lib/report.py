@@ -506,6 +506,9 @@ def notebooks(folder: Path | str) -> list[Path]:
     paths = sorted(folder.glob("*.ipynb"))
     if not paths:
         raise results.ResultError(f"{folder}: no executed notebook: run a suite first (dipair run)")
+    for page in folder.glob("*.html"):
+        if page.with_suffix(".ipynb") not in paths:
+            page.unlink()  # of a run that failed then and has succeeded since
     return [results.write_atomic(path.with_suffix(".html"), rendered(path).encode("utf8")) for path in paths]
 
 

@@ -127,6 +127,13 @@ class TestNotebooks:
         )
         assert "\x1b" not in text
 
+    def test_the_page_of_a_run_that_succeeded_since_goes(self, tmp_path: Path) -> None:
+        path = notebook(tmp_path, name="02_bilstm-1.failed")
+        (old,) = report.notebooks(tmp_path)
+        path.rename(path.with_name("02_bilstm-1.ipynb"))
+        assert [page.name for page in report.notebooks(tmp_path)] == ["02_bilstm-1.html"]
+        assert not old.exists()
+
     def test_a_results_folder_with_them_has_no_foreign_file(self, tmp_path: Path) -> None:
         notebook(tmp_path)
         report.notebooks(tmp_path)
