@@ -271,7 +271,7 @@ LABELS = {
 UNITS = {"min_pairs_per_s": "", "max_p95_s": "s", "max_cache_bytes": "B"}
 STYLE = (
     "<style>table.dipair{border-collapse:collapse;font-size:13px;line-height:1.4}table.dipair :is(td,th){padding:3px 14px 3px 0;"
-    "text-align:left;vertical-align:top}table.dipair tr{border-bottom:1px solid #8884}</style>"
+    "text-align:left!important;vertical-align:top}table.dipair tr{border-bottom:1px solid #8884}</style>"
 )
 
 

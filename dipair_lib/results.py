@@ -14,6 +14,7 @@ the new one, never half of one.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -944,6 +945,8 @@ class Run:
             self.out, result, logits, test["label"].to_numpy(), test["group"].to_numpy(), gains
         )
         shutil.rmtree(self.unfinished, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others are under way
+            self.unfinished.parent.rmdir()
         return path
 
 
