@@ -177,7 +177,7 @@ class Seen:
         return self.dialogs + self.page.evaluate("window.pwned ? [String(window.pwned)] : []")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def open_page(chromium: Browser) -> Iterator[Callable[..., Seen]]:
     """Opens pages, each in a fresh profile."""
     contexts = []
@@ -198,7 +198,7 @@ def open_page(chromium: Browser) -> Iterator[Callable[..., Seen]]:
         context.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def open_notebook(lab: Lab, open_page: Callable[..., Seen]) -> Callable[[str], Seen]:
     """Opens a notebook of the lab's folder in JupyterLab, its kernel ready."""
 
@@ -211,7 +211,7 @@ def open_notebook(lab: Lab, open_page: Callable[..., Seen]) -> Callable[[str], S
     return opened
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run_all(lab: Lab, open_notebook: Callable[[str], Seen]) -> Callable[[str], tuple[Seen, Any]]:
     """Opens a notebook, runs all its cells through the menu, and reads what it saved."""
 

@@ -19,17 +19,27 @@ from dipair_lib import explorer, tradeoff
 KEPT = "quality kept, at least"
 
 
-@pytest.fixture
-def opened(
-    lab: Lab, results_folder: Path, run_all: Callable[[str], tuple[Seen, Any]], tmp_path: Path
+@pytest.fixture(scope="module")
+def executed(
+    lab: Lab, results_folder: Path, run_all: Callable[[str], tuple[Seen, Any]], tmp_path_factory: Any
 ) -> tuple[Seen, pd.DataFrame]:
     """The executed notebook in the page, and the rows it shows."""
-    out = tmp_path / "results"
+    out = tmp_path_factory.mktemp("explorer") / "results"
     shutil.copytree(results_folder, out)
-    seen, notebook = run_all(lab.add(f"05_explorer.{tmp_path.name}", {"out": str(out)}))
+    seen, notebook = run_all(lab.add("05_explorer.live", {"out": str(out)}))
     assert failures(notebook) == []
-    control(seen.page, "scenario").scroll_into_view_if_needed()
     return seen, explorer.load(out)
+
+
+@pytest.fixture
+def opened(executed: tuple[Seen, pd.DataFrame]) -> tuple[Seen, pd.DataFrame]:
+    """The same page with its controls as they were at first."""
+    page = executed[0].page
+    control(page, "scenario").scroll_into_view_if_needed()
+    control(page, "scenario").select_option("many pairs, in bulk")
+    control(page, KEPT).select_option("95 %")
+    control(page, "with its whole interval").set_checked(False)
+    return executed
 
 
 def control(page: Page, label: str) -> Locator:
