@@ -51,7 +51,7 @@ def frames(folder: Path | str) -> dict[str, pd.DataFrame]:
     names = data["task"].dropna().unique().tolist()
     if not names:
         raise results.ResultError(
-            f"{folder}: no rows yet: run `dipair run notebooks/suites/demo.yaml` or the notebooks 01 to 03 first"
+            f"{folder}: no rows yet: run the notebooks 01 to 03 first, or a suite: {results.FIRST}"
         )
     return {name: data[data["task"] == name] for name in names}
 

@@ -46,7 +46,7 @@ def student_of(out: Path | str, run: str = "", least: float = 0.9) -> results.Re
     ]
     if not able:
         raise results.ResultError(
-            f"{out}: no clocked student for pairs here: run a suite first, e.g. `make demo`"
+            f"{out}: no clocked student for pairs here: run a suite first: {results.FIRST}"
         )
     if len({row.task for row in able}) > 1:
         raise results.ResultError(f"{out}: holds students of several tasks: name one by its run id")

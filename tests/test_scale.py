@@ -115,7 +115,9 @@ class TestStudent:
         return row.run_id
 
     def test_the_fastest_that_is_good_enough(self, tmp_path: Path) -> None:
-        with pytest.raises(results.ResultError, match=r"no clocked student for pairs here: .*make demo"):
+        with pytest.raises(
+            results.ResultError, match=r"no clocked student for pairs here: .*suites/demo.yaml"
+        ):
             scale.student_of(tmp_path)
         slow = self.row(tmp_path, "slow", retained=0.97)
         assert scale.student_of(tmp_path).run_id == slow
