@@ -604,7 +604,7 @@ class TestFastTiles:
         a, b = torch.randn(m, hidden[0]), torch.randn(n, hidden[0])
         a[0, 0] = -1e4  # cut at zero whatever is added
         compiled = native.FFNNTile(head)
-        found = compiled(a, b)
+        found = compiled((a,), (b,))
         second, last = head.rest
         x = torch.relu(a[:, None] + b[None]).bfloat16().double()
         x = torch.relu(x @ second.weight.bfloat16().double().T + second.bias.double())
@@ -674,7 +674,7 @@ class TestFastTiles:
         head = heads.FFNNHead([6, 6], (32, 32))
         a, b = torch.randn(3, 32), torch.randn(40, 32)
         a[1, 5] = float("nan")
-        found = native.FFNNTile(head)(a, b)
+        found = native.FFNNTile(head)((a,), (b,))
         assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
 
     def test_without_it_torch_computes(self, sides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
