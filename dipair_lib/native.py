@@ -1,8 +1,8 @@
 """Tiles of the heads as compiled code (``tiles.cpp``), on processors that multiply bfloat16 in tiles (AMX) or in vectors (AVX512_BF16), and
 where a compiler is.
 
-There is code for the FFNN head, MaxSim, the transformer head of one layer, and the BiLSTM's comparison. It is compiled once per machine, into
-the cache folder, in some seconds. Elsewhere, for other heads, or with ``DIPAIR_NATIVE=0``, torch computes the same.
+There is code for the FFNN head, MaxSim, the transformer head of one layer, and the BiLSTM's comparison. It is compiled once per machine,
+into the cache folder, in some seconds. Elsewhere, for other heads, or with ``DIPAIR_NATIVE=0``, torch computes the same.
 """
 
 from __future__ import annotations
@@ -203,7 +203,10 @@ class Layer(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("heads", "part", "width", "wide", "ffn")),
         *((name, ctypes.c_float) for name in ("scale", "epsilon", "epsilon_leave", "shift")),
         *((name, ctypes.c_void_p) for name in ("attended", "up", "down")),
-        *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "up_bias", "down_bias", "w", "bump")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("norm_weight", "norm_bias", "up_bias", "down_bias", "w", "bump")
+        ),
     ]
 
 
@@ -254,7 +257,10 @@ class TransformerTile:
         columns = columns_of(filled(queries, up(m), layer.heads, layer.part))
         rows = by_head(filled(others, up(n), deep, self.width), layer.heads).flatten(0, 1)
         rows = rows_of(rows)
-        v, values = (by_head(filled(t, up(len(t)), t.shape[1], self.width), layer.heads).contiguous() for t in (v, values))
+        v, values = (
+            by_head(filled(t, up(len(t)), t.shape[1], self.width), layer.heads).contiguous()
+            for t in (v, values)
+        )
         bias = torch.zeros(real.shape).masked_fill(~real, float("-inf"))
         scores = torch.empty(up(m), n)
 
@@ -275,7 +281,7 @@ def gelu_bump() -> torch.Tensor:
     u = np.cos(np.pi * (np.arange(16) + 0.5) / 16) / 2  # Chebyshev's points
     columns = []
     for i in range(16):
-        x = np.abs(u + i) / BUMPS
+        x = (u + i) / BUMPS  # below 0, which no input reaches, the same curve: smooth
         share = np.array([math.erfc(value / math.sqrt(2)) / 2 for value in x])
         columns.append(np.polyfit(u, x * share, 4))
     return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
@@ -290,7 +296,11 @@ def compiled(head: Any) -> Compiled | None:
         return FFNNTile(head)
     if isinstance(head, SimilarityHead) and head.maxsim and len(head.shift) == 1:
         return MaxSimTile(head)
-    if isinstance(head, TransformerHead) and (len(head.position), len(head.layers)) == (2, 1) and head.last.out_features == 1:
+    if (
+        isinstance(head, TransformerHead)
+        and (len(head.position), len(head.layers)) == (2, 1)
+        and head.last.out_features == 1
+    ):
         return TransformerTile(head)
     if isinstance(head, CompareHead) and head.both is not None and head.output.out_features == 1:
         return CompareTile(head)
@@ -310,7 +320,7 @@ class Tile:
             return None
         corrects = isinstance(model.head, ResidualHead)
         head = compiled(model.head.head if corrects else model.head)
-        return head and cls(head, compiled(model.head.start) if corrects else None)
+        return None if head is None else cls(head, compiled(model.head.start) if corrects else None)
 
     def __call__(self, model: Any, left: Prepared, right: Prepared) -> torch.Tensor:
         """Scores float32 [m, n]; a cosine that is corrected is torch's."""
@@ -352,7 +362,13 @@ def by_head(values: torch.Tensor, heads: int) -> torch.Tensor:
 
 def columns_of(values: torch.Tensor) -> torch.Tensor:
     """Columns of a product as bfloat16, from [columns, heads, width]: [columns / 16, heads, width / 32, 16 pairs, 16 columns, 2]."""
-    return values.bfloat16().unflatten(2, (-1, 16, 2)).unflatten(0, (-1, 16)).permute(0, 2, 3, 4, 1, 5).contiguous()
+    return (
+        values.bfloat16()
+        .unflatten(2, (-1, 16, 2))
+        .unflatten(0, (-1, 16))
+        .permute(0, 2, 3, 4, 1, 5)
+        .contiguous()
+    )
 
 
 def rows_of(values: torch.Tensor) -> torch.Tensor:
@@ -363,7 +379,11 @@ def rows_of(values: torch.Tensor) -> torch.Tensor:
 def packed(weight: torch.Tensor, inner: int, outer: int) -> torch.Tensor:
     """A layer's weights as columns of a product, bfloat16 in the order that the code reads, zeros behind inputs and outputs."""
     weight = weight.detach()
-    short = torch.nn.functional.pad(weight, (0, inner - weight.shape[1], 0, outer - weight.shape[0])).bfloat16().contiguous()
+    short = (
+        torch.nn.functional.pad(weight, (0, inner - weight.shape[1], 0, outer - weight.shape[0]))
+        .bfloat16()
+        .contiguous()
+    )
     found = torch.empty(short.numel(), dtype=torch.int16)
     library().pack(at(short), inner, outer, at(found))
     return found

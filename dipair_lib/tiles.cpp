@@ -66,6 +66,7 @@ struct Tiles {
   static void end() { _tile_release(); }
   static inline void multiply(const uint16_t* x0, const uint16_t* x1, long x_step, const uint16_t* w0, const uint16_t* w1, long w_step,
                               int steps, float* c, long stride) {
+    __asm__ volatile("" ::: "memory");  // what is loaded below was written before: GCC's loads of tiles do not say that they read memory
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
