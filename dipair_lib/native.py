@@ -1,7 +1,9 @@
-"""Tiles of the FFNN head and of MaxSim as compiled code (``tiles.cpp``), on processors that multiply bfloat16 in tiles (AMX) and where a
-compiler is.
+"""Tiles of the heads as compiled code (``tiles.cpp``), on processors that multiply bfloat16 in tiles (AMX) or in vectors (AVX512_BF16), and
+where a compiler is.
 
-It is compiled once per machine, into the cache folder, in about a second. Elsewhere, or with ``DIPAIR_NATIVE=0``, torch computes the same.
+There is code for the FFNN head, MaxSim, the transformer head of one layer, and the BiLSTM's comparison. It is compiled once per machine,
+into the cache folder, in some seconds. Elsewhere, for other heads, or with ``DIPAIR_NATIVE=0``, torch computes the same. The cosine stays
+torch's: its product in bfloat16 is twice as fast, but then the best must be scored again, which costs more than that saves.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -19,23 +22,27 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import torch
 
 from . import tasks
 from .models import Prepared
-from .models.heads import FFNNHead, ResidualHead, SimilarityHead, cosine_of
+from .models.heads import CompareHead, FFNNHead, ResidualHead, SimilarityHead, TransformerHead, cosine_of
 
 SOURCE = Path(__file__).with_name("tiles.cpp")
-NEEDED = {"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512dq", "avx512_bf16"}
-WIDEST = 1024  # hidden units of the first layer that the code has room for
+NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512_bf16"}
+AMX = {"amx_tile", "amx_bf16"}
+BUMPS = 2.875  # polynomials per unit of GELU's input, as in the code
 
 
 def why_not() -> str:
     """Why the compiled tile cannot be used here; empty if it can."""
     if os.environ.get("DIPAIR_NATIVE") == "0":
         return "DIPAIR_NATIVE=0 switches it off"
-    if platform.system() != "Linux" or not flags() >= NEEDED:
-        return "the processor has no bfloat16 tiles (AMX)"
+    if platform.system() != "Linux":
+        return "it is for Linux"
+    if not flags() >= NEEDED:
+        return "the processor does not multiply bfloat16 (AVX512_BF16)"
     if not compiler():
         return "there is no C++ compiler (g++ or clang++)"
     try:
@@ -62,7 +69,7 @@ def compiler() -> str | None:
 
 @functools.cache
 def library() -> Any:
-    """The compiled code, with the right to use tiles."""
+    """The compiled code."""
     command = [compiler() or "g++", "-O3", "-march=native", "-shared", "-fPIC", "-fvisibility=default"]
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join([*command, *sorted(flags())]).encode())
     path = tasks.cache_folder() / "native" / f"tiles-{digest.hexdigest()[:16]}.so"
@@ -72,10 +79,15 @@ def library() -> Any:
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
             subprocess.run([*command, "-o", str(temporary), str(SOURCE)], check=True, capture_output=True)
             os.replace(temporary, path)
-    found = ctypes.CDLL(str(path))
-    if found.prepare_process() != 0:
-        raise OSError("the system does not let this process use tiles")
-    return found
+    return ctypes.CDLL(str(path))
+
+
+@functools.cache
+def ways() -> tuple[str, ...]:
+    """How this process can multiply, the fastest first: in ``tiles``, where the processor, the compiler and the system let it, and in
+    ``vectors``."""
+    tiles = flags() >= AMX and library().prepare_process() == 0
+    return ("tiles", "vectors") if tiles else ("vectors",)
 
 
 class FFNNTile:
@@ -85,30 +97,27 @@ class FFNNTile:
     by the rounding of the first layer's activations and of the second layer's weights, and by nothing else.
 
     Args:
-        head: with two hidden layers and one output.
+        head: with two hidden layers and one output. way: one of ``ways``, by default the fastest.
     """
 
-    def __init__(self, head: FFNNHead) -> None:
+    def __init__(self, head: FFNNHead, way: str = "") -> None:
         second, last = head.rest
+        self.code = library()[f"ffnn_{way or ways()[0]}"]
         self.hidden, self.outer = up(second.in_features), up(second.out_features)
-        weight = torch.zeros(self.outer, self.hidden)
-        weight[: second.out_features, : second.in_features] = second.weight.detach()
-        short = weight.bfloat16()
-        self.packed = torch.empty(weight.numel(), dtype=torch.int16)
-        library().pack(at(short), self.hidden, self.outer, at(self.packed))
+        self.packed = packed(second.weight, self.hidden, self.outer)
         self.bias = padded(second.bias.detach()[None], self.outer)
         self.weights = padded(last.weight.detach(), self.outer)
         self.shift = float(last.bias.detach())
 
-    def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    def __call__(self, left: Prepared, right: Prepared) -> torch.Tensor:
         """Shares of the first layer, float32 [m, hidden] and [n, hidden], to scores float32 [m, n], by all of torch's threads."""
-        left, right = padded(left, self.hidden), padded(right, self.hidden)
-        m, n = len(left), len(right)
+        a, b = (padded(side[0], self.hidden) for side in (left, right))
+        m, n = len(a), len(b)
         scores = torch.empty(m, n)
 
         def part(first: int, last: int) -> None:
-            library().ffnn_tile(
-                at(left), at(right[first:]), at(self.packed), at(self.bias), at(self.weights), ctypes.c_float(self.shift), m, last - first,
+            self.code(
+                at(a), at(b[first:]), at(self.packed), at(self.bias), at(self.weights), ctypes.c_float(self.shift), m, last - first,
                 self.hidden, self.outer, at(scores[:, first:]), ctypes.c_long(n),
             )  # fmt: skip
 
@@ -116,11 +125,47 @@ class FFNNTile:
         return scores
 
 
-class MaxSimTile:
-    """MaxSim, or its weighted sum with the cosine, of all pairs of two blocks of texts; tokens are rounded to bfloat16, nothing else is."""
+class CompareTile:
+    """The BiLSTM's comparison of two sentences; products, differences and their weights are rounded to bfloat16, nothing else is."""
 
-    def __init__(self, head: SimilarityHead) -> None:
+    def __init__(self, head: CompareHead) -> None:
+        assert head.both is not None
+        outer, width = len(head.both.weight), head.both.in_features // 2
+        self.width, self.outer = -(-width // 16) * 16, up(outer)
+        # 16 products and 16 differences by turns, as the code makes them
+        weight = filled(head.both.weight.detach().unflatten(1, (2, width)), outer, 2, self.width)
+        weight = weight.unflatten(2, (-1, 16)).transpose(1, 2).flatten(1)
+        self.packed = packed(weight, 2 * self.width, self.outer)
+        self.weights = padded(head.output.weight.detach(), self.outer)
+        self.shift = float(head.output.bias.detach())
+
+    def __call__(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """States and shares of the first layer, float32 [m, width] and [m, hidden], and of n texts, to scores float32 [m, n]."""
+        a, b = (padded(side[0], self.width) for side in (left, right))
+        p, q = (padded(side[1], self.outer) for side in (left, right))
+        m, n = len(a), len(b)
+        scores = torch.empty(m, n)
+
+        def part(first: int, last: int) -> None:
+            library().compare_vectors(
+                at(a), at(b[first:]), at(p), at(q[first:]), at(self.packed), at(self.weights), ctypes.c_float(self.shift), m, last - first,
+                self.width, self.outer, at(scores[:, first:]), ctypes.c_long(n),
+            )  # fmt: skip
+
+        shared(n, 1, part)
+        return scores
+
+
+class MaxSimTile:
+    """MaxSim, or its weighted sum with the cosine, of all pairs of two blocks of texts; tokens are rounded to bfloat16, nothing else is.
+
+    Args:
+        way: one of ``ways``, by default the fastest.
+    """
+
+    def __init__(self, head: SimilarityHead, way: str = "") -> None:
         *cosine, maxsim = head.scale.detach()[0].tolist()
+        self.code = library()[f"maxsim_{way or ways()[0]}"]
         self.maxsim, self.cosine, self.shift = maxsim, sum(cosine), float(head.shift.detach())
 
     def __call__(self, left: Prepared, right: Prepared) -> torch.Tensor:
@@ -129,23 +174,22 @@ class MaxSimTile:
         m, n, wide, deep, width = len(a), len(b), tokens(a.shape[1]), tokens(b.shape[1]), up(a.shape[2])
         weights = self.maxsim * inside / inside.sum(1, keepdim=True).clamp(min=1)
         weights = filled(weights[..., None], up(m), wide)[..., 0].contiguous()
-        columns = filled(a, up(m), wide, width).bfloat16().view(-1, 16, width // 32, 16, 2)
-        columns = columns.permute(0, 2, 3, 1, 4).contiguous()
+        columns = columns_of(filled(a, up(m), wide, width).flatten(0, 1)[:, None])
         # What is no token of a right text is its first once more: that changes no maximum.
         spread = torch.where(real[..., None], b, b[:, :1])
         spread = torch.cat([spread, b[:, :1].expand(-1, deep - b.shape[1], -1)], dim=1)
-        rows = filled(spread, up(n), deep, width).bfloat16().view(-1, 16, width // 32, 32)
-        rows = rows.transpose(1, 2).contiguous()
+        rows = rows_of(filled(spread, up(n), deep, width).flatten(0, 1)[:, None])
         scores = torch.empty(up(m), up(n))
 
         def part(first: int, last: int) -> None:
-            library().maxsim_tile(
+            self.code(
                 at(columns), at(weights), at(rows[first * deep // 16 :]), up(m), last - first, wide, deep, width, at(scores[:, first:]),
                 ctypes.c_long(up(n)),
             )  # fmt: skip
 
         shared(up(n), 32, part)
         found = scores[:m, :n] + self.shift
+        found[:, spread.isnan().any(2).any(1)] = torch.nan  # a maximum of vectors hides it
         return (
             found.add_(cosine_of(left[2][:, None], right[2][None])[..., 0], alpha=self.cosine)
             if len(left) > 2
@@ -153,33 +197,140 @@ class MaxSimTile:
         )
 
 
+class Layer(ctypes.Structure):
+    """A transformer head's sizes, matrices and vectors as the code reads them."""
+
+    _fields_ = [
+        *((name, ctypes.c_int) for name in ("heads", "part", "width", "wide", "ffn")),
+        *((name, ctypes.c_float) for name in ("scale", "epsilon", "epsilon_leave", "shift")),
+        *((name, ctypes.c_void_p) for name in ("attended", "up", "down")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("norm_weight", "norm_bias", "up_bias", "down_bias", "w", "bump")
+        ),
+    ]
+
+
+class TransformerTile:
+    """The transformer head of one layer. Bfloat16 are what its matrix products read: queries and the other text's keys, and the inputs and
+    weights of ``attended``, ``up`` and ``down``; all else, sums included, is float32, the exponential and GELU to 1e-6.
+
+    Per text: the first token's scores of its own text, which are float32.
+    """
+
+    def __init__(self, head: TransformerHead) -> None:
+        layer = head.layers[0]
+        self.first_bias = layer.attended.bias.detach()
+        width, ffn, heads = layer.attended.in_features, layer.up.out_features, layer.heads
+        self.width, wide = width, up(width)
+        attended = by_head(layer.attended.weight.detach(), heads).flatten(1)
+        norm, leave, output = layer.before_ffn, head.leave, head.output
+        self.matrices = {
+            "attended": packed(attended, attended.shape[1], wide),
+            "up": packed(layer.up.weight, wide, up(ffn)),
+            "down": packed(layer.down.weight, up(ffn), wide),
+        }
+        vectors = {
+            "norm_weight": padded(norm.weight.detach()[None], wide),
+            "norm_bias": padded(norm.bias.detach()[None], wide),
+            "up_bias": padded(layer.up.bias.detach()[None], up(ffn)),
+            "down_bias": padded(layer.down.bias.detach()[None], wide),
+            "w": padded(leave.weight.detach()[None] * output.weight.detach(), wide),
+            "bump": gelu_bump(),
+        }
+        self.matrices |= vectors
+        self.layer = Layer(
+            heads=heads, part=up(width // heads), width=width, wide=wide, ffn=up(ffn), scale=(width // heads) ** -0.5,
+            epsilon=norm.eps, epsilon_leave=leave.eps, shift=float(output(leave.bias).detach()),
+            **{name: at(t) for name, t in self.matrices.items()},
+        )  # fmt: skip
+
+    def __call__(self, left: Prepared, right: Prepared) -> torch.Tensor:
+        """What ``TransformerHead.prepare`` gave of m and n texts, to scores float32 [m, n]."""
+        (x, q, k, v, mask), (_, _, others, values, real) = left, right
+        layer = self.layer
+        m, n, one, other, deep = len(x), len(real), k.shape[1], others.shape[1], tokens(others.shape[1])
+        first = filled(x[:, :1] + self.first_bias, up(m), 1, layer.wide)
+        queries = by_head(q[:, 0], layer.heads)
+        own = torch.einsum("mhd,mthd->mht", queries, by_head(k, layer.heads)) * layer.scale
+        own = filled(own.masked_fill(~mask[:, None], float("-inf")), up(m), layer.heads, one)
+        own = own.unflatten(0, (-1, 32)).permute(0, 2, 3, 1).contiguous()  # 32 texts side by side
+        columns = columns_of(filled(queries, up(m), layer.heads, layer.part))
+        rows = by_head(filled(others, up(n), deep, self.width), layer.heads).flatten(0, 1)
+        rows = rows_of(rows)
+        v, values = (
+            by_head(filled(t, up(len(t)), t.shape[1], self.width), layer.heads).contiguous()
+            for t in (v, values)
+        )
+        bias = torch.zeros(real.shape).masked_fill(~real, float("-inf"))
+        scores = torch.empty(up(m), n)
+
+        def part(start: int, stop: int) -> None:
+            library().transformer_vectors(
+                ctypes.byref(layer), at(first), at(columns), at(own), at(v), at(rows[start * deep // 16 :]), at(bias[start:]),
+                at(values[start:]), up(m), min(stop, n) - start, one, other, deep, at(scores[:, start:]), ctypes.c_long(n),
+            )  # fmt: skip
+
+        shared(up(n), 32, part)
+        return scores[:m]
+
+
+@functools.cache
+def gelu_bump() -> torch.Tensor:
+    """Coefficients float32 [5, 16], highest degree first, of u = BUMPS * |x| - i from -1/2 to 1/2 for i = 0 to 15: what GELU(x) lacks to
+    max(x, 0), |x| times the share of the normal distribution beyond |x|."""
+    u = np.cos(np.pi * (np.arange(16) + 0.5) / 16) / 2  # Chebyshev's points
+    columns = []
+    for i in range(16):
+        x = (u + i) / BUMPS  # below 0, which no input reaches, the same curve: smooth
+        share = np.array([math.erfc(value / math.sqrt(2)) / 2 for value in x])
+        columns.append(np.polyfit(u, x * share, 4))
+    return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
+
+
+Compiled = FFNNTile | CompareTile | MaxSimTile | TransformerTile
+
+
+def compiled(head: Any) -> Compiled | None:
+    """The compiled code of a head for pairs with one output; None where there is none."""
+    if isinstance(head, FFNNHead) and (len(head.first), len(head.rest), head.last.out_features) == (2, 2, 1):
+        return FFNNTile(head)
+    if isinstance(head, SimilarityHead) and head.maxsim and len(head.shift) == 1:
+        return MaxSimTile(head)
+    if (
+        isinstance(head, TransformerHead)
+        and (len(head.position), len(head.layers)) == (2, 1)
+        and head.last.out_features == 1
+    ):
+        return TransformerTile(head)
+    if isinstance(head, CompareHead) and head.both is not None and head.output.out_features == 1:
+        return CompareTile(head)
+    return None
+
+
 class Tile:
     """What of a model's head has compiled code: the head itself, and the similarity that it corrects."""
 
-    def __init__(self, head: FFNNTile | None, similarity: MaxSimTile | None) -> None:
-        self.head, self.similarity = head, similarity
+    def __init__(self, head: Compiled, start: Compiled | None = None) -> None:
+        self.head, self.start = head, start
 
     @classmethod
     def of(cls, model: Any) -> Tile | None:
         """None for models without, or where the code cannot run."""
-        corrects = isinstance(model.head, ResidualHead)
-        head: Any = model.head.head if corrects else model.head
-        start: Any = model.head.start if corrects else model.head
-        ffnn = isinstance(head, FFNNHead) and len(head.rest) == 2 and head.last.out_features == 1
-        ffnn = ffnn and up(head.rest[0].in_features) <= WIDEST
-        maxsim = isinstance(start, SimilarityHead) and start.maxsim and len(start.shift) == 1
-        if not (ffnn or maxsim) or (corrects and not ffnn) or why_not():
+        if why_not():
             return None
-        return cls(FFNNTile(head) if ffnn else None, MaxSimTile(start) if maxsim else None)
+        corrects = isinstance(model.head, ResidualHead)
+        head = compiled(model.head.head if corrects else model.head)
+        return None if head is None else cls(head, compiled(model.head.start) if corrects else None)
 
     def __call__(self, model: Any, left: Prepared, right: Prepared) -> torch.Tensor:
         """Scores float32 [m, n]; a cosine that is corrected is torch's."""
         if not isinstance(model.head, ResidualHead):
-            return self.head(left[0], right[0]) if self.head else self.similarity(left, right)  # type: ignore[misc]
+            return self.head(left, right)
         own, start = model.head.parts([left, right])
-        scores = self.head(own[0][0], own[1][0])  # type: ignore[misc]
-        if self.similarity:
-            return scores.add_(self.similarity(*start))
+        scores = self.head(*own)
+        if self.start:
+            return scores.add_(self.start(*start))
         one, other = tuple(t[:, None] for t in start[0]), tuple(t[None] for t in start[1])
         return scores + model.head.start.combine(one, other)[..., 0]
 
@@ -202,6 +353,41 @@ def filled(values: torch.Tensor, texts: int, tokens: int, width: int = 1) -> tor
     shape = values.shape
     pad = torch.nn.functional.pad
     return pad(values, (0, width - shape[2], 0, tokens - shape[1], 0, texts - shape[0]))
+
+
+def by_head(values: torch.Tensor, heads: int) -> torch.Tensor:
+    """[..., width] -> [..., heads, a head's part], with zeros up to a whole number of 32 behind each part."""
+    values = values.unflatten(-1, (heads, -1))
+    return torch.nn.functional.pad(values, (0, up(values.shape[-1]) - values.shape[-1]))
+
+
+def columns_of(values: torch.Tensor) -> torch.Tensor:
+    """Columns of a product as bfloat16, from [columns, heads, width]: [columns / 16, heads, width / 32, 16 pairs, 16 columns, 2]."""
+    return (
+        values.bfloat16()
+        .unflatten(2, (-1, 16, 2))
+        .unflatten(0, (-1, 16))
+        .permute(0, 2, 3, 4, 1, 5)
+        .contiguous()
+    )
+
+
+def rows_of(values: torch.Tensor) -> torch.Tensor:
+    """Rows of a product as bfloat16, from [rows, heads, width]: [rows / 16, heads, width / 32, 16 rows, 32]."""
+    return values.bfloat16().unflatten(2, (-1, 32)).unflatten(0, (-1, 16)).permute(0, 2, 3, 1, 4).contiguous()
+
+
+def packed(weight: torch.Tensor, inner: int, outer: int) -> torch.Tensor:
+    """A layer's weights as columns of a product, bfloat16 in the order that the code reads, zeros behind inputs and outputs."""
+    weight = weight.detach()
+    short = (
+        torch.nn.functional.pad(weight, (0, inner - weight.shape[1], 0, outer - weight.shape[0]))
+        .bfloat16()
+        .contiguous()
+    )
+    found = torch.empty(short.numel(), dtype=torch.int16)
+    library().pack(at(short), inner, outer, at(found))
+    return found
 
 
 def up(number: int) -> int:

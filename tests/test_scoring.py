@@ -561,6 +561,73 @@ class TestJobs:
         assert not list((sides / "out").glob("part*"))
 
 
+WHY_NOT = native.why_not()
+needs_code = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "it can be used")
+WAYS = () if WHY_NOT else native.ways()
+both_ways = pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(
+            w, marks=pytest.mark.skipif(w not in WAYS, reason=WHY_NOT or f"the processor has no {w}")
+        )
+        for w in ("tiles", "vectors")
+    ],
+)
+
+
+def transformer_sides(
+    m: int, n: int, k: tuple[int, int], width: int, heads_: int, ffn: int
+) -> tuple[heads.TransformerHead, heads.Prepared, heads.Prepared]:
+    """A head that attends sharply, and what it prepared of m and n texts of 1 to k tokens, some with a gap."""
+    torch.manual_seed(m + n)
+    head = heads.TransformerHead(k, width, heads=heads_, ffn=ffn)
+    for p in head.parameters():
+        torch.nn.init.normal_(p, std=p.shape[-1] ** -0.5)
+    torch.nn.init.normal_(head.layers[0].before_attention.weight, std=1.0)
+    torch.nn.init.normal_(head.layers[0].before_ffn.weight, std=1.0)
+    torch.nn.init.normal_(head.leave.weight, std=1.0)
+    sides = []
+    for field, (texts, most) in enumerate(zip((m, n), k, strict=True)):
+        mask = torch.arange(most) < torch.randint(1, most + 1, (texts, 1))
+        mask[:, 1:] &= torch.rand(texts, most - 1) < 0.9
+        kept = heads.Kept(3 * torch.randn(texts, most, width) * mask[..., None], mask)
+        sides.append(tuple(t.detach() for t in head.prepare(kept, field)))
+    return head, sides[0], sides[1]
+
+
+def transformer_rounded(
+    head: heads.TransformerHead, left: heads.Prepared, right: heads.Prepared
+) -> torch.Tensor:
+    """The head in float64, with its matrix products' inputs rounded to bfloat16 as compiled code does, [m, n]."""
+    layer = head.layers[0]
+
+    def by_head(t: torch.Tensor) -> torch.Tensor:
+        return t.double().unflatten(-1, (layer.heads, -1))
+
+    def short(t: torch.Tensor) -> torch.Tensor:
+        return t.detach().bfloat16().double()
+
+    def product(x: torch.Tensor, linear: torch.nn.Linear) -> torch.Tensor:
+        return short(x) @ short(linear.weight).T + linear.bias.double()
+
+    (x, q, k, v, mask), (_, _, others, values, real) = left, right
+    own = torch.einsum("mhd,mthd->mht", by_head(q[:, 0]), by_head(k)).masked_fill(~mask[:, None], -torch.inf)
+    their = torch.einsum("mhd,nthd->mnht", by_head(short(q[:, 0])), by_head(short(others)))
+    their = their.masked_fill(~real[:, None], -torch.inf)
+    scores = torch.cat([own[:, None].expand(-1, len(real), -1, -1), their], dim=-1)
+    share = (scores * (q.shape[-1] // layer.heads) ** -0.5).softmax(-1)
+    most = k.shape[1]
+    mixed = torch.einsum("mnht,mthd->mnhd", share[..., :most], by_head(v))
+    mixed = (mixed + torch.einsum("mnht,nthd->mnhd", share[..., most:], by_head(values))).flatten(-2)
+    stream = x[:, :1].double() + product(mixed, layer.attended)
+    norm = layer.before_ffn.double()(stream)
+    layer.before_ffn.float()
+    stream = stream + product(torch.nn.functional.gelu(product(norm, layer.up)), layer.down)
+    found = head.output.double()(head.leave.double()(stream))[..., 0].detach()
+    head.float()
+    return found
+
+
 class TestFastTiles:
     @pytest.mark.parametrize("asked", [{"top": 1}, {"top": 3}, {"threshold": 0.0}])
     @pytest.mark.parametrize("off", [1e-4, 0.3])
@@ -593,18 +660,44 @@ class TestFastTiles:
             assert rows["right"].tolist() == [f"p{j}" for j in right]
             np.testing.assert_allclose(rows["score"], want[i][right], atol=1e-5)
 
-    @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
+    @pytest.mark.parametrize("head", [*HEADS, "transformer that corrects", "bilstm"])
+    def test_each_head_finds_the_best_that_float32_finds(
+        self, head: str, tiny_backbone: str, tmp_path: Path, pairs: pd.DataFrame
+    ) -> None:
+        torch.manual_seed(0)
+        if head == "bilstm":
+            words = sorted({w for text in pairs["query"] for w in text.lower().split()})
+            model: Any = models.BiLSTM(words, (8, 12), width=12, hidden=10, fc=6)
+            models.save(model.eval(), tmp_path / "s")
+        elif head in HEADS:
+            save_student(tiny_backbone, tmp_path / "s", **HEADS[head])
+        else:
+            corrects = {"pooled": True, "residual": "cosine", **HEADS["transformer"]}
+            save_student(tiny_backbone, tmp_path / "s", **corrects)
+        for side, (name, column, n) in enumerate((("a", "query", LEFT), ("b", "passage", RIGHT))):
+            frame = pd.DataFrame({"id": range(n), "text": texts(pairs, column, n)})
+            frame.to_parquet(tmp_path / f"{name}.parquet")
+            collection.encode(tmp_path / "s", tmp_path / f"{name}.parquet", side, tmp_path / name)
+        assert (Scorer.load(tmp_path / "s").compiled is None) == (head == "cosine" or bool(native.why_not()))
+        scoring.score(job(tmp_path, top=2, tile=(4, 40)), tmp_path / "out")
+        want = expected(tmp_path, pairs)
+        for i, (_, rows) in enumerate(scored(tmp_path / "out").groupby("left")):
+            np.testing.assert_allclose(rows["score"], np.sort(want[i])[:-3:-1], atol=1e-5)
+            np.testing.assert_allclose(want[i][rows["right"]], rows["score"], atol=1e-5)
+
+    @both_ways
     @pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 31), (5, 32), (2, 97)])
-    @pytest.mark.parametrize("hidden", [(256, 128), (40, 7), (64, 32)])
-    def test_the_compiled_tile_is_the_head_in_float64(self, m: int, n: int, hidden: tuple[int, int]) -> None:
+    @pytest.mark.parametrize("hidden", [(256, 128), (40, 7), (64, 32), (1056, 33)])
+    def test_the_compiled_tile_is_the_head_in_float64(
+        self, way: str, m: int, n: int, hidden: tuple[int, int]
+    ) -> None:
         torch.manual_seed(0)
         head = heads.FFNNHead([6, 6], hidden)
         for p in head.parameters():
             torch.nn.init.normal_(p, std=p.shape[-1] ** -0.5)
         a, b = torch.randn(m, hidden[0]), torch.randn(n, hidden[0])
         a[0, 0] = -1e4  # cut at zero whatever is added
-        compiled = native.FFNNTile(head)
-        found = compiled(a, b)
+        found = native.FFNNTile(head, way)((a,), (b,))
         second, last = head.rest
         x = torch.relu(a[:, None] + b[None]).bfloat16().double()
         x = torch.relu(x @ second.weight.bfloat16().double().T + second.bias.double())
@@ -613,14 +706,14 @@ class TestFastTiles:
         plain = head.combine((a[:, None],), (b[None],))[..., 0].detach()
         assert (found - plain).abs().max() < 0.02 * max(1.0, float(plain.abs().max()))
 
-    @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
+    @both_ways
     @pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 31), (33, 32), (5, 97)])
     @pytest.mark.parametrize(
         ("k", "width"), [((1, 1), 32), ((3, 8), 8), ((8, 32), 64), ((20, 5), 40), ((32, 48), 128)]
     )
     @pytest.mark.parametrize("kind", ["maxsim", "cosine+maxsim"])
     def test_compiled_maxsim_is_the_textbook_form(
-        self, m: int, n: int, k: tuple[int, int], width: int, kind: str
+        self, way: str, m: int, n: int, k: tuple[int, int], width: int, kind: str
     ) -> None:
         random = torch.Generator().manual_seed(m + n)
         head = heads.SimilarityHead(kind)
@@ -632,7 +725,7 @@ class TestFastTiles:
             vectors = torch.randn(texts, most, width, generator=random) * mask[..., None]
             kept = heads.Kept(vectors, mask, torch.randn(texts, 6, generator=random))
             sides.append(head.prepare(kept, 0))
-        found = native.MaxSimTile(head)(*sides)
+        found = native.MaxSimTile(head, way)(*sides)
         (a, inside), (b, real) = sides[0][:2], sides[1][:2]
         weight = head.scale.detach()[0]
         for i in range(m):
@@ -643,10 +736,72 @@ class TestFastTiles:
                     want += float(weight[0]) * float(sides[0][2][i] @ sides[1][2][j])
                 assert float(found[i, j]) == pytest.approx(want, abs=2e-5)
 
-    @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
+    @needs_code
+    @pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 31), (33, 40)])
     @pytest.mark.parametrize(
-        ("head", "residual"), [("cosine+maxsim", ""), ("ffnn", "cosine"), ("ffnn", "cosine+maxsim")]
-    )
+        ("k", "width", "heads_", "ffn"),
+        [((8, 8), 128, 4, 256), ((3, 2), 8, 4, 24), ((1, 9), 64, 2, 70), ((20, 33), 96, 1, 32), ((2, 48), 160, 4, 64)],
+    )  # fmt: skip
+    def test_the_compiled_transformer_is_the_head_in_float64(
+        self, m: int, n: int, k: tuple[int, int], width: int, heads_: int, ffn: int
+    ) -> None:
+        """Written out with the same roundings. Where float32 and float64 fall on two sides of an edge of bfloat16, one input of a product
+        differs in its last place: that shows in a few pairs, by less than all roundings together make."""
+        head, left, right = transformer_sides(m, n, k, width, heads_, ffn)
+        found = native.TransformerTile(head)(left, right)
+        off = (found - transformer_rounded(head, left, right)).abs()
+        assert float((off < 2e-6).double().mean()) > 0.9 and float(off.max()) < 3e-3
+        one, other = tuple(t[:, None] for t in left), tuple(t[None] for t in right)
+        torch.testing.assert_close(found, head.combine(one, other)[..., 0].detach(), atol=0.03, rtol=0)
+
+    @needs_code
+    def test_a_transformers_padding_changes_nothing(self) -> None:
+        """Not the tokens that a text lacks, whatever lies there, and not the texts beside it."""
+        head, left, right = transformer_sides(5, 37, (4, 6), 32, 4, 32)
+        plain = native.TransformerTile(head)(left, right)
+
+        def longer(side: heads.Prepared, by: int) -> heads.Prepared:
+            return tuple(
+                torch.nn.functional.pad(t, (0, by) if t.dtype == torch.bool else (0, 0, 0, by), value=0 if t.dtype == torch.bool else 1e3)
+                for t in side
+            )  # fmt: skip
+
+        found = native.TransformerTile(head)(longer(left, 3), longer(right, 13))
+        torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
+        some = native.TransformerTile(head)(tuple(t[3:4] for t in left), tuple(t[30:35] for t in right))
+        assert torch.equal(some, plain[3:4, 30:35])
+
+    @needs_code
+    def test_gelu_is_exact_to_single_places(self) -> None:
+        bump = native.gelu_bump().double()
+        x = torch.linspace(-12, 12, 100_001, dtype=torch.float64)
+        place = (x.abs() * native.BUMPS).clamp(max=15.49)
+        whole = place.round()
+        lacking = sum(bump[term][whole.long()] * (place - whole) ** (4 - term) for term in range(5))
+        assert float((x.relu() - lacking - torch.nn.functional.gelu(x)).abs().max()) < 5e-7
+
+    @needs_code
+    @pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 31), (5, 97)])
+    @pytest.mark.parametrize(("width", "hidden"), [(300, 200), (20, 6), (7, 33), (16, 32)])
+    def test_the_compiled_comparison_is_the_head_in_float64(
+        self, m: int, n: int, width: int, hidden: int
+    ) -> None:
+        torch.manual_seed(0)
+        head = heads.CompareHead(width, 2, hidden)
+        sides = [head.prepare(heads.Kept(torch.randn(c, 1, width), torch.ones(c, 1).bool()), i) for i, c in enumerate((m, n))]  # fmt: skip
+        (a, p), (b, q) = ([t.detach() for t in side] for side in sides)
+        found = native.CompareTile(head)((a, p), (b, q))
+        assert head.both is not None
+        x = torch.cat([a[:, None] * b[None], (a[:, None] - b[None]).abs()], dim=-1).bfloat16().double()
+        x = x @ head.both.weight.bfloat16().double().T + p[:, None].double() + q[None].double()
+        want = (torch.relu(x) @ head.output.weight.double().T + head.output.bias.double())[..., 0]
+        torch.testing.assert_close(found.double(), want, atol=1e-5, rtol=1e-5)
+
+    @needs_code
+    @pytest.mark.parametrize(
+        ("head", "residual"),
+        [("cosine+maxsim", ""), ("ffnn", "cosine"), ("ffnn", "cosine+maxsim"), ("transformer", "cosine"), ("transformer", "maxsim")],
+    )  # fmt: skip
     def test_compiled_parts_of_a_model_add_up(
         self, tiny_backbone: str, pairs: pd.DataFrame, head: str, residual: str
     ) -> None:
@@ -655,7 +810,7 @@ class TestFastTiles:
             tiny_backbone,
             (10, 14),
             (3, 3),
-            pooled=True,
+            pooled=residual != "maxsim",
             projection=8,
             head=head,
             hidden=(32, 16),
@@ -669,13 +824,62 @@ class TestFastTiles:
         right = scorer.prepare(pairs["passage"].unique()[:40].tolist(), 1)
         torch.testing.assert_close(scorer.fast_tile(left, right), scorer.tile(left, right), atol=0.03, rtol=0)
 
-    @pytest.mark.skipif(bool(native.why_not()), reason=native.why_not() or "it can be used")
-    def test_a_number_that_is_none_is_not_hidden(self) -> None:
+    @needs_code
+    def test_heads_of_other_shapes_stay_with_torch(self) -> None:
+        assert native.compiled(heads.TransformerHead((2, 2), 8, layers=2)) is None
+        assert native.compiled(heads.TransformerHead((2, 2), 8, outputs=3)) is None
+        assert native.compiled(heads.TransformerHead((2, 2, 2), 8)) is None
+        assert native.compiled(heads.FFNNHead([6, 6], (8, 8, 8))) is None
+        assert native.compiled(heads.FFNNHead([6, 6, 6], (8, 8))) is None
+        assert native.compiled(heads.CompareHead(8, 1)) is None
+        assert native.compiled(heads.SimilarityHead("cosine")) is None
+
+    @both_ways
+    def test_a_number_that_is_none_is_not_hidden(self, way: str) -> None:
         head = heads.FFNNHead([6, 6], (32, 32))
         a, b = torch.randn(3, 32), torch.randn(40, 32)
         a[1, 5] = float("nan")
-        found = native.FFNNTile(head)(a, b)
+        found = native.FFNNTile(head, way)((a,), (b,))
         assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
+
+    @both_ways
+    @pytest.mark.parametrize("token", [0, 1, 2])
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_nor_is_it_hidden_by_a_maximum(self, way: str, side: int, token: int) -> None:
+        head = heads.SimilarityHead("maxsim")
+        sides = [(torch.randn(texts, 3, 32), torch.ones(texts, 3).bool()) for texts in (4, 40)]
+        sides[side][0][1, token, 7] = float("nan")
+        broken = native.MaxSimTile(head, way)(*sides).isnan()
+        assert broken.any() and broken.movedim(side, 0)[1].all() and broken.sum() == (40, 4)[side]
+
+    @needs_code
+    @pytest.mark.parametrize("tensor", [1, 2, 3])
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_nor_by_a_softmax(self, side: int, tensor: int) -> None:
+        head, *sides = transformer_sides(4, 40, (3, 5), 32, 4, 32)
+        sides[side][tensor][1, 0, 7] = float("nan")
+        broken = native.TransformerTile(head)(sides[0], sides[1]).isnan()
+        read = side == 0 or tensor > 1  # the right text's queries are not
+        assert broken.movedim(side, 0)[1].all() == read and broken.sum() == read * (40, 4)[side]
+
+    @needs_code
+    @pytest.mark.parametrize("tensor", [0, 1])
+    def test_nor_by_a_comparison(self, tensor: int) -> None:
+        head = heads.CompareHead(20, 2, 6)
+        sides = [(torch.randn(texts, 20), torch.randn(texts, 6)) for texts in (4, 40)]
+        sides[1][tensor][35, 3] = float("nan")
+        broken = native.CompareTile(head)(sides[0], sides[1]).isnan()
+        assert broken[:, 35].all() and broken.sum() == 4
+
+    def test_why_it_cannot_be_used_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(native, "flags", lambda: frozenset({"avx2", "avx512f"}))
+        monkeypatch.setattr(native.platform, "system", lambda: "Linux")
+        assert native.why_not() == "the processor does not multiply bfloat16 (AVX512_BF16)"
+        monkeypatch.setattr(native, "flags", lambda: frozenset(native.NEEDED))
+        monkeypatch.setattr(native, "compiler", lambda: None)
+        assert native.why_not() == "there is no C++ compiler (g++ or clang++)"
+        monkeypatch.setattr(native.platform, "system", lambda: "Darwin")
+        assert native.why_not() == "it is for Linux"
 
     def test_without_it_torch_computes(self, sides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         scoring.score(job(sides, top=3), sides / "fast")
