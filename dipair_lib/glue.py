@@ -60,8 +60,12 @@ MISMATCHED = replace(
     MATCHED, dev=("dev_mismatched", "validation_mismatched"), test=("test_mismatched", "test_mismatched")
 )
 SETS = {
-    "sst2": Set("SST-2", "sst2", ("sentence",), ("sentence",), "label", ("negative", "positive"), ("accuracy", "auc", "f1"), "none stated, research"),
-    "qqp": Set("QQP", "qqp", PAIR, PAIR, "is_duplicate", ("not_duplicate", "duplicate"), ("f1", "accuracy", "auc"), "Quora, non-commercial"),
+    "sst2": Set(
+        "SST-2", "sst2", ("sentence",), ("sentence",), "label", ("negative", "positive"), ("accuracy", "auc", "f1"), "none stated, research"
+    ),
+    "qqp": Set(
+        "QQP", "qqp", PAIR, PAIR, "is_duplicate", ("not_duplicate", "duplicate"), ("f1", "accuracy", "auc"), "Quora, non-commercial"
+    ),
     "mnli": MATCHED,
     "mnli-mm": MISMATCHED,
 }  # fmt: skip

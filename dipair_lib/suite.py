@@ -15,9 +15,10 @@ A suite::
             grid: {head: [ffnn, transformer], keep: [4, 8]}
 
 Everything in it is checked before a kernel starts, unknown parameters included (papermill would only warn). Each run
-is a process of its own. A grid (or a notebook's default) may hold values that a task's texts do not allow, such as more kept tokens
-than they have: such a run is left out and named, and is no failure; a value that was asked for alone is one. A notebook whose parameter ``clock`` is not "none" measures time, so it runs alone; it and the
-last stage depend on all earlier runs. A run is finished when its executed notebook is in place and its rows load;
+is a process of its own. A grid (or a notebook's default) may hold values that a task's texts do not allow, such as more
+kept tokens than they have: such a run is left out and named, and is no failure; a value that was asked for alone is one.
+A notebook whose parameter ``clock`` is not "none" measures time, so it runs alone; it and the last stage depend on all
+earlier runs. A run is finished when its executed notebook is in place and its rows load;
 started again, a suite does only what is not finished, or what depends on something that was done anew.
 """
 

@@ -300,9 +300,7 @@ class TestRunning:
         self, project: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
-        cell = (
-            'from dipair_lib.models.dipair import DoesNotApply\nif n > 3:\n    raise DoesNotApply(f"n: got {n}")'
-        )
+        cell = 'from dipair_lib.models.dipair import DoesNotApply\nif n > 3:\n    raise DoesNotApply(f"n: got {n}")'
         write_notebook(project / "notebooks" / "01_a.ipynb", PARAMETERS, cell, WORK)
         grid = {"notebook": "01_a", "grid": {"n": [2, 4]}}
         status, shown = run(write_suite(project, stage(grid)))

@@ -69,7 +69,8 @@ def test_in_print(pages: dict[str, Path], open_page: Callable[..., Seen]) -> Non
         )
         assert heights and max(heights) < 1123 - 2 * 60, "a figure fits on a page and is not cut"
         tables = seen.page.eval_on_selector_all(
-            "details:not([open]) table", "all => all.map(e => e.checkVisibility({contentVisibilityAuto: true}))"
+            "details:not([open]) table",
+            "all => all.map(e => e.checkVisibility({contentVisibilityAuto: true}))",
         )
         assert tables and all(tables), "closed on the screen, a table is open on paper"
         assert len(seen.page.pdf(format="A4")) > 10_000
