@@ -197,8 +197,8 @@ def choose_read_lengths(
         return [int(n) for n in asked]
     tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     frame = task.train.sample(min(sample, len(task.train)), random_state=0)
-    return [
-        int(np.ceil(np.quantile(tokenize(tokenizer, frame[f].tolist(), most).lengths, 0.95)))
+    return [  # 3 is the least that `tokenize` takes; texts of two words are read whole with it too
+        max(3, int(np.ceil(np.quantile(tokenize(tokenizer, frame[f].tolist(), most).lengths, 0.95))))
         for f in task.fields
     ]
 

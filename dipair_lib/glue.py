@@ -35,7 +35,7 @@ class Set:
     Attributes:
         folder: of the official download. subset: on the hub. fields: text columns there and here; official: the same in the files.
         label: label column of the files. classes: names, in GLUE's order. metrics: headline first, as GLUE reports them.
-        dev, test: split names, of files (.tsv) and of the hub.
+        terms: of use, as data/README.md has them. dev, test: split names, of files (.tsv) and of the hub.
     """
 
     folder: str
@@ -45,6 +45,7 @@ class Set:
     label: str
     classes: tuple[str, ...]
     metrics: tuple[str, ...]
+    terms: str
     dev: tuple[str, str] = ("dev", "validation")
     test: tuple[str, str] = ("test", "test")
 
@@ -53,14 +54,18 @@ PAIR = ("question1", "question2")
 MATCHED = Set(
     "MNLI", "mnli", ("premise", "hypothesis"), ("sentence1", "sentence2"), "gold_label",
     ("entailment", "neutral", "contradiction"), ("accuracy", "macro_f1"),
-    ("dev_matched", "validation_matched"), ("test_matched", "test_matched"),
+    "mixed free licences", ("dev_matched", "validation_matched"), ("test_matched", "test_matched"),
 )  # fmt: skip
 MISMATCHED = replace(
     MATCHED, dev=("dev_mismatched", "validation_mismatched"), test=("test_mismatched", "test_mismatched")
 )
 SETS = {
-    "sst2": Set("SST-2", "sst2", ("sentence",), ("sentence",), "label", ("negative", "positive"), ("accuracy", "auc", "f1")),
-    "qqp": Set("QQP", "qqp", PAIR, PAIR, "is_duplicate", ("not_duplicate", "duplicate"), ("f1", "accuracy", "auc")),
+    "sst2": Set(
+        "SST-2", "sst2", ("sentence",), ("sentence",), "label", ("negative", "positive"), ("accuracy", "auc", "f1"), "none stated, research"
+    ),
+    "qqp": Set(
+        "QQP", "qqp", PAIR, PAIR, "is_duplicate", ("not_duplicate", "duplicate"), ("f1", "accuracy", "auc"), "Quora, non-commercial"
+    ),
     "mnli": MATCHED,
     "mnli-mm": MISMATCHED,
 }  # fmt: skip
@@ -93,7 +98,7 @@ def load(
     tasks._refuse_own(f"glue/{name}", (known.fields, "label", "", "classes"), given)
     folder = os.environ.get("DIPAIR_GLUE")
     root = root or (Path(folder).expanduser() if folder else None)
-    notes: dict[str, Any] = {"source": f"{REPOSITORY} at {REVISION[:12]}"}
+    notes: dict[str, Any] = {"source": f"{REPOSITORY} at {REVISION[:12]}", "terms": known.terms}
     if root is None:
         tables = read_hub(known, REPOSITORY, REVISION)
     elif (root / known.folder).is_dir():

@@ -40,6 +40,7 @@ QUERIES = 10_000
 RETRIEVED, RANDOM = 4, 2  # negatives of each kind per query, at most
 FIELDS, CLASSES = ("query", "passage"), ("no", "yes")
 COLUMNS = ("query", "query_id", "passages")
+TERMS = "MS MARCO, non-commercial research"  # as data/README.md has them
 EVERY = 1_000_000  # lines between two words of progress
 AT_ONCE = 10_000  # passages looked up together
 
@@ -178,7 +179,7 @@ def finish(table: pd.DataFrame, notes: dict[str, Any], max_train: int) -> Task:
     """The task of the rows (split, query, passage, label = class name, group = query id)."""
     where = Path("q2p")
     frames = {split: table[table["split"] == split].reset_index(drop=True) for split in SPLITS}
-    notes = notes | {"rows_read": {split: len(frame) for split, frame in frames.items()}}
+    notes = notes | {"terms": TERMS, "rows_read": {split: len(frame) for split, frame in frames.items()}}
     frames, notes["dropped"] = tasks._drop_repeats(frames, FIELDS)
     tasks._tell(where, notes)
     index = {name: number for number, name in enumerate(CLASSES)}

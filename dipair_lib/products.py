@@ -30,6 +30,11 @@ REVISION = "8113b17a5d4099e20243282c926f1bc1a08a4d13"
 FIELDS = ("term", "title")
 LOCALE = "us"
 VARIABLES = {"esci": "DIPAIR_ESCI", "wands": "DIPAIR_WANDS", "home-depot": "DIPAIR_HOME_DEPOT"}
+TERMS = {  # as data/README.md has them
+    "esci": "Apache-2.0",
+    "wands": "MIT",
+    "home-depot": "Kaggle competition, research, not to be passed on",
+}
 NAMES = tuple(f"p2t/{name}" for name in VARIABLES)
 ESCI_LABELS = {
     "E": 3.0,
@@ -107,7 +112,7 @@ def load(
     tasks._check_shares(shares)
     folder = os.environ.get(VARIABLES[name])
     root = root or (Path(folder).expanduser() if folder else None)
-    notes: dict[str, Any] = {}
+    notes: dict[str, Any] = {"terms": TERMS[name]}
     if name == "esci":
         tables = esci(root, locale, small, notes, say or (lambda line: None))
     elif root is None:
@@ -393,7 +398,7 @@ def tab_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
             check_columns(path, header, columns)
             at = [header.index(name) for name in columns]
             start = reader.line_num + 1
-            for cells in reader:
+            for cells in tasks.whole_cells(reader):
                 if len(cells) != len(header) and cells:
                     raise TaskError(
                         f"{path}, row starting at line {start}: malformed, {len(cells)} cells where the header has {len(header)} "

@@ -46,6 +46,7 @@ NEAR_DUPLICATE = 0.9  # TF-IDF cosine of two passages from which one is dropped
 SAME_QUESTION = 0.8  # TF-IDF cosine of two summaries from which one's passage is no negative for the other
 RANKS = 20  # a negative is one of this many nearest of some 1,200 passages
 TOPICS = 8
+TERMS = {"terms": "under the packages' own licences"}  # as data/README.md has them
 STDLIB = "python"  # the standard library's name among the packages
 
 Say = Callable[[str], None]
@@ -642,7 +643,7 @@ def load_pairs(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str,
     return (
         _by_split(table, ["query", "passage", "label", "group"]),
         ("0", "1"),
-        notes["common"] | notes["pairs"],
+        notes["common"] | notes["pairs"] | TERMS,
     )
 
 
@@ -655,7 +656,7 @@ def load_fields(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str
     return (
         _by_split(table, ["name", "summary", "passage", "label", "group"]),
         ("0", "1"),
-        notes["common"] | notes["pairs"],
+        notes["common"] | notes["pairs"] | TERMS,
     )
 
 
@@ -665,7 +666,7 @@ def load_topics(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str
     classes = tuple(notes["topics"]["classes"])
     table["label"] = table["label"].map({name: i for i, name in enumerate(classes)})
     table["group"] = range(len(table))
-    return _by_split(table, ["summary", "label", "group"]), classes, notes["common"] | notes["topics"]
+    return _by_split(table, ["summary", "label", "group"]), classes, notes["common"] | notes["topics"] | TERMS
 
 
 def _by_split(table: pd.DataFrame, columns: list[str]) -> Frames:

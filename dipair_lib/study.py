@@ -754,7 +754,8 @@ def figure(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Figure:
     columns = min(3, len(found))
     chunks = [list(found.items())[i : i + columns] for i in range(0, len(found), columns)]
     heights = [max(height_of(q, s) for q, s in chunk) for chunk in chunks]
-    drawn = Figure(figsize=(4.3 * columns, sum(heights) + 0.5), dpi=110, layout="constrained")
+    # A single panel is as wide as two: the legend below needs that, and a page stretches every figure to its width.
+    drawn = Figure(figsize=(4.3 * max(2, columns), sum(heights) + 0.5), dpi=110, layout="constrained")
     axes = drawn.subplots(len(chunks), columns, squeeze=False, height_ratios=heights)
     styles = styles_of(list(found.values()))
     for line, chunk in zip(axes, chunks, strict=True):

@@ -15,8 +15,10 @@ A suite::
             grid: {head: [ffnn, transformer], keep: [4, 8]}
 
 Everything in it is checked before a kernel starts, unknown parameters included (papermill would only warn). Each run
-is a process of its own. A notebook whose parameter ``clock`` is not "none" measures time, so it runs alone; it and the
-last stage depend on all earlier runs. A run is finished when its executed notebook is in place and its rows load;
+is a process of its own. A grid (or a notebook's default) may hold values that a task's texts do not allow, such as more
+kept tokens than they have: such a run is left out and named, and is no failure; a value that was asked for alone is one.
+A notebook whose parameter ``clock`` is not "none" measures time, so it runs alone; it and the last stage depend on all
+earlier runs. A run is finished when its executed notebook is in place and its rows load;
 started again, a suite does only what is not finished, or what depends on something that was done anew.
 """
 
@@ -57,7 +59,8 @@ PATH_PARAMETERS = ("task", "backbone", "unlabelled", "warm_on")  # a name, or a 
 MOST_RUNS = 10_000  # of one entry's grid
 STARTS = 3  # kernels started together can race for a port: that many attempts
 KERNEL_DID_NOT_START = re.compile(r"Address already in use|Kernel died before replying|Kernel didn't respond")
-FINISHED, FAILED, KEPT, NOT_RUN = "finished", "failed", "kept", "not run"
+NOT_APPLICABLE = re.compile(r"DoesNotApply: (\w+): ")  # the error of a run, and the parameter it names
+FINISHED, FAILED, KEPT, LEFT_OUT, NOT_RUN = "finished", "failed", "kept", "left out", "not run"
 
 
 class SuiteError(ValueError):
@@ -73,6 +76,7 @@ class Planned:
         label: the notebook and what sets this run apart, for people.
         stage: counted from 0.
         alone: it measures time.
+        asked: names of the parameters set for this run itself, by its ``parameters`` or an override, not by a grid or a default.
     """
 
     notebook: str
@@ -82,7 +86,13 @@ class Planned:
     stage: int
     required: bool
     alone: bool
+    asked: frozenset[str] = frozenset()
     key: str = ""
+
+    def left_out(self, error: str) -> bool:
+        """Whether an error says only that a value nobody asked of this run alone does not suit the data."""
+        found = NOT_APPLICABLE.match(error)
+        return bool(found) and not self.required and found[1] not in self.asked
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,7 @@ def read_suite(
                         number - 1,
                         bool(stage.get("required")),
                         alone,
+                        frozenset(entry.get("parameters") or {}) | frozenset(overrides),
                     )
                 )
     here_known = {name: known[name] for name in used}
@@ -876,7 +887,10 @@ def run_batch(
                     error = finish(one, suite.out)
                     states[one.run.key] = FAILED if error else FINISHED
                     took = time.monotonic() - one.started
-                    if error:
+                    if one.run.left_out(error):
+                        states[one.run.key] = LEFT_OUT
+                        display.line(f"left out {one.run.label}: {error}")
+                    elif error:
                         errors[one.run.key] = error
                         display.line(f"FAILED   {one.run.label} ({minutes(took)}): {error}")
                     else:
@@ -919,7 +933,8 @@ def conclude(suite: Suite, display: Display) -> str:
 def tell(suite: Suite, display: Display, states: Mapping[str, str], errors: Mapping[str, str]) -> None:
     """Say at the end what happened, each failed run with its notebook."""
     counts = {
-        name: sum(state == name for state in states.values()) for name in (FINISHED, KEPT, FAILED, NOT_RUN)
+        name: sum(state == name for state in states.values())
+        for name in (FINISHED, KEPT, LEFT_OUT, FAILED, NOT_RUN)
     }
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     display.line(f"{suite.name}: {told}, in {minutes(time.monotonic() - display.began)}")

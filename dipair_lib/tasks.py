@@ -311,7 +311,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text.rstrip("\r\n") + "\n", newline=""), strict=True)
     start = 1
     try:
-        for cells in reader:
+        for cells in whole_cells(reader):
             yield start, cells or [""]
             start = reader.line_num + 1
     except csv.Error as error:
@@ -319,6 +319,20 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             f"{path}, row starting at line {start}: malformed ({error}); quote a cell that holds a comma, a quote or a "
             'line break, and double the quotes inside it ("")'
         ) from error
+
+
+def whole_cells(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The rows of a csv.reader whatever the length of a cell: the module's limit of 131,072 characters is for all readers of the process,
+    so it is lifted only while a row is read."""
+    while True:
+        before = csv.field_size_limit(2**31 - 1)  # the most that every platform takes
+        try:
+            cells = next(reader, None)
+        finally:
+            csv.field_size_limit(before)
+        if cells is None:
+            return
+        yield cells
 
 
 def _read_cells(

@@ -233,13 +233,14 @@ def kept_places(model: DualEncoder, tokens: Tokens, field: int) -> list[int]:
 
 def attention(one: Loaded, texts: Sequence[str]) -> pd.DataFrame | None:
     """What the tokens a transformer head kept attend to in its last layer, mean over its attention heads: a line per token, columns alike,
-    each line adds up to one. The first line is what the score is read from. None for other heads."""
+    each line adds up to one. The first line is what the score is read from. ``attrs["sides"]`` counts the tokens of each side. None for
+    other heads."""
     model = one.model
     head = getattr(model, "head", None)
     inner = head.head if isinstance(head, ResidualHead) else head
     if not isinstance(inner, TransformerHead):
         return None
-    prepared, names = [], []
+    prepared, names, ends = [], [], []
     with torch.inference_mode():
         for field, text in enumerate(texts):
             tokens = tokenize(one.tokenizer, [text], model.read_lengths[field])
@@ -249,23 +250,29 @@ def attention(one: Loaded, texts: Sequence[str]) -> pd.DataFrame | None:
             if model.select == "learned":
                 kept = [f"query {number}" for number in range(model.keep[field])]
             names += [*(["[mean]"] if model.pooled else []), *kept]
+            ends.append(len(names))
         if isinstance(head, ResidualHead):
             prepared = head.parts(prepared)[0]
         real = join([tensors[-1] for tensors in prepared])[0]
         weights = inner.attention(*prepared)[0].mean(0)[real][:, real]
-    return pd.DataFrame(weights.numpy(), index=names, columns=names)
+    found = pd.DataFrame(weights.numpy(), index=names, columns=names)
+    found.attrs["sides"] = np.diff(ends, prepend=0).tolist()
+    return found
 
 
 def heat_map(weights: pd.DataFrame) -> Figure:
-    """Attention as a small picture."""
+    """Attention as a small picture, a line where one side ends and the next begins."""
     size = 1.6 + 0.26 * len(weights)
     figure = Figure(figsize=(size + 1.0, size), dpi=90, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(weights.to_numpy(), cmap="Blues", vmin=0)
+    for end in np.cumsum(weights.attrs["sides"])[:-1] - 0.5:
+        axes.axhline(end, color="#d55e00", linewidth=1.2)
+        axes.axvline(end, color="#d55e00", linewidth=1.2)
     names = [plain(name, 14).replace("$", r"\$") for name in weights.index]
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xlabel("attended to", fontsize=8)
+    axes.set_xlabel("attended to (lines part the two texts)", fontsize=8)
     axes.set_ylabel("from (the score is read from the first)", fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.7).ax.tick_params(labelsize=7)
     return figure

@@ -34,6 +34,7 @@ HEADS: dict[str, dict[str, Any]] = {  # each head, and each similarity that one 
         "residual": "maxsim",
         "select": "even",
     },
+    "ffnn, kept by norm": {"select": "norm"},
     "cosine+maxsim": {"head": "cosine+maxsim", "pooled": True, "shared": False},
 }
 
@@ -55,11 +56,12 @@ def saved(folder: Path, model: Any, frozen: bool = False, /, **fields: Any) -> P
 
 
 def student(backbone: str, **settings: Any) -> DualEncoder:
-    """A student with random weights, its head's last layer among them."""
+    """A student with random weights, those of its head's last layer and of its layer norms (plain ones give all tokens one norm) too."""
     torch.manual_seed(1)
     model = DualEncoder(backbone, (8, 12), **{**FFNN, **settings})
     with torch.no_grad():
-        for parameter in model.head.parameters():
+        norms = (p for name, p in model.named_parameters() if "LayerNorm" in name)
+        for parameter in (*model.head.parameters(), *norms):
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
 

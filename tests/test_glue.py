@@ -83,6 +83,7 @@ class TestOfficialFiles:
         assert task.test["sentence"].tolist() == ["a test film", "another test film"]
         assert task.dev["sentence"].tolist()[0] == "a dev film"
         assert task.notes["splits"] == "as given; the test labels are those of the file"
+        assert task.notes["terms"] == glue.SETS["sst2"].terms
 
     def test_the_name_reads_from_the_folder_that_is_named(
         self, sst2: Path, monkeypatch: pytest.MonkeyPatch

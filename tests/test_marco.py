@@ -136,6 +136,7 @@ class TestOfficialFiles:
         assert task.notes["counts"] == {"queries_read": N + 1, "queries_without_positive": 1}
         assert task.notes["queries_with_one_label"] == {"train": 0, "dev": 0, "test": 0}
         assert "collection.tsv" in task.notes["source"] and "qidpidtriples.train" in task.notes["source"]
+        assert task.notes["terms"] == marco.TERMS
         assert any("60 of 61 queries chosen" in line for line in said)
 
     def test_the_collection_is_read_once_and_only_wanted_passages_are_held(

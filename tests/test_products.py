@@ -91,6 +91,7 @@ class TestEsci:
         assert task.dev["term"].nunique() > 0
         assert everything(task).groupby("term")["group"].nunique().eq(1).all()
         assert task.notes["locale"] == "us" and task.notes["version"] == "small"
+        assert task.notes["terms"] == "Apache-2.0"
         assert "dev cut from train" in task.notes["splits"]
         assert task.notes["queries_with_one_label"] == {"train": 0, "dev": 0, "test": 0}
         assert "titles of 160 products" in said[-1]

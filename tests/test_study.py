@@ -389,6 +389,16 @@ class TestPicture:
         assert legend and [t.get_text() for t in legend.get_texts()] == ["FFNN + pooled + cosine", "FFNN"]
         figure.draw_without_rendering()
 
+    def test_the_legend_of_a_single_panel_is_not_cut(self, tmp_path: Path) -> None:
+        student(tmp_path, 0.6)
+        student(tmp_path, 0.7, keep=[4])
+        student(tmp_path, 0.8, head="cosine", keep=[0], projection=[0], residual="")
+        figure = study.figure(tmp_path, "t", n_boot=10)
+        assert [ax.get_title(loc="left") for ax in figure.axes if ax.axison] == ["Kept tokens"]
+        figure.draw_without_rendering()
+        drawn = figure.legends[0].get_window_extent()
+        assert drawn.x0 >= 0 and drawn.x1 <= figure.bbox.width
+
     def test_numbers_stand_to_scale_and_what_is_none_apart(self) -> None:
         question = study.QUESTIONS[0]
         keys = {((k,),): "" for k in (0, 2, 4, 16)} | {((4, 16),): ""}

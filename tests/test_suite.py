@@ -296,6 +296,21 @@ class TestRunning:
         assert sorted(entry["n"] for entry in log(project)[5:]) == [2, 3, 5]
         assert results.load_results(out) == rows
 
+    def test_a_value_that_does_not_suit_the_data_is_left_out_unless_it_was_asked_for(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+        cell = 'from dipair_lib.models.dipair import DoesNotApply\nif n > 3:\n    raise DoesNotApply(f"n: got {n}")'
+        write_notebook(project / "notebooks" / "01_a.ipynb", PARAMETERS, cell, WORK)
+        grid = {"notebook": "01_a", "grid": {"n": [2, 4]}}
+        status, shown = run(write_suite(project, stage(grid)))
+        assert status == 0 and "left out 01_a n=4: DoesNotApply: n: got 4" in shown
+        assert "s: 1 finished, 1 left out, in" in shown and "failed" not in shown
+        status, shown = run(write_suite(project, stage(a(n=4), a(n=2))))
+        assert status == 1 and "1 kept, 1 failed" in shown and "DoesNotApply: n: got 4" in shown
+        assert run(write_suite(project, stage(grid)), "n=4")[0] == 1, "asked for with -p"
+        assert run(write_suite(project, stage(grid, required=True)))[0] == 1, "all later runs need it"
+
     def test_a_required_failure_ends_the_suite(self, project: Path) -> None:
         status, shown = run(write_suite(project, stage(a(n=3), required=True), stage(a(n=2))))
         assert status == 1 and "1 failed, 1 not run" in shown

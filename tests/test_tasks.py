@@ -1,8 +1,10 @@
 """Tasks from files: exact splits, labels and fingerprints; every fault named by file, row and column."""
 
+import csv
 import gzip
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dipair_lib.tasks import Task, TaskError, cache_folder, load_task, load_unlabelled
+from dipair_lib import glue, marco, products, pydocs
+from dipair_lib.tasks import Task, TaskError, cache_folder, load_task, load_unlabelled, read_table
 
 ROWS = [
     ("how do bees find home", "They remember landmarks and the sun.", 1),
@@ -285,6 +288,19 @@ class TestFaultyFiles:
         path.write_text("query,text,label\na,b,1\n\nc,d,0\n", encoding="utf-8")
         with pytest.raises(TaskError, match=r"row 2 \(line 3\): malformed"):
             load_task(path)
+
+    @pytest.mark.parametrize("name", ["p.csv", "p.csv.gz", "p.tsv"])
+    def test_a_cell_of_any_length_is_read_and_the_limit_of_other_readers_stays(self, tmp_path, name):
+        before = csv.field_size_limit()
+        long, sep = "far too many words " * 20_000, "\t" if ".tsv" in name else ","
+        text = sep.join(["a", "b"]) + "\n" + sep.join([long, "x"]) + "\n"
+        data = gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
+        (tmp_path / name).write_bytes(data)
+        assert read_table(tmp_path / name).columns == {"a": [long], "b": ["x"]}
+        (tmp_path / "p.csv").write_text(f'a,b\n{long},x\n{long},"y\n')
+        with pytest.raises(TaskError, match=r"row starting at line 3: malformed \(unexpected end of data\)"):
+            read_table(tmp_path / "p.csv")
+        assert csv.field_size_limit() == before
 
     def test_quote_never_closed(self, tmp_path):
         (tmp_path / "p.csv").write_text('query,text,label\na,b,1\nc,"d,0\ne,f,1\n', encoding="utf-8")
@@ -590,3 +606,13 @@ class TestGains:
             TaskError, match=r"column 'grade': row 4 \(line 5\): 'high' is not a number of 0 or more"
         ):
             load_task(tmp_path / "pairs.csv", fields=["query", "text"], label="label", group="query")
+
+
+def test_each_loader_names_the_terms_that_the_readme_of_the_data_states() -> None:
+    page = (Path(__file__).parents[1] / "data" / "README.md").read_text(encoding="utf8")
+    told = {known.folder: known.terms for known in glue.SETS.values()}
+    told |= {"MS MARCO passage ranking": marco.TERMS, "Amazon ESCI": products.TERMS["esci"]}
+    told |= {"Wayfair WANDS": products.TERMS["wands"], "Home Depot": products.TERMS["home-depot"]}
+    for name, terms in told.items():
+        assert re.search(rf"^\| {name}.*\| {re.escape(terms)} \|$", page, re.M), name
+    assert pydocs.TERMS["terms"] in " ".join(page.split())

@@ -22,6 +22,10 @@ SELECT = ("first", "even", "norm", "attention", "learned")
 RESIDUAL = ("", *SIMILARITIES)
 
 
+class DoesNotApply(ValueError):
+    """A choice that is sound in itself but not for these texts; the message begins with the parameter's name."""
+
+
 class Outputs(NamedTuple):
     """What an encoder gives of a batch of texts.
 
@@ -262,7 +266,10 @@ def check_settings(settings: dict[str, Any]) -> None:
             )
     for k, length in zip(keep, settings["read_lengths"], strict=True):
         if k < 0 or k > length:
-            raise ValueError(f"keep: expected 0 to the read length {length}, but got {k}")
+            kind = ValueError if k < 0 else DoesNotApply
+            raise kind(
+                f"keep: expected 0 to the read length {length}, but got {k}: keep fewer, or set read_lengths to read more"
+            )
     if min(settings["projection"]) < 0:
         raise ValueError(f"projection: expected 0 (none) or a width, but got {min(settings['projection'])}")
     if not pooled and not all(keep):

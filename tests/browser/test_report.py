@@ -53,6 +53,8 @@ def test_on_a_screen(
     assert seen.errors == []
     assert rules_broken(seen) == []
     assert seen.page.evaluate("document.scrollingElement.scrollWidth") <= width
+    sideways = seen.page.eval_on_selector_all(".paper", "all => all.map(e => e.scrollWidth - e.clientWidth)")
+    assert sideways and max(sideways) <= 0, "a figure is seen whole"
 
 
 def test_in_print(pages: dict[str, Path], open_page: Callable[..., Seen]) -> None:
@@ -66,6 +68,11 @@ def test_in_print(pages: dict[str, Path], open_page: Callable[..., Seen]) -> Non
             ".paper", "all => all.map(e => e.getBoundingClientRect().height)"
         )
         assert heights and max(heights) < 1123 - 2 * 60, "a figure fits on a page and is not cut"
+        tables = seen.page.eval_on_selector_all(
+            "details:not([open]) table",
+            "all => all.map(e => e.checkVisibility({contentVisibilityAuto: true}))",
+        )
+        assert tables and all(tables), "closed on the screen, a table is open on paper"
         assert len(seen.page.pdf(format="A4")) > 10_000
         assert seen.requests == [path.as_uri()]
 
