@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from . import collection, distill, models, native, progress, results, tasks
+from . import collection, distill, gpu, models, native, progress, results, tasks
 from .collection import Collection, CollectionError
 from .models import Prepared
 from .models.backbone import encoder_dtype, in_dtype, sha256_of
@@ -55,7 +55,7 @@ class Scorer:
             )
         self.model = model
         self.encoder = in_dtype(model, encoder_dtype("auto"))
-        self.compiled = native.Tile.of(model)
+        self.compiled: Any = gpu.Tile.of(model) or native.Tile.of(model)
         self.tokenizer = models.tokenizer_of(model)
 
     @classmethod
@@ -151,13 +151,12 @@ class Best:
     Exact whatever the tiles: scores and places are compared as one whole number.
     """
 
-    def __init__(self, rows: int, k: int) -> None:
-        self.keys = torch.full((rows, k), torch.iinfo(torch.int64).min)
+    def __init__(self, rows: int, k: int, device: str = "cpu") -> None:
+        self.keys = torch.full((rows, k), torch.iinfo(torch.int64).min, device=device)
 
     def add(self, scores: torch.Tensor, places: torch.Tensor) -> None:
         """Scores float32 [rows, n] of right texts at ``places``, int64 [n] or [rows, n]."""
-        k = self.keys.shape[1]
-        floor = score_of(self.keys.amin(1))
+        k, floor = self.keys.shape[1], self.floors()
         better = (scores.amax(1) >= floor).nonzero()[:, 0]
         if len(better) < len(scores):
             scores, floor = scores[better], floor[better]
@@ -166,12 +165,22 @@ class Best:
             return
         least = torch.maximum(floor, scores.topk(min(k, scores.shape[1]), dim=1).values[:, -1])
         rows, columns = (scores >= least[:, None]).nonzero(as_tuple=True)  # those that tie with the K-th too
-        counts = torch.bincount(rows, minlength=len(scores))
-        within = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
-        keys = torch.full((len(scores), int(counts.max())), torch.iinfo(torch.int64).min)
         at = places[columns] if places.dim() == 1 else places[rows, columns]
-        keys[rows, within] = keys_of(scores[rows, columns], at)
-        self.keys[better] = torch.cat([self.keys[better], keys], dim=1).topk(k, dim=1).values
+        self.merge(better[rows], scores[rows, columns], at)
+
+    def merge(self, rows: torch.Tensor, scores: torch.Tensor, places: torch.Tensor) -> None:
+        """Some pairs: left texts in rising order int64, scores float32 and places of right texts int64, each [pairs]."""
+        if not len(rows):
+            return
+        lines, line, counts = rows.unique_consecutive(return_inverse=True, return_counts=True)
+        within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[line]
+        keys = self.keys.new_full((len(lines), int(counts.max())), torch.iinfo(torch.int64).min)
+        keys[line, within] = keys_of(scores, places)
+        self.keys[lines] = torch.cat([self.keys[lines], keys], dim=1).topk(self.keys.shape[1], dim=1).values
+
+    def floors(self) -> torch.Tensor:
+        """Each left text's K-th best score float32 [rows], -infinity before there are K: what is lower changes nothing."""
+        return score_of(self.keys.amin(1))
 
     def sorted(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Right texts int64 and scores float32, [rows, k], best first."""
@@ -402,6 +411,11 @@ class Work:
             )
         self.error = self.largest_error()
 
+    @functools.cached_property
+    def held(self) -> gpu.Held | None:
+        """The right texts as the GPU's kernel reads them; None where the CPU scores."""
+        return gpu.Held(self.scorer.compiled, self.right) if isinstance(self.scorer.compiled, gpu.Tile) else None
+
     def largest_error(self, texts: int = 128) -> float:
         """How far a fast score may be from float32: ``SAFETY`` times the largest difference among some thousand pairs spread over both
         collections; 0 where there is no faster code than float32's."""
@@ -522,6 +536,9 @@ def of_block(work: Work, first: int, last: int) -> Iterator[Found]:
         yield best_of_block(work, left, first)
         return
     least = work.job.threshold
+    if least is not None and work.held:
+        yield from on_gpu_from(work, left, first, least)
+        return
     for places in right_blocks(work):
         right = work.right.block(int(places[0]), int(places[-1]) + 1)
         if least is None:
@@ -536,6 +553,25 @@ def of_block(work: Work, first: int, last: int) -> Iterator[Found]:
         yield Found(first + i, int(places[0]) + j, found, scores.numel())
 
 
+def on_gpu_from(work: Work, left: Prepared, first: int, least: float) -> Iterator[Found]:
+    """The pairs that reach a threshold, found by the GPU and scored in float32."""
+    floors = torch.full((len(left[0]),), least - work.error)
+    for found in likely(work, left, lambda: floors):
+        i, j = found.left.cpu().numpy(), found.right.cpu().numpy()
+        scores = in_float32(work.scorer, left, i, work.right.take, j)
+        keep = scores >= least
+        yield Found(first + i[keep], j[keep], scores[keep], found.pairs)
+
+
+def likely(work: Work, left: Prepared, floors: Callable[[], torch.Tensor]) -> Iterator[gpu.Above]:
+    """Pairs whose score on the GPU reaches the floor of their left text, there; raises where one is not finite."""
+    tile, held = work.scorer.compiled, work.held
+    assert held is not None
+    for found in tile.likely(tile.side(left), held.block, len(work.right), lambda: floors().to(tile.device)):
+        finite(found.score)
+        yield found
+
+
 def right_blocks(work: Work) -> Iterator[torch.Tensor]:
     """Places of the right texts of one tile after the other."""
     return iter(torch.arange(len(work.right)).split(work.job.tile[1]))
@@ -545,15 +581,11 @@ def best_of_block(work: Work, left: Prepared, first: int) -> Found:
     """The best right texts of each left one.
 
     Twice as many and some more are short-listed by the fast tile and scored in float32. A left text whose short list might lack one of the
-    best (its last score is within ``work.error`` of the K-th best) is scored in float32 whole.
+    best (its last score is within ``work.error`` of the K-th best) is searched again.
     """
     rows, k = len(left[0]), min(work.job.top, len(work.right))
     wide = min(2 * k + 16, len(work.right)) if work.scorer.compiled else k
-    short = Best(rows, wide)
-    for places in right_blocks(work):
-        right = work.right.block(int(places[0]), int(places[-1]) + 1)
-        short.add(finite(work.scorer.fast_tile(left, right)), places)
-    places, scores = short.sorted()
+    places, scores = short_list(work, left, wide).sorted()
     if work.scorer.compiled:
         lines = np.repeat(np.arange(rows), wide)
         exact = in_float32(work.scorer, left, lines, work.right.take, places.numpy().ravel())
@@ -561,17 +593,45 @@ def best_of_block(work: Work, left: Prepared, first: int) -> Found:
         best = Best(rows, k)
         best.add(exact_scores, places)
         error = max(work.error, SAFETY * float((exact_scores - scores).abs().max()))
-        unsure = (scores[:, -1] + error >= score_of(best.keys.amin(1))).nonzero()[:, 0]
+        unsure = (scores[:, -1] + error >= best.floors()).nonzero()[:, 0]
         if wide < len(work.right) and len(unsure):
-            again = Best(len(unsure), k)
-            for some in right_blocks(work):
-                right = work.right.block(int(some[0]), int(some[-1]) + 1)
-                again.add(finite(work.scorer.tile(distill.gather(left, unsure.numpy()), right)), some)
-            best.keys[unsure] = again.keys
+            few = distill.gather(left, unsure.numpy())
+            best.keys[unsure] = searched_again(work, few, k, best.floors()[unsure] - error).keys
         places, scores = best.sorted()
     least = -math.inf if work.job.threshold is None else work.job.threshold
     i, j = (t.numpy() for t in (scores >= least).nonzero(as_tuple=True))
     return Found(first + i, places.numpy()[i, j], scores.numpy()[i, j], rows * len(work.right))
+
+
+def short_list(work: Work, left: Prepared, wide: int) -> Best:
+    """So many right texts of each left one, the best by the fast tile."""
+    if work.held:
+        best = Best(len(left[0]), wide, work.scorer.compiled.device)
+        for found in likely(work, left, best.floors):
+            best.merge(found.left, found.score, found.right)
+        best.keys = best.keys.cpu()
+        return best
+    best = Best(len(left[0]), wide)
+    for places in right_blocks(work):
+        right = work.right.block(int(places[0]), int(places[-1]) + 1)
+        best.add(finite(work.scorer.fast_tile(left, right)), places)
+    return best
+
+
+def searched_again(work: Work, left: Prepared, k: int, floors: torch.Tensor) -> Best:
+    """The best right texts of each left one in float32: among all, or where a GPU scores among those whose fast score reaches ``floors``,
+    which is as low as one of the best may come out."""
+    best = Best(len(left[0]), k)
+    if work.held:
+        for found in likely(work, left, lambda: floors):
+            i, j = found.left.cpu(), found.right.cpu()
+            scores = in_float32(work.scorer, left, i.numpy(), work.right.take, j.numpy())
+            best.merge(i, torch.from_numpy(scores), j)
+        return best
+    for places in right_blocks(work):
+        right = work.right.block(int(places[0]), int(places[-1]) + 1)
+        best.add(finite(work.scorer.tile(left, right)), places)
+    return best
 
 
 def in_float32(
