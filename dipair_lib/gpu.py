@@ -48,7 +48,7 @@ def free() -> int:
 
 def shared() -> int:
     """Bytes of fast memory that a program may have."""
-    return int(torch.cuda.get_device_properties().shared_memory_per_block_optin)
+    return int(getattr(torch.cuda.get_device_properties(), "shared_memory_per_block_optin", 48 << 10))
 
 
 class Above(NamedTuple):
@@ -93,7 +93,9 @@ class Tile:
             return None
         if (start is not None and start.maxsim) or why_not():
             return None
-        second = head.rest[0]  # its weights and a program's right texts, and some kilobytes to exchange numbers in
+        second = head.rest[
+            0
+        ]  # its weights and a program's right texts, and some kilobytes to exchange numbers in
         needed = 2 * up(second.in_features) * (up(second.out_features) + ROWS) + (8 << 10)
         return cls(head, start) if needed <= shared() else None
 
@@ -125,9 +127,9 @@ class Tile:
 
     def launch(self, left: Prepared, right: Prepared, out: torch.Tensor, *chosen: torch.Tensor) -> None:
         """Run the kernel. ``chosen``: floors, found, count."""
-        from . import fused  # Triton is not everywhere
+        import triton.language as tl  # Triton is not everywhere
 
-        import triton.language as tl
+        from . import fused
 
         m, n = len(left[0]), len(right[0])
         start = out if self.scale is None else (left[1] * self.scale) @ right[1].T
@@ -151,7 +153,8 @@ class Tile:
         The first span is so short that all of its pairs have room, later ones double while what reaches the floors has.
 
         Args:
-            left: of ``side``. right: gives the same of right texts from a first to behind a last. floors: float32 [m], asked for each span.
+            left: of ``side``. right: gives the same of right texts from a first to behind a last. floors: asked before each span, float32
+                [m].
         """
         m = len(left[0])
         room = max(ROOM, m)

@@ -414,7 +414,9 @@ class Work:
     @functools.cached_property
     def held(self) -> gpu.Held | None:
         """The right texts as the GPU's kernel reads them; None where the CPU scores."""
-        return gpu.Held(self.scorer.compiled, self.right) if isinstance(self.scorer.compiled, gpu.Tile) else None
+        return (
+            gpu.Held(self.scorer.compiled, self.right) if isinstance(self.scorer.compiled, gpu.Tile) else None
+        )
 
     def largest_error(self, texts: int = 128) -> float:
         """How far a fast score may be from float32: ``SAFETY`` times the largest difference among some thousand pairs spread over both

@@ -1,10 +1,11 @@
-"""Facts about the GPU's tile: the head's own scores whatever the shapes, nothing written beside them, nothing that reaches its floor lost.
+"""Facts about the GPU's tile: the head's own scores whatever the shapes, nothing written beside them, nothing above its floor lost.
 
 Without a GPU the kernel runs in Triton's interpreter (``conftest`` asks for it); with one, ``TRITON_INTERPRET=0`` runs the same tests on it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -54,9 +55,7 @@ def shortened(values: torch.Tensor) -> torch.Tensor:
 
 def in_float64(head: heads.FFNNHead, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The kernel's scores [m, n], written out: what is bfloat16 there is rounded, everything else is exact."""
-    second, last = (
-        (layer.weight.detach().double(), layer.bias.detach().double()) for layer in head.rest
-    )
+    second, last = ((layer.weight.detach().double(), layer.bias.detach().double()) for layer in head.rest)
     x = shortened(torch.relu(a.bfloat16().float()[:, None] + b.bfloat16().float()[None])).double()
     x = torch.relu(x @ second[0].bfloat16().double().T + second[1])
     return (x @ last[0].T + last[1])[..., 0]
@@ -98,9 +97,8 @@ class TestScores:
         left = scorer.prepare(pairs["query"].unique()[:5].tolist(), 0)
         right = scorer.prepare(pairs["passage"].unique()[:40].tolist(), 1)
         want = scorer.tile(left, right)
-        torch.testing.assert_close(scorer.fast_tile(left, right), want, atol=0.03, rtol=0)
-        cut = shortened(torch.zeros(1))  # the cosine is float32, its part is as near as torch's own
-        assert cut == 0 and float(want.std()) > 0.1
+        # 1/256, what the interpreter cuts off an activation, of the scores' size; a cosine or shift left out were 100 times as much.
+        torch.testing.assert_close(scorer.fast_tile(left, right), want, atol=0.05, rtol=0)
 
     def test_nothing_else_is_written(self) -> None:
         """Scores overwrite what was there, and memory before and behind them keeps what it held."""
@@ -150,7 +148,7 @@ class TestAbove:
         assert found.pairs == 9 * 300
 
     def test_what_has_no_room_is_said_and_not_written(self, made: Any) -> None:
-        tile, left, right, scores = made
+        tile, left, right, _ = made
         floors = torch.full((9,), float("-inf"), device=tile.device)
         assert tile.above(left, right, floors, room=9 * 300 - 1) is None
         assert len(tile.above(left, right, floors, room=9 * 300).left) == 9 * 300
@@ -168,8 +166,9 @@ class TestAbove:
         """Spans that find too much are halved: the order is the worst, each right text better than those before."""
         tile, left, right, scores = made
         monkeypatch.setattr(gpu, "ROOM", room)
+        monkeypatch.setattr(gpu, "ROWS", 32)
         order = scores.sum(0).argsort()
-        right, scores = (right[0][order],), scores[:, order]
+        right, scores = (right[0][order[:100]],), scores[:, order[:100]]
         best, asked = Best(9, 4, tile.device), []
 
         def block(start: int, stop: int) -> models.Prepared:
@@ -177,19 +176,19 @@ class TestAbove:
             return (right[0][start:stop],)
 
         pairs = 0
-        for found in tile.likely(left, block, 300, best.floors):
+        for found in tile.likely(left, block, 100, best.floors):
             best.merge(found.left, found.score, found.right)
             pairs += found.pairs
         places, highest = best.sorted()
         want = Best(9, 4)
-        want.add(scores.cpu(), torch.arange(300))
+        want.add(scores.cpu(), torch.arange(100))
         assert places.cpu().equal(want.sorted()[0]) and highest.cpu().equal(want.sorted()[1])
-        assert pairs == 9 * 300
-        assert any(a == c for (a, _), (c, _) in zip(asked, asked[1:], strict=False)) == (room < 1000)
+        assert pairs == 9 * 100
+        assert any(a == c for (a, _), (c, _) in itertools.pairwise(asked)) == (room < 1000)
 
 
 class TestJobs:
-    LEFT, RIGHT = 11, 150
+    LEFT, RIGHT = 7, 90
 
     @pytest.fixture(params=["", "cosine"])
     def sides(self, request: Any, tiny_backbone: str, tmp_path: Path, pairs: pd.DataFrame) -> Path:
@@ -208,40 +207,59 @@ class TestJobs:
             )
         return tmp_path
 
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So that few texts fill several programs, spans and lists."""
+        for module, name, value in ((gpu, "ROWS", 16), (gpu, "LINES", 3), (gpu, "ROOM", 70)):
+            monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(scoring, "RESCORED", 64)
+
+    def cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From here on torch computes."""
+        monkeypatch.setattr(gpu, "why_not", lambda: "off")
+        monkeypatch.setattr(native, "why_not", lambda: "off")
+
     def scored(self, sides: Path, out: str, **asked: Any) -> pd.DataFrame:
-        paths = {"student": str(sides / "s"), "left": str(sides / "a"), "right": str(sides / "b")}
+        paths: dict[str, Any] = {
+            "student": str(sides / "s"),
+            "left": str(sides / "a"),
+            "right": str(sides / "b"),
+        }
         counts = scoring.score(Job(**paths, tile=(4, 60), **asked), sides / out)
         assert counts["pairs"] == self.LEFT * self.RIGHT
+        assert scoring.verify(sides / out) == []
         parts = [pd.read_parquet(p) for p in sorted((sides / out).glob("part-*.parquet"))]
         return pd.concat(parts, ignore_index=True)
 
     @pytest.mark.parametrize("held", [True, False])
-    @pytest.mark.parametrize("asked", [{"top": 3}, {"top": 3, "threshold": 0.0}, {"threshold": 0.0}])
+    @pytest.mark.parametrize("asked", [["top"], ["top", "threshold"], ["threshold"]])
     def test_parts_are_those_of_torch_alone(
-        self, sides: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], held: bool
+        self, sides: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str], held: bool
     ) -> None:
-        monkeypatch.setattr(gpu, "ROOM", 40)
-        monkeypatch.setattr(scoring, "RESCORED", 64)
+        scorer = Scorer.load(sides / "s")
+        every = scorer.tile(*(collection.Collection.open(sides / c).block(0, 999) for c in "ab"))
+        settings = {"top": 3, "threshold": float(every.quantile(0.9))}
         if not held:
             monkeypatch.setattr(gpu, "free", lambda: 0)
-        seen = []
-        real = gpu.Tile.above
-        monkeypatch.setattr(
-            gpu.Tile, "above", lambda self, *args: (seen.append(1), real(self, *args))[1], raising=True
-        )
-        fast = self.scored(sides, "fast", **asked)
-        assert len(seen) > 3  # it was the kernel
-        again = self.scored(sides, "again", **asked)
+        calls, launch = [0], gpu.Tile.launch
+
+        def counted(*args: Any) -> None:
+            calls[0] += 1
+            launch(*args)
+
+        monkeypatch.setattr(gpu.Tile, "launch", counted)
+        fast = self.scored(sides, "fast", **{name: settings[name] for name in asked})
+        assert calls[0] > 6  # two units of several spans each, and the look at the error
+        again = self.scored(sides, "again", **{name: settings[name] for name in asked})
         pd.testing.assert_frame_equal(fast, again, check_exact=True)
-        monkeypatch.setattr(gpu, "why_not", lambda: "off")
-        monkeypatch.setattr(native, "why_not", lambda: "off")
-        slow = self.scored(sides, "slow", **asked)
+        self.cpu(monkeypatch)
+        slow = self.scored(sides, "slow", **{name: settings[name] for name in asked})
         order = ["left", "right"]
         if "top" not in asked:  # rows stand in the order of the spans
             fast, slow = (f.sort_values(order, ignore_index=True) for f in (fast, slow))
         assert fast[order].equals(slow[order])
         np.testing.assert_allclose(fast["score"], slow["score"], atol=1e-5)
-        assert len(fast) > 20
+        assert len(fast) >= 15
 
     def test_a_fast_score_that_is_far_off_costs_work_not_pairs(
         self, sides: Path, monkeypatch: pytest.MonkeyPatch
@@ -263,8 +281,7 @@ class TestJobs:
         monkeypatch.setattr(gpu.Tile, "launch", noisy)
         monkeypatch.setattr(scoring.Work, "largest_error", lambda self: 0.5)
         fast = self.scored(sides, "fast", top=2)
-        monkeypatch.setattr(gpu, "why_not", lambda: "off")
-        monkeypatch.setattr(native, "why_not", lambda: "off")
+        self.cpu(monkeypatch)
         monkeypatch.setattr(scoring.Work, "largest_error", lambda self: 0.0)
         slow = self.scored(sides, "slow", top=2)
         assert fast[["left", "right"]].equals(slow[["left", "right"]])
@@ -285,12 +302,52 @@ class TestJobs:
             assert not list(sides.glob("out*/part*"))
 
 
+class TestRate:
+    def test_a_roofline_has_the_gpu_beside_the_cpu(
+        self, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        torch.manual_seed(0)
+        kept: dict[str, Any] = {"keep": (3, 3), "projection": 8, "pooled": True, "residual": "cosine"}
+        scorer = Scorer(models.DualEncoder(tiny_backbone, (10, 14), hidden=(32, 16), **kept).eval())
+        monkeypatch.setattr(scale, "GPU_SIDES", (3, 40))
+        lines = scale.roofline(scorer, scorer.prepare(["a", "b"], 0), scorer.prepare(["c"] * 5, 1), turns=2)
+        assert lines["way"].tolist() == ["torch", "fused"] and lines["pairs"].tolist() == [10, 120]
+        fused = lines.iloc[1]
+        assert fused["dtype"] == "bfloat16" and fused["flops_per_pair"] == 2 * 32 * 16 + 2 * 16 + 2 * 32
+        text = 2 * 32 + 4 * 32  # a share of 32 bfloat16, a vector of 32 float32
+        assert fused["bytes_per_pair"] == pytest.approx(text / 3 + text / 40 + 8)
+        assert fused["of_peak"] == fused["gflops"] / fused["peak_gflops"] > 0
+
+    def test_the_rate_of_random_texts_says_whether_they_were_scored(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gpu, "ROOM", 100)
+        monkeypatch.setattr(scoring, "LEFT", 4)
+        monkeypatch.setattr(scale.speed, "ceiling", lambda device: {"peak_gflops_bfloat16": 100.0})
+        found = scale.fused_rate(6, 90, hidden=(16, 16), top=3)
+        assert found["pairs"] == 540 and found["missing"] == 0 and 0 < found["difference"] < 0.05
+        assert found["gflops"] == pytest.approx(540 / found["seconds"] * (2 * 16 * 16 + 2 * 16) / 1e9)
+        assert found["of_peak"] == pytest.approx(found["gflops"] / 100)
+        likely = gpu.Tile.likely
+
+        def short(self: gpu.Tile, left: Any, right: Any, n: int, floors: Any) -> Any:
+            return likely(self, left, right, 45, floors)
+
+        monkeypatch.setattr(gpu.Tile, "likely", short)
+        assert scale.fused_rate(6, 90, hidden=(16, 16), top=3)["missing"] > 0
+
+    def test_without_a_gpu_there_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpu, "why_not", lambda: "there is no CUDA GPU")
+        with pytest.raises(RuntimeError, match="there is no CUDA GPU"):
+            scale.fused_rate()
+
+
 class TestWhere:
     def test_heads_that_do_not_fit_are_left_to_the_cpu(
         self, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def of(**settings: Any) -> gpu.Tile | None:
-            kept = {"keep": (3, 3), "projection": 8, "pooled": True, **settings}
+            kept: dict[str, Any] = {"keep": (3, 3), "projection": 8, "pooled": True, **settings}
             return gpu.Tile.of(models.DualEncoder(tiny_backbone, (10, 14), **kept))
 
         assert of(hidden=(16, 8)) is not None and of(hidden=(16, 8), residual="cosine") is not None
@@ -321,14 +378,18 @@ from triton.compiler import ASTSource
 
 from dipair_lib import fused, gpu
 
-fixed = dict(HIDDEN=256, OUTER=128, ROWS=gpu.ROWS, LINES=gpu.LINES, SUMS=tl.bfloat16, FACTORS=tl.bfloat16, START=True, CHOOSE=True)
+fixed = dict(HIDDEN=256, OUTER=128, ROWS=gpu.ROWS, LINES=gpu.LINES, START=True, CHOOSE=True)
+fixed |= dict(SUMS=tl.bfloat16, FACTORS=tl.bfloat16)
 names = fused.ffnn.arg_names
-kinds = {"left": "*bf16", "right": "*bf16", "weight": "*bf16", "shift": "fp32", "found": "*i64", "count": "*i32", "room": "i32", "m": "i32", "n": "i32"}
+kinds = dict.fromkeys(("left", "right", "weight"), "*bf16") | dict.fromkeys(("room", "m", "n"), "i32")
+kinds |= {"shift": "fp32", "found": "*i64", "count": "*i32"}
 signature = {name: "constexpr" if name in fixed else kinds.get(name, "*fp32") for name in names}
 aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
 source = ASTSource(fused.ffnn, signature, {(names.index(name),): value for name, value in fixed.items()}, aligned)
 made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
-print(made.metadata.shared, made.asm["ptx"].count("wgmma.mma_async"), made.asm["ptx"].count("m64n128k16.f32.bf16.bf16"), len(made.asm["cubin"]))
+code = made.asm["ptx"]
+products = code.count("wgmma.mma_async"), code.count("m64n128k16.f32.bf16.bf16")
+print(made.metadata.shared, *products, len(made.asm["cubin"]))
 """
 
 
