@@ -20,8 +20,8 @@ def ffnn(
         weight: bfloat16 [HIDDEN, OUTER]. bias, last: float32 [OUTER]. start: float32 [m, n], read if START.
         out: float32; [m, n] scores, or if CHOOSE the ``room`` scores of at least ``floors`` (float32 [m]) or not finite, in no order.
         found, count: if CHOOSE their places, int64 [room] of left << 32 | right, and how many there are, int32 [1]: may exceed ``room``.
-        SUMS, FACTORS: dtype of the first sum and of the product's factors; bfloat16, but float32 in Triton's interpreter, whose NumPy has no
-            bfloat16 (the activations are rounded to it all the same).
+        SUMS, FACTORS: dtype of the first sum and of the product's factors; bfloat16, but float32 in Triton's interpreter, whose NumPy has
+            no bfloat16 (the activations are shortened to it all the same).
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < n

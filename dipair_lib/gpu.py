@@ -136,7 +136,8 @@ class Tile:
         floors, found, count = chosen or (out, out, out)
         dtype = tl.float32 if interpreted() else tl.bfloat16
         fused.ffnn[-(-n // ROWS), -(-m // LINES)](
-            left[0].contiguous(), right[0].contiguous(), self.weight, self.bias, self.last, self.shift, start, floors, out, found, count, len(out), m, n,
+            left[0].contiguous(), right[0].contiguous(), self.weight, self.bias, self.last, self.shift, start,
+            floors, out, found, count, len(out), m, n,
             HIDDEN=self.hidden, OUTER=self.outer, ROWS=ROWS, LINES=LINES, SUMS=dtype, FACTORS=dtype,
             START=self.scale is not None, CHOOSE=bool(chosen), num_warps=8,
         )  # fmt: skip

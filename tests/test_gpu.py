@@ -1,6 +1,6 @@
 """Facts about the GPU's tile: the head's own scores whatever the shapes, nothing written beside them, nothing above its floor lost.
 
-Without a GPU the kernel runs in Triton's interpreter (``conftest`` asks for it); with one, ``TRITON_INTERPRET=0`` runs the same tests on it.
+Without a GPU the kernel runs in Triton's interpreter (``conftest`` asks for it); with one, ``TRITON_INTERPRET=0`` runs them on it.
 """
 
 from __future__ import annotations
