@@ -21,6 +21,7 @@ LINES = 128  # left texts that pass a program's right ones
 ROOM = 1 << 22  # scores that reach their floor kept of one call, 12 bytes each
 PAIRS = 1 << 27  # of one call
 SPARE = 4 << 30  # bytes left free where a collection is held on the GPU
+READ = 65_536  # of its texts brought there together
 
 
 def why_not() -> str:
@@ -178,15 +179,15 @@ class Tile:
 class Held:
     """A collection's texts as the kernel reads them: on the GPU all the time if they fit, or else read whenever they are asked for."""
 
-    def __init__(self, tile: Tile, texts: Collection, step: int = 65_536) -> None:
+    def __init__(self, tile: Tile, texts: Collection) -> None:
         self.tile, self.texts = tile, texts
         first = tile.side(texts.block(0, 1))
         self.all: Prepared | None = None
         if len(texts) * sum(t.nbytes for t in first) + SPARE <= free():
             self.all = tuple(t.new_empty(len(texts), *t.shape[1:]) for t in first)
-            for i in range(0, len(texts), step):
-                for whole, part in zip(self.all, self.read(i, min(i + step, len(texts))), strict=True):
-                    whole[i : i + step] = part
+            for i in range(0, len(texts), READ):
+                for whole, part in zip(self.all, self.read(i, min(i + READ, len(texts))), strict=True):
+                    whole[i : i + READ] = part
 
     def read(self, start: int, stop: int) -> Prepared:
         """Texts ``start`` to ``stop`` from disk."""

@@ -210,7 +210,12 @@ class TestJobs:
     @pytest.fixture(autouse=True)
     def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """So that few texts fill several programs, spans and lists."""
-        for module, name, value in ((gpu, "ROWS", 16), (gpu, "LINES", 3), (gpu, "ROOM", 70)):
+        for module, name, value in (
+            (gpu, "ROWS", 16),
+            (gpu, "LINES", 3),
+            (gpu, "ROOM", 70),
+            (gpu, "READ", 40),
+        ):
             monkeypatch.setattr(module, name, value)
         monkeypatch.setattr(scoring, "RESCORED", 64)
 
