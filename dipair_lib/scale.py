@@ -7,18 +7,20 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
 
-from . import collection, progress, results, scoring, speed, tradeoff
+from . import collection, gpu, progress, results, scoring, speed, tradeoff
 from .models import Prepared
+from .models.heads import FFNNHead
 from .scoring import Scorer
 
 SIDE = 1024  # texts of a clocked tile's sides
+GPU_SIDES = scoring.LEFT, 65_536  # on a GPU, which a smaller tile leaves idle
 TURNS = 7
 
 
@@ -90,56 +92,156 @@ def collections(
     return made[0], made[1], pd.DataFrame(lines)
 
 
+class Way(NamedTuple):
+    """How a tile can be scored: ``call`` does, left and right texts, bytes of a left and of a right text and of what is kept of a pair."""
+
+    dtype: str
+    call: Callable[[], Any]
+    texts: tuple[int, int]
+    bytes: tuple[float, float, float]
+    device: str = "cpu"
+
+
+def ways_of(scorer: Scorer, left: Prepared, right: Prepared) -> dict[str, Way]:
+    """The ways in which this machine can score a tile of those texts, by name."""
+    a, b = (tuple(t[:SIDE] for t in side) for side in (left, right))
+    texts, read = (len(a[0]), len(b[0])), (of_text(a), of_text(b), 4.0)
+    ways = {"torch": Way("float32", lambda: scorer.tile(a, b), texts, read)}
+    if isinstance(tile := scorer.compiled, gpu.Tile):
+        texts = GPU_SIDES
+        one, other = (
+            tile.side(tuple(t[torch.arange(n) % len(t)] for t in side))
+            for n, side in zip(texts, (a, b), strict=True)
+        )
+        floors = torch.full((texts[0],), math.inf, device=tile.device)
+        kept = 0.0 if tile.scale is None else 8.0  # a cosine is written and read once
+        # How many reached their floor is read at the end: the clock waits for the GPU.
+        ways["fused"] = Way(
+            "bfloat16", lambda: tile.above(one, other, floors), texts, (of_text(one), of_text(other), kept), tile.device
+        )  # fmt: skip
+    elif tile is not None:
+        ways["compiled"] = Way("bfloat16", lambda: scorer.fast_tile(a, b), texts, read)
+    return ways
+
+
+def of_text(side: Prepared) -> float:
+    """Bytes of one prepared text."""
+    return float(sum(t[0].numel() * t.element_size() for t in side))
+
+
 def roofline(scorer: Scorer, left: Prepared, right: Prepared, turns: int = TURNS) -> pd.DataFrame:
     """Clock each way in which this machine can score a tile, in turns with the machine's own matrix product and memory copy.
 
     Args:
-        left, right: prepared texts; up to ``SIDE`` of each make the tile.
+        left, right: prepared texts; up to ``SIDE`` of each make the tile, repeated to ``GPU_SIDES`` on a GPU.
 
     Returns:
-        One line per way: ``way``, ``dtype`` of its matrix products, ``pairs`` per call, ``pairs_per_s`` (median; ``_low``, ``_high`` from
-        quartiles), ``flops_per_pair`` (matrix products and dot products), ``bytes_per_pair`` (the texts' share and the score),
-        ``gflops`` and ``peak_gflops`` (measured here, same dtype), ``of_peak``, ``gb_per_s``, ``copy_gb_per_s``, ``of_copy``.
+        One line per way: ``way`` (``fused`` is the GPU's, beside the GPU's own product and copy), ``dtype`` of its matrix products,
+        ``pairs`` per call, ``pairs_per_s`` (median; ``_low``, ``_high`` from quartiles), ``flops_per_pair`` (matrix and dot products),
+        ``bytes_per_pair`` (the texts' share and the score), ``gflops`` and ``peak_gflops`` (measured here, same dtype), ``of_peak``,
+        ``gb_per_s``, ``copy_gb_per_s``, ``of_copy``.
     """
-    a, b = (tuple(t[:SIDE] for t in side) for side in (left, right))
-    ways: dict[str, tuple[str, Callable[[], Any]]] = {"torch": ("float32", lambda: scorer.tile(a, b))}
-    if scorer.compiled is not None:
-        ways["compiled"] = ("bfloat16", lambda: scorer.fast_tile(a, b))
+    ways = ways_of(scorer, left, right)
     times: dict[str, list[float]] = {name: [] for name in ways}
-    ceilings = []
+    ceilings: dict[str, list[dict[str, float]]] = {way.device: [] for way in ways.values()}
     for _ in progress.track(range(turns + 1), "clocking tiles"):  # the first turn is the warm-up
-        for name, (_, call) in ways.items():
-            times[name].append(speed.timed(call))
-        ceilings.append(speed.ceiling(0.1))
-    peak = {name: float(np.median([c[name] for c in ceilings[1:]])) for name in ceilings[0]}
-    pairs = len(a[0]) * len(b[0])
-    flops = flops_per_pair(scorer, a, b)
-    read = sum(
-        sum(t[0].numel() * t.element_size() for t in side) / len(other[0]) for side, other in ((a, b), (b, a))
-    )
+        for name, way in ways.items():
+            times[name].append(speed.timed(way.call))
+        for device, found in ceilings.items():
+            found.append(speed.ceiling(0.1, device))
+    flops = flops_per_pair(scorer, left, right)
     lines = []
-    for name, (dtype, _) in ways.items():
-        low, middle, high = (pairs / q for q in np.quantile(times[name][1:], (0.75, 0.5, 0.25)))
-        limit = peak[f"peak_gflops_{dtype}"]
+    for name, way in ways.items():
+        m, n = way.texts
+        low, middle, high = (m * n / q for q in np.quantile(times[name][1:], (0.75, 0.5, 0.25)))
+        seen = ceilings[way.device][1:]
+        limit, copy = (
+            float(np.median([one[what] for one in seen]))
+            for what in (f"peak_gflops_{way.dtype}", "copy_gb_per_s")
+        )
+        moved = way.bytes[0] / n + way.bytes[1] / m + way.bytes[2]
         lines.append(
             {
                 "way": name,
-                "dtype": dtype,
-                "pairs": pairs,
+                "dtype": way.dtype,
+                "pairs": m * n,
                 "pairs_per_s": middle,
                 "pairs_per_s_low": low,
                 "pairs_per_s_high": high,
                 "flops_per_pair": flops,
-                "bytes_per_pair": read + 4,
+                "bytes_per_pair": moved,
                 "gflops": flops * middle / 1e9,
                 "peak_gflops": limit,
                 "of_peak": flops * middle / 1e9 / limit,
-                "gb_per_s": (read + 4) * middle / 1e9,
-                "copy_gb_per_s": peak["copy_gb_per_s"],
-                "of_copy": (read + 4) * middle / 1e9 / peak["copy_gb_per_s"],
+                "gb_per_s": moved * middle / 1e9,
+                "copy_gb_per_s": copy,
+                "of_copy": moved * middle / 1e9 / copy,
             }
         )
     return pd.DataFrame(lines)
+
+
+def fused_rate(
+    m: int = 100_000,
+    n: int = 1_000_000,
+    hidden: tuple[int, int] = (256, 128),
+    top: int = 10,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How fast the GPU finds the best of n right texts for each of m left ones: a random FFNN head over random shares, no files.
+
+    Returns:
+        ``device``, ``pairs``, ``seconds``, ``pairs_per_s``, ``gflops``, ``peak_gflops`` (the GPU's own bfloat16 product, just before),
+        ``of_peak``; ``missing``, of the best of three left texts, those that torch finds in float32 and the kernel does not (above what
+        bfloat16 may change), and ``difference``, the largest between the scores.
+
+    Raises:
+        RuntimeError: the kernel cannot run here.
+    """
+    if gpu.why_not():
+        raise RuntimeError(gpu.why_not())
+    torch.manual_seed(seed)
+    head = FFNNHead([1, 1], hidden)
+    with torch.inference_mode():
+        tile = gpu.Tile(head)
+        left, right = (torch.randn(texts, hidden[0], device=tile.device).bfloat16() for texts in (m, n))
+        peak = speed.ceiling(device=tile.device)["peak_gflops_bfloat16"]
+
+        def best_of(few: torch.Tensor) -> scoring.Best:
+            best = scoring.Best(len(few), min(top, n), tile.device)
+            for found in tile.likely((few,), lambda start, stop: (right[start:stop],), n, best.floors):
+                best.merge(found.left, scoring.finite(found.score), found.right)
+            return best
+
+        best_of(left[: scoring.LEFT])  # the first call compiles
+        begun = time.perf_counter()
+        found = [best_of(few).keys.cpu() for few in progress.track(left.split(scoring.LEFT), "scoring")]
+        seconds = time.perf_counter() - begun
+        head.to(tile.device)
+        missing, difference = 0, 0.0
+        for i in torch.linspace(0, m - 1, min(m, 3)).long().tolist():
+            one = left[i].float()[None, None]
+            parts = [head.combine((one,), (part.float()[None],)) for part in right.split(65_536)]
+            scores = torch.cat(parts, dim=1)[0, :, 0].cpu()
+            keys = found[i // scoring.LEFT][i % scoring.LEFT]
+            kept = scores[scoring.LAST - (keys & scoring.LAST)]
+            off = float((scoring.score_of(keys) - kept).abs().max())
+            sure = kept.min() + 2 * off  # what scores more cannot have come out lower than what was kept
+            missing += int((scores > sure).sum() - (kept > sure).sum())
+            difference = max(difference, off)
+    flops = 2 * hidden[0] * hidden[1] + 2 * hidden[1]
+    rate = m * n / seconds
+    return {
+        "device": torch.cuda.get_device_name() if tile.device == "cuda" else "Triton's interpreter",
+        "pairs": m * n,
+        "seconds": seconds,
+        "pairs_per_s": rate,
+        "gflops": flops * rate / 1e9,
+        "peak_gflops": peak,
+        "of_peak": flops * rate / 1e9 / peak,
+        "missing": missing,
+        "difference": difference,
+    }
 
 
 def flops_per_pair(scorer: Scorer, left: Prepared, right: Prepared, size: int = 32) -> float:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from . import collection, distill, models, native, progress, results, tasks
+from . import collection, distill, gpu, models, native, progress, results, tasks
 from .collection import Collection, CollectionError
 from .models import Prepared
 from .models.backbone import encoder_dtype, in_dtype, sha256_of
@@ -55,7 +55,7 @@ class Scorer:
             )
         self.model = model
         self.encoder = in_dtype(model, encoder_dtype("auto"))
-        self.compiled = native.Tile.of(model)
+        self.compiled: Any = gpu.Tile.of(model) or native.Tile.of(model)
         self.tokenizer = models.tokenizer_of(model)
 
     @classmethod
@@ -151,26 +151,36 @@ class Best:
     Exact whatever the tiles: scores and places are compared as one whole number.
     """
 
-    def __init__(self, rows: int, k: int) -> None:
-        self.keys = torch.full((rows, k), torch.iinfo(torch.int64).min)
+    def __init__(self, rows: int, k: int, device: str = "cpu") -> None:
+        self.keys = torch.full((rows, k), torch.iinfo(torch.int64).min, device=device)
 
     def add(self, scores: torch.Tensor, places: torch.Tensor) -> None:
         """Scores float32 [rows, n] of right texts at ``places``, int64 [n] or [rows, n]."""
-        k, n = self.keys.shape[1], scores.shape[1]
-        floor = score_of(self.keys.amin(1))
-        hits = places_of_true(scores >= floor[:, None])
-        if len(hits) > 4 * k * len(scores):  # the floor is low yet: this tile's own K-th best is a better one
-            floor = torch.maximum(floor, scores.topk(min(k, n), dim=1).values[:, -1])
-            hits = places_of_true(scores >= floor[:, None])  # those that tie with the K-th too
-        if not len(hits):
+        n, floors = scores.shape[1], self.floors()
+        hits = places_of_true(scores >= floors[:, None])
+        if (
+            len(hits) > 4 * self.keys.numel()
+        ):  # the floors are low yet: this tile's own K-th best are better ones
+            least = scores.topk(min(self.keys.shape[1], n), dim=1).values[:, -1]
+            hits = places_of_true(
+                scores >= torch.maximum(floors, least)[:, None]
+            )  # those that tie with the K-th too
+        at = places[hits % n] if places.dim() == 1 else places.flatten()[hits]
+        self.merge(hits // n, scores.flatten()[hits], at)
+
+    def merge(self, rows: torch.Tensor, scores: torch.Tensor, places: torch.Tensor) -> None:
+        """Some pairs: left texts in rising order int64, scores float32 and places of right texts int64, each [pairs]."""
+        if not len(rows):
             return
-        rows, columns = hits // n, hits % n
-        some, line, counts = rows.unique_consecutive(return_inverse=True, return_counts=True)
-        within = torch.arange(len(hits)) - (counts.cumsum(0) - counts)[line]
-        keys = torch.full((len(some), int(counts.max())), torch.iinfo(torch.int64).min)
-        at = places[columns] if places.dim() == 1 else places.flatten()[hits]
-        keys[line, within] = keys_of(scores.flatten()[hits], at)
-        self.keys[some] = torch.cat([self.keys[some], keys], dim=1).topk(k, dim=1).values
+        lines, line, counts = rows.unique_consecutive(return_inverse=True, return_counts=True)
+        within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[line]
+        keys = self.keys.new_full((len(lines), int(counts.max())), torch.iinfo(torch.int64).min)
+        keys[line, within] = keys_of(scores, places)
+        self.keys[lines] = torch.cat([self.keys[lines], keys], dim=1).topk(self.keys.shape[1], dim=1).values
+
+    def floors(self) -> torch.Tensor:
+        """Each left text's K-th best score float32 [rows], -infinity before there are K: what is lower changes nothing."""
+        return score_of(self.keys.amin(1))
 
     def sorted(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Right texts int64 and scores float32, [rows, k], best first."""
@@ -406,6 +416,13 @@ class Work:
             )
         self.error = self.largest_error()
 
+    @functools.cached_property
+    def held(self) -> gpu.Held | None:
+        """The right texts as the GPU's kernel reads them; None where the CPU scores."""
+        return (
+            gpu.Held(self.scorer.compiled, self.right) if isinstance(self.scorer.compiled, gpu.Tile) else None
+        )
+
     def largest_error(self, texts: int = 128) -> float:
         """How far a fast score may be from float32: ``SAFETY`` times the largest difference among some thousand pairs spread over both
         collections; 0 where there is no faster code than float32's."""
@@ -521,23 +538,39 @@ def of_block(work: Work, first: int, last: int) -> Iterator[Found]:
 
     The best, and what is above a threshold, are found by the fast tile, which may be off by ``work.error``, and then scored in float32.
     """
-    left = work.left.block(first, last)
+    left, least = work.left.block(first, last), work.job.threshold
     if work.job.top:
         yield best_of_block(work, left, first)
-        return
-    least = work.job.threshold
-    for places in right_blocks(work):
-        right = work.right.block(int(places[0]), int(places[-1]) + 1)
-        if least is None:
+    elif least is None:
+        for places in right_blocks(work):
+            right = work.right.block(int(places[0]), int(places[-1]) + 1)
             scores = finite(work.scorer.tile(left, right))
             i, j = np.indices(scores.shape).reshape(2, -1)
-            found = scores.numpy().ravel()
-        else:
-            scores = finite(work.scorer.fast_tile(left, right))
-            i, j = (t.numpy() for t in (scores >= least - work.error).nonzero(as_tuple=True))
-            found = in_float32(work.scorer, left, i, lambda some, right=right: distill.gather(right, some), j)  # type: ignore[misc]
-            i, j, found = i[found >= least], j[found >= least], found[found >= least]
-        yield Found(first + i, int(places[0]) + j, found, scores.numel())
+            yield Found(first + i, int(places[0]) + j, scores.numpy().ravel(), scores.numel())
+    else:
+        floors = torch.full((last - first,), least - work.error)
+        for found in above(work, left, lambda: floors):
+            i, j, exact = in_float32(work, left, found)
+            keep = exact >= least
+            yield Found(first + i[keep], j[keep], exact[keep], found.pairs)
+
+
+def above(work: Work, left: Prepared, floors: Callable[[], torch.Tensor]) -> Iterator[gpu.Above]:
+    """Pairs whose fast score reaches the floor of their left text (float32 [left], asked for each block of right texts), there where the
+    tile was scored; raises where a score is not finite."""
+    if work.held:
+        tile = work.scorer.compiled
+        for found in tile.likely(
+            tile.side(left), work.held.block, len(work.right), lambda: floors().to(tile.device)
+        ):
+            finite(found.score)
+            yield found
+        return
+    for places in right_blocks(work):
+        right = work.right.block(int(places[0]), int(places[-1]) + 1)
+        scores = finite(work.scorer.fast_tile(left, right))
+        hits, n = places_of_true(scores >= floors()[:, None]), len(places)
+        yield gpu.Above(hits // n, places[hits % n], scores.flatten()[hits], scores.numel())
 
 
 def right_blocks(work: Work) -> Iterator[torch.Tensor]:
@@ -549,44 +582,61 @@ def best_of_block(work: Work, left: Prepared, first: int) -> Found:
     """The best right texts of each left one.
 
     Twice as many and some more are short-listed by the fast tile and scored in float32. A left text whose short list might lack one of the
-    best (its last score is within ``work.error`` of the K-th best) is scored in float32 whole.
+    best (its last score is within ``work.error`` of the K-th best) is searched again.
     """
     rows, k = len(left[0]), min(work.job.top, len(work.right))
     wide = min(2 * k + 16, len(work.right)) if work.scorer.compiled else k
-    short = Best(rows, wide)
-    for places in right_blocks(work):
-        right = work.right.block(int(places[0]), int(places[-1]) + 1)
-        short.add(finite(work.scorer.fast_tile(left, right)), places)
-    places, scores = short.sorted()
+    places, scores = short_list(work, left, wide).sorted()
     if work.scorer.compiled:
-        lines = np.repeat(np.arange(rows), wide)
-        exact = in_float32(work.scorer, left, lines, work.right.take, places.numpy().ravel())
-        exact_scores = torch.from_numpy(exact).reshape(rows, wide)
+        lines = torch.arange(rows).repeat_interleave(wide)
+        exact = torch.from_numpy(in_float32(work, left, gpu.Above(lines, places.flatten(), scores, 0))[2])
         best = Best(rows, k)
-        best.add(exact_scores, places)
-        error = max(work.error, SAFETY * float((exact_scores - scores).abs().max()))
-        unsure = (scores[:, -1] + error >= score_of(best.keys.amin(1))).nonzero()[:, 0]
+        best.add(exact.reshape(rows, wide), places)
+        error = max(work.error, SAFETY * float((exact.reshape(rows, wide) - scores).abs().max()))
+        unsure = (scores[:, -1] + error >= best.floors()).nonzero()[:, 0]
         if wide < len(work.right) and len(unsure):
-            again = Best(len(unsure), k)
-            for some in right_blocks(work):
-                right = work.right.block(int(some[0]), int(some[-1]) + 1)
-                again.add(finite(work.scorer.tile(distill.gather(left, unsure.numpy()), right)), some)
-            best.keys[unsure] = again.keys
+            few, floors = distill.gather(left, unsure.numpy()), best.floors()[unsure] - error
+            best.keys[unsure] = searched_again(work, few, k, floors).keys
         places, scores = best.sorted()
     least = -math.inf if work.job.threshold is None else work.job.threshold
     i, j = (t.numpy() for t in (scores >= least).nonzero(as_tuple=True))
     return Found(first + i, places.numpy()[i, j], scores.numpy()[i, j], rows * len(work.right))
 
 
-def in_float32(
-    scorer: Scorer, left: Prepared, i: np.ndarray, right_of: Callable[[np.ndarray], Prepared], j: np.ndarray
-) -> np.ndarray:
-    """Scores float32 [pairs] of left texts i with right texts j, so many at a time that their tensors stay small."""
-    starts = range(0, len(i), RESCORED)
-    parts = [
-        scorer.score(distill.gather(left, i[n : n + RESCORED]), right_of(j[n : n + RESCORED])) for n in starts
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+def short_list(work: Work, left: Prepared, wide: int) -> Best:
+    """So many right texts of each left one, the best by the fast tile."""
+    if work.held:
+        best = Best(len(left[0]), wide, work.scorer.compiled.device)
+        for found in above(work, left, best.floors):
+            best.merge(found.left, found.score, found.right)
+        best.keys = best.keys.cpu()
+        return best
+    best = Best(len(left[0]), wide)
+    for places in right_blocks(work):
+        right = work.right.block(int(places[0]), int(places[-1]) + 1)
+        best.add(finite(work.scorer.fast_tile(left, right)), places)
+    return best
+
+
+def searched_again(work: Work, left: Prepared, k: int, floors: torch.Tensor) -> Best:
+    """The best right texts of each left one in float32, among those whose fast score reaches ``floors``: as low as one of the best may come
+    out."""
+    best = Best(len(left[0]), k)
+    for found in above(work, left, lambda: floors):
+        i, j, exact = in_float32(work, left, found)
+        best.merge(torch.from_numpy(i), torch.from_numpy(exact), torch.from_numpy(j))
+    return best
+
+
+def in_float32(work: Work, left: Prepared, found: gpu.Above) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of left texts of a block with right ones, and their scores in float32, [pairs] each; so many at a time that their tensors stay
+    small."""
+    i, j = found.left.cpu().numpy(), found.right.cpu().numpy()
+    parts = [np.zeros(0, np.float32)]
+    for n in range(0, len(i), RESCORED):
+        some = slice(n, n + RESCORED)
+        parts.append(work.scorer.score(distill.gather(left, i[some]), work.right.take(j[some])))
+    return i, j, np.concatenate(parts)
 
 
 def finite(scores: torch.Tensor) -> torch.Tensor:

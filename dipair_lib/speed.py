@@ -123,19 +123,27 @@ def params_in_combine(model: Any, prepared: Sequence[models.Prepared]) -> int:
     return used
 
 
-def ceiling(seconds: float = 0.3) -> dict[str, float]:
-    """What this machine can do at the threads in force: matrix products in GFLOP/s by dtype, the faster of two sizes, and memory copy in
-    GB/s; medians."""
-    found = {}
+def ceiling(seconds: float = 0.3, device: str = "cpu") -> dict[str, float]:
+    """What this machine can do at the threads in force, or its GPU (``cuda``): matrix products in GFLOP/s by dtype, the faster of two
+    sizes, and memory copy in GB/s; medians."""
+    on_gpu, found = device == "cuda", {}
+
+    def waited(call: Callable[[], Any]) -> None:
+        call()
+        if on_gpu:  # which has only been told what to do
+            torch.cuda.synchronize()
+
     for dtype in (torch.float32, torch.bfloat16):
         rates = []
-        for n in (1024, 2048):
-            a = torch.randn(n, n).to(dtype)
-            rates.append(2 * n**3 / median_of(partial(torch.matmul, a, a), seconds / 2) / 1e9)
+        for n in (4096, 8192) if on_gpu else (1024, 2048):
+            a = torch.randn(n, n, device=device).to(dtype)
+            once = median_of(partial(waited, partial(torch.matmul, a, a)), seconds / 2)
+            rates.append(2 * n**3 / once / 1e9)
         found[f"peak_gflops_{str(dtype).removeprefix('torch.')}"] = max(rates)
-    source = torch.zeros(32 * 2**20)
+    source = torch.zeros((256 if on_gpu else 32) * 2**20, device=device)
     target = torch.empty_like(source)
-    found["copy_gb_per_s"] = 2 * source.numel() * 4 / median_of(lambda: target.copy_(source), seconds) / 1e9
+    once = median_of(partial(waited, lambda: target.copy_(source)), seconds)
+    found["copy_gb_per_s"] = 2 * source.nbytes / once / 1e9
     return found
 
 

