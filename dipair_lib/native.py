@@ -212,10 +212,14 @@ class Layer(ctypes.Structure):
 
 
 class TransformerTile:
-    """The transformer head of one layer. Bfloat16 are what its matrix products read: queries and the other text's keys, and the inputs and
-    weights of ``attended``, ``up`` and ``down``; all else, sums included, is float32, the exponential and GELU to 1e-6.
+    """The scores of all pairs of two blocks of texts by the transformer head of one layer.
 
-    Per text: the first token's scores of its own text, which are float32.
+    Bfloat16 are what matrix products of pairs read: queries and the other text's keys, and the inputs and weights of ``attended``, ``up``
+    and ``down``. All else, sums included, is float32, the exponential and GELU to 1e-6: off by those roundings and nothing else. What the
+    left text's first token makes of its own tokens' keys is computed once per text, in float32.
+
+    Args:
+        head: of two fields, with one layer and one output.
     """
 
     def __init__(self, head: TransformerHead) -> None:
@@ -225,12 +229,10 @@ class TransformerTile:
         self.width, wide = width, up(width)
         attended = by_head(layer.attended.weight.detach(), heads).flatten(1)
         norm, leave, output = layer.before_ffn, head.leave, head.output
-        self.matrices = {
+        self.read = {  # stay alive here: the structure knows only where they lie
             "attended": packed(attended, attended.shape[1], wide),
             "up": packed(layer.up.weight, wide, up(ffn)),
             "down": packed(layer.down.weight, up(ffn), wide),
-        }
-        vectors = {
             "norm_weight": padded(norm.weight.detach()[None], wide),
             "norm_bias": padded(norm.bias.detach()[None], wide),
             "up_bias": padded(layer.up.bias.detach()[None], up(ffn)),
@@ -238,11 +240,10 @@ class TransformerTile:
             "w": padded(leave.weight.detach()[None] * output.weight.detach(), wide),
             "bump": gelu_bump(),
         }
-        self.matrices |= vectors
         self.layer = Layer(
             heads=heads, part=up(width // heads), width=width, wide=wide, ffn=up(ffn), scale=(width // heads) ** -0.5,
             epsilon=norm.eps, epsilon_leave=leave.eps, shift=float(output(leave.bias).detach()),
-            **{name: at(t) for name, t in self.matrices.items()},
+            **{name: at(t) for name, t in self.read.items()},
         )  # fmt: skip
 
     def __call__(self, left: Prepared, right: Prepared) -> torch.Tensor:
@@ -256,10 +257,9 @@ class TransformerTile:
         own = filled(own.masked_fill(~mask[:, None], float("-inf")), up(m), layer.heads, one)
         own = own.unflatten(0, (-1, 32)).permute(0, 2, 3, 1).contiguous()  # 32 texts side by side
         columns = columns_of(filled(queries, up(m), layer.heads, layer.part))
-        rows = by_head(filled(others, up(n), deep, self.width), layer.heads).flatten(0, 1)
-        rows = rows_of(rows)
+        rows = rows_of(by_head(filled(others, up(n), deep, self.width), layer.heads).flatten(0, 1))
         v, values = (
-            by_head(filled(t, up(len(t)), t.shape[1], self.width), layer.heads).contiguous()
+            filled(by_head(t, layer.heads).flatten(2), up(len(t)), t.shape[1], layer.heads * layer.part)
             for t in (v, values)
         )
         bias = torch.zeros(real.shape).masked_fill(~real, float("-inf"))

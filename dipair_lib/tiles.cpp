@@ -160,8 +160,8 @@ void ffnn(const float* a, const float* b, const uint16_t* W, const float* bias, 
   two_layers<Way>(W, w, shift, m, n, hidden, outer, out, stride, fill, add);
 }
 
-// The BiLSTM's comparison: out[i][j] = shift + sum_g w[g] * relu(p[i][g] + q[j][g] + sum_h W[g][h] * x_h), where x is by turns 16 of the products
-// a[i] * b[j] and the 16 differences |a[i] - b[j]| of the same places.
+// The BiLSTM's comparison: out[i][j] = shift + sum_g w[g] * relu(p[i][g] + q[j][g] + sum_h W[g][h] * x_h), where x is by turns 16 of the
+// products a[i] * b[j] and the 16 differences |a[i] - b[j]| of the same places.
 // a [m][width], b [n][width], p [m][outer], q [n][outer] float32; W packed, of inner width 2 * width. width is a multiple of 16, outer of 32.
 template <class Way>
 void compare(const float* a, const float* b, const float* p, const float* q, const uint16_t* W, const float* w, float shift, int m, int n,
@@ -185,7 +185,8 @@ void compare(const float* a, const float* b, const float* p, const float* q, con
 // A: columns of 16 left tokens, [m * left / 16][width / 32][16][16][2]; w [m * left]. B: rows of 16 right tokens, [n * right / 16][width / 32]
 // [16][32]. left and right, the tokens of a text, are 1, 2, 4, 8 or multiples of 16; m * left is a multiple of 32, n of 32, width of 32.
 template <class Way>
-void maxsim(const uint16_t* A, const float* w, const uint16_t* B, int m, int n, int left, int right, int width, float* out, long stride) {
+void maxsim(const uint16_t* A, const float* w, const uint16_t* B, int m, int n, int left, int right, int width, float* out,
+            long stride) {
   constexpr int TEXTS = 32;  // right texts that every left one meets before the next so many come
   Way::begin();
   alignas(64) float c[2][16][2][16];     // [tile][row][tile][column]
@@ -255,7 +256,9 @@ inline __m512 gelu(__m512 x, const __m512* bump) {
 }
 
 // Which of 16 numbers are within a row of `width`.
-inline __mmask16 within(int at, int width) { return width - at >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << std::max(0, width - at)) - 1); }
+inline __mmask16 within(int at, int width) {
+  return width - at >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << std::max(0, width - at)) - 1);
+}
 
 // Takes the mean of the first `width` of a row off, and returns what the rest is to be multiplied with for variance 1. Zeros stay behind.
 inline __m512 centre(float* row, int width, float epsilon) {
@@ -270,8 +273,8 @@ inline __m512 centre(float* row, int width, float epsilon) {
   return _mm512_set1_ps(1 / std::sqrt(_mm512_reduce_add_ps(squares) / width + epsilon));
 }
 
-// A head of one layer: its sizes, matrices and vectors. part (of a head's queries, keys and values), wide and ffn are multiples of 32, with zeros
-// behind the model's own numbers. Matrices are packed, all else is float32.
+// A head of one layer: its sizes, matrices and vectors. part (of a head's queries, keys and values), wide and ffn are multiples of 32, with
+// zeros behind the model's own numbers. Matrices are packed, all else is float32.
 struct Layer {
   int heads, part, width, wide, ffn;  // width is the model's, wide that of its rows here
   float scale, epsilon, epsilon_leave, shift;                      // of attention's scores; of both norms; of the result
@@ -280,9 +283,10 @@ struct Layer {
   const float* bump;                                               // of `gelu`
 };
 
-// The softmax of 32 left texts' scores over their own tokens [heads][left][32] and those of one right text [heads][step][32], to [heads][left +
-// right][32]. What mask [right] holds, 0 or -infinity, is added to the latter.
-inline void softmax(const Layer& layer, const float* own, const float* other, const float* mask, int left, int right, int step, float* share) {
+// The softmax of 32 left texts' scores over their own tokens [heads][left][32] and those of one right text [heads][step][32], to
+// [heads][left + right][32]. What mask [right] holds, 0 or -infinity, is added to the latter.
+inline void softmax(const Layer& layer, const float* own, const float* other, const float* mask, int left, int right, int step,
+                    float* share) {
   const __m512 scale = _mm512_set1_ps(layer.scale);
   for (int head = 0; head < layer.heads; head++, own += left * PAIRS, other += step * PAIRS, share += (left + right) * PAIRS)
     for (int half = 0; half < PAIRS; half += 16) {
@@ -327,20 +331,21 @@ inline void attend(const Layer& layer, const float* share, const float* own, con
 }
 
 // The transformer head of one layer, in which the left text's first token looks at all tokens of both.
-// Of left texts: its place in the residual stream with the bias of `attended`, first [m][wide]; its queries Q, columns [m / 16][heads][part / 32]
-// [16][16][2]; its scores of its own tokens, own [m / 32][heads][left][32], -infinity where masked; values V [m][left][heads * part].
-// Of right texts: keys K, rows [n * deep / 16][heads][part / 32][16][32], where deep is right up to 1, 2, 4, 8 or a multiple of 16, and n up to one
-// of 32; mask [n][right], 0 or -infinity; values U [n][right][heads * part]. m is a multiple of 32.
+// Of left texts: the first token with the bias of `attended`, first [m][wide]; its queries Q, columns [m / 16][heads][part / 32][16][16][2];
+// its scores of its own text, own [m / 32][heads][left][32], -infinity where masked; values V [m][left][heads * part].
+// Of right texts: keys K, rows [n * deep / 16][heads][part / 32][16][32], where deep is right up to 1, 2, 4, 8 or a multiple of 16, and n up
+// to one of 32; mask [n][right], 0 or -infinity; values U [n][right][heads * part]. m is a multiple of 32.
 template <class Way>
 void transformer(const Layer& layer, const float* first, const uint16_t* Q, const float* own, const float* V, const uint16_t* K,
                  const float* mask, const float* U, int m, int n, int left, int right, int deep, float* out, long stride) {
   Way::begin();
   const int inner = layer.heads * layer.part, wide = layer.wide, ffn = layer.ffn, tile = layer.part * 16;
-  const int texts = deep < PAIRS ? PAIRS / deep : deep % PAIRS ? 2 : 1, rows = texts * deep;  // right texts whose keys are whole blocks of rows
+  // right texts whose keys are whole blocks of rows
+  const int texts = deep < PAIRS ? PAIRS / deep : deep % PAIRS ? 2 : 1, rows = texts * deep;
   const auto scores = room<float>(layer.heads * rows * PAIRS), share = room<float>(layer.heads * (left + right) * PAIRS);
   const auto y = room<float>(PAIRS * wide), z = room<float>(PAIRS * wide);
   const auto x = room<uint16_t>(PAIRS * std::max(inner, wide)), hidden = room<uint16_t>(PAIRS * ffn);
-  alignas(64) float c[PAIRS][32];
+  alignas(64) float raised[PAIRS][32];
   __m512 bump[5];
   for (int term = 0; term < 5; term++) bump[term] = _mm512_loadu_ps(layer.bump + 16 * term);
   for (int i = 0; i < m; i += PAIRS)
@@ -351,7 +356,8 @@ void transformer(const Layer& layer, const float* first, const uint16_t* Q, cons
             const uint16_t* keys = K + ((static_cast<long>(j) * deep + r) / 16 * layer.heads + head) * tile;
             const uint16_t* queries = Q + (i / 16L * layer.heads + head) * tile;
             const long next = static_cast<long>(layer.heads) * tile;
-            Way::multiply(keys, keys + next, 512, queries, queries + next, 512, layer.part / 32, &scores[(head * rows + r) * PAIRS], PAIRS);
+            float* c = &scores[(head * rows + r) * PAIRS];
+            Way::multiply(keys, keys + next, 512, queries, queries + next, 512, layer.part / 32, c, PAIRS);
           }
       softmax(layer, own + static_cast<long>(i) * layer.heads * left, &scores[j % texts * deep * PAIRS], mask + static_cast<long>(j) * right,
               left, right, rows, share.get());
@@ -376,11 +382,11 @@ void transformer(const Layer& layer, const float* first, const uint16_t* Q, cons
         for (int at = 0; at < wide; at += 32) _mm512_store_si512(&x[at * PAIRS + row * 32], rounded(of(at), of(at + 16)));
       }
       for (int at = 0; at < ffn; at += 32) {
-        multiply<Way>(x.get(), layer.up, at / 32, wide, ffn, c[0], 32);
+        multiply<Way>(x.get(), layer.up, at / 32, wide, ffn, raised[0], 32);
         const __m512 low = _mm512_loadu_ps(layer.up_bias + at), high = _mm512_loadu_ps(layer.up_bias + at + 16);
         for (int row = 0; row < PAIRS; row++)
-          _mm512_store_si512(&hidden[at * PAIRS + row * 32], rounded(gelu(_mm512_add_ps(_mm512_load_ps(c[row]), low), bump),
-                                                                     gelu(_mm512_add_ps(_mm512_load_ps(c[row] + 16), high), bump)));
+          _mm512_store_si512(&hidden[at * PAIRS + row * 32], rounded(gelu(_mm512_add_ps(_mm512_load_ps(raised[row]), low), bump),
+                                                                     gelu(_mm512_add_ps(_mm512_load_ps(raised[row] + 16), high), bump)));
       }
       for (int at = 0; at < wide; at += 32) multiply<Way>(hidden.get(), layer.down, at / 32, ffn, wide, &z[at], wide);
       for (int row = 0; row < PAIRS; row++) {
@@ -420,15 +426,15 @@ void pack(const uint16_t* W, int hidden, int outer, uint16_t* packed) {
           for (int half = 0; half < 2; half++) *packed++ = W[(g + column) * hidden + k + 2 * row + half];
 }
 
-// Each head once for each way of multiplying: ffnn_vectors, ffnn_tiles ...
-#define HEADS_BY(Way, way)                                                                                                                     \
-  void ffnn_##way(const float* a, const float* b, const uint16_t* W, const float* bias, const float* w, float shift, int m, int n, int hidden, \
-                  int outer, float* out, long stride) {                                                                                        \
-    ffnn<Way>(a, b, W, bias, w, shift, m, n, hidden, outer, out, stride);                                                                      \
-  }                                                                                                                                            \
-  void maxsim_##way(const uint16_t* A, const float* w, const uint16_t* B, int m, int n, int left, int right, int width, float* out,            \
-                    long stride) {                                                                                                             \
-    maxsim<Way>(A, w, B, m, n, left, right, width, out, stride);                                                                               \
+// The heads once for each way of multiplying: ffnn_vectors, ffnn_tiles ...
+#define HEADS_BY(Way, way)                                                                                                       \
+  void ffnn_##way(const float* a, const float* b, const uint16_t* W, const float* bias, const float* w, float shift, int m, int n, \
+                  int hidden, int outer, float* out, long stride) {                                                              \
+    ffnn<Way>(a, b, W, bias, w, shift, m, n, hidden, outer, out, stride);                                                        \
+  }                                                                                                                              \
+  void maxsim_##way(const uint16_t* A, const float* w, const uint16_t* B, int m, int n, int left, int right, int width,          \
+                    float* out, long stride) {                                                                                   \
+    maxsim<Way>(A, w, B, m, n, left, right, width, out, stride);                                                                 \
   }
 HEADS_BY(Vectors, vectors)
 #ifdef __AMX_BF16__
