@@ -92,7 +92,7 @@ class Planned:
     def left_out(self, error: str) -> bool:
         """Whether an error says only that a value nobody asked of this run alone does not suit the data."""
         found = NOT_APPLICABLE.match(error)
-        return bool(found) and not self.required and found[1] not in self.asked
+        return found is not None and not self.required and found[1] not in self.asked
 
 
 @dataclass(frozen=True)
