@@ -90,6 +90,12 @@ def ways() -> tuple[str, ...]:
     return ("tiles", "vectors") if tiles else ("vectors",)
 
 
+def code(head: str, way: str = "") -> Any:
+    """What computes a head: "ffnn", "compare", "maxsim" or "transformer"; by one of ``ways``, by default the fastest."""
+    function = ctypes.c_void_p.in_dll(library(), f"{head}_{way or ways()[0]}")
+    return ctypes.CFUNCTYPE(None)(function.value or 0)
+
+
 class FFNNTile:
     """The scores of all pairs of two blocks of texts, by the compiled code.
 
@@ -102,7 +108,7 @@ class FFNNTile:
 
     def __init__(self, head: FFNNHead, way: str = "") -> None:
         second, last = head.rest
-        self.code = library()[f"ffnn_{way or ways()[0]}"]
+        self.code = code("ffnn", way)
         self.hidden, self.outer = up(second.in_features), up(second.out_features)
         self.packed = packed(second.weight, self.hidden, self.outer)
         self.bias = padded(second.bias.detach()[None], self.outer)
@@ -126,10 +132,15 @@ class FFNNTile:
 
 
 class CompareTile:
-    """The BiLSTM's comparison of two sentences; products, differences and their weights are rounded to bfloat16, nothing else is."""
+    """The BiLSTM's comparison of two sentences; products, differences and their weights are rounded to bfloat16, nothing else is.
 
-    def __init__(self, head: CompareHead) -> None:
+    Args:
+        way: one of ``ways``, by default the fastest.
+    """
+
+    def __init__(self, head: CompareHead, way: str = "") -> None:
         assert head.both is not None
+        self.code = code("compare", way)
         outer, width = len(head.both.weight), head.both.in_features // 2
         self.width, self.outer = -(-width // 16) * 16, up(outer)
         # 16 products and 16 differences by turns, as the code makes them
@@ -147,7 +158,7 @@ class CompareTile:
         scores = torch.empty(m, n)
 
         def part(first: int, last: int) -> None:
-            library().compare_vectors(
+            self.code(
                 at(a), at(b[first:]), at(p), at(q[first:]), at(self.packed), at(self.weights), ctypes.c_float(self.shift), m, last - first,
                 self.width, self.outer, at(scores[:, first:]), ctypes.c_long(n),
             )  # fmt: skip
@@ -165,7 +176,7 @@ class MaxSimTile:
 
     def __init__(self, head: SimilarityHead, way: str = "") -> None:
         *cosine, maxsim = head.scale.detach()[0].tolist()
-        self.code = library()[f"maxsim_{way or ways()[0]}"]
+        self.code = code("maxsim", way)
         self.maxsim, self.cosine, self.shift = maxsim, sum(cosine), float(head.shift.detach())
 
     def __call__(self, left: Prepared, right: Prepared) -> torch.Tensor:
@@ -219,11 +230,12 @@ class TransformerTile:
     left text's first token makes of its own tokens' keys is computed once per text, in float32.
 
     Args:
-        head: of two fields, with one layer and one output.
+        head: of two fields, with one layer and one output. way: one of ``ways``, by default the fastest.
     """
 
-    def __init__(self, head: TransformerHead) -> None:
+    def __init__(self, head: TransformerHead, way: str = "") -> None:
         layer = head.layers[0]
+        self.code = code("transformer", way)
         self.first_bias = layer.attended.bias.detach()
         width, ffn, heads = layer.attended.in_features, layer.up.out_features, layer.heads
         self.width, wide = width, up(width)
@@ -266,7 +278,7 @@ class TransformerTile:
         scores = torch.empty(up(m), n)
 
         def part(start: int, stop: int) -> None:
-            library().transformer_vectors(
+            self.code(
                 ctypes.byref(layer), at(first), at(columns), at(own), at(v), at(rows[start * deep // 16 :]), at(bias[start:]),
                 at(values[start:]), up(m), min(stop, n) - start, one, other, deep, at(scores[:, start:]), ctypes.c_long(n),
             )  # fmt: skip

@@ -426,28 +426,14 @@ void pack(const uint16_t* W, int hidden, int outer, uint16_t* packed) {
           for (int half = 0; half < 2; half++) *packed++ = W[(g + column) * hidden + k + 2 * row + half];
 }
 
-// The heads once for each way of multiplying: ffnn_vectors, ffnn_tiles ...
-#define HEADS_BY(Way, way)                                                                                                       \
-  void ffnn_##way(const float* a, const float* b, const uint16_t* W, const float* bias, const float* w, float shift, int m, int n, \
-                  int hidden, int outer, float* out, long stride) {                                                              \
-    ffnn<Way>(a, b, W, bias, w, shift, m, n, hidden, outer, out, stride);                                                        \
-  }                                                                                                                              \
-  void maxsim_##way(const uint16_t* A, const float* w, const uint16_t* B, int m, int n, int left, int right, int width,          \
-                    float* out, long stride) {                                                                                   \
-    maxsim<Way>(A, w, B, m, n, left, right, width, out, stride);                                                                 \
-  }
+// The heads by their way of multiplying: ffnn_vectors, ffnn_tiles ...
+#define HEADS_BY(Way, way)                                            \
+  void* ffnn_##way = reinterpret_cast<void*>(ffnn<Way>);              \
+  void* compare_##way = reinterpret_cast<void*>(compare<Way>);        \
+  void* maxsim_##way = reinterpret_cast<void*>(maxsim<Way>);          \
+  void* transformer_##way = reinterpret_cast<void*>(transformer<Way>);
 HEADS_BY(Vectors, vectors)
 #ifdef __AMX_BF16__
 HEADS_BY(Tiles, tiles)
 #endif
-
-void compare_vectors(const float* a, const float* b, const float* p, const float* q, const uint16_t* W, const float* w, float shift, int m,
-                     int n, int width, int outer, float* out, long stride) {
-  compare<Vectors>(a, b, p, q, W, w, shift, m, n, width, outer, out, stride);
-}
-
-void transformer_vectors(const Layer* layer, const float* first, const uint16_t* Q, const float* own, const float* V, const uint16_t* K,
-                         const float* mask, const float* U, int m, int n, int left, int right, int deep, float* out, long stride) {
-  transformer<Vectors>(*layer, first, Q, own, V, K, mask, U, m, n, left, right, deep, out, stride);
-}
 }

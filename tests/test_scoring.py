@@ -761,28 +761,30 @@ class TestFastTiles:
                 assert float(found[i, j]) == pytest.approx(want, abs=2e-5)
 
     @needs_code
+    @both_ways
     @pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 31), (33, 40)])
     @pytest.mark.parametrize(
         ("k", "width", "heads_", "ffn"),
         [((8, 8), 128, 4, 256), ((3, 2), 8, 4, 24), ((1, 9), 64, 2, 70), ((20, 33), 96, 1, 32), ((2, 48), 160, 4, 64)],
     )  # fmt: skip
     def test_the_compiled_transformer_is_the_head_in_float64(
-        self, m: int, n: int, k: tuple[int, int], width: int, heads_: int, ffn: int
+        self, way: str, m: int, n: int, k: tuple[int, int], width: int, heads_: int, ffn: int
     ) -> None:
         """Written out with the same roundings. Where float32 and float64 fall on two sides of an edge of bfloat16, one input of a product
         differs in its last place: that shows in a few pairs, by less than all roundings together make."""
         head, left, right = transformer_sides(m, n, k, width, heads_, ffn)
-        found = native.TransformerTile(head)(left, right)
+        found = native.TransformerTile(head, way)(left, right)
         off = (found - transformer_rounded(head, left, right)).abs()
-        assert float((off < 2e-6).double().mean()) > 0.9 and float(off.max()) < 3e-3
+        assert float((off < 2e-6).double().mean()) > 0.9 and float(off.max()) < 5e-3
         one, other = tuple(t[:, None] for t in left), tuple(t[None] for t in right)
         torch.testing.assert_close(found, head.combine(one, other)[..., 0].detach(), atol=0.03, rtol=0)
 
     @needs_code
-    def test_a_transformers_padding_changes_nothing(self) -> None:
+    @both_ways
+    def test_a_transformers_padding_changes_nothing(self, way: str) -> None:
         """Not the tokens that a text lacks, whatever lies there, and not the texts beside it."""
         head, left, right = transformer_sides(5, 37, (4, 6), 32, 4, 32)
-        plain = native.TransformerTile(head)(left, right)
+        plain = native.TransformerTile(head, way)(left, right)
 
         def longer(side: heads.Prepared, by: int) -> heads.Prepared:
             return tuple(
@@ -790,9 +792,9 @@ class TestFastTiles:
                 for t in side
             )  # fmt: skip
 
-        found = native.TransformerTile(head)(longer(left, 3), longer(right, 13))
+        found = native.TransformerTile(head, way)(longer(left, 3), longer(right, 13))
         torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
-        some = native.TransformerTile(head)(tuple(t[3:4] for t in left), tuple(t[30:35] for t in right))
+        some = native.TransformerTile(head, way)(tuple(t[3:4] for t in left), tuple(t[30:35] for t in right))
         assert torch.equal(some, plain[3:4, 30:35])
 
     @needs_code
@@ -805,16 +807,17 @@ class TestFastTiles:
         assert float((x.relu() - lacking - torch.nn.functional.gelu(x)).abs().max()) < 5e-7
 
     @needs_code
+    @both_ways
     @pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 31), (5, 97)])
     @pytest.mark.parametrize(("width", "hidden"), [(300, 200), (20, 6), (7, 33), (16, 32)])
     def test_the_compiled_comparison_is_the_head_in_float64(
-        self, m: int, n: int, width: int, hidden: int
+        self, way: str, m: int, n: int, width: int, hidden: int
     ) -> None:
         torch.manual_seed(0)
         head = heads.CompareHead(width, 2, hidden)
         sides = [head.prepare(heads.Kept(torch.randn(c, 1, width), torch.ones(c, 1).bool()), i) for i, c in enumerate((m, n))]  # fmt: skip
         (a, p), (b, q) = ([t.detach() for t in side] for side in sides)
-        found = native.CompareTile(head)((a, p), (b, q))
+        found = native.CompareTile(head, way)((a, p), (b, q))
         assert head.both is not None
         x = torch.cat([a[:, None] * b[None], (a[:, None] - b[None]).abs()], dim=-1).bfloat16().double()
         x = x @ head.both.weight.bfloat16().double().T + p[:, None].double() + q[None].double()
@@ -879,22 +882,24 @@ class TestFastTiles:
         assert broken.any() and broken.movedim(side, 0)[1].all() and broken.sum() == (40, 4)[side]
 
     @needs_code
+    @both_ways
     @pytest.mark.parametrize("tensor", [1, 2, 3])
     @pytest.mark.parametrize("side", [0, 1])
-    def test_nor_by_a_softmax(self, side: int, tensor: int) -> None:
+    def test_nor_by_a_softmax(self, way: str, side: int, tensor: int) -> None:
         head, *sides = transformer_sides(4, 40, (3, 5), 32, 4, 32)
         sides[side][tensor][1, 0, 7] = float("nan")
-        broken = native.TransformerTile(head)(sides[0], sides[1]).isnan()
+        broken = native.TransformerTile(head, way)(sides[0], sides[1]).isnan()
         read = side == 0 or tensor > 1  # the right text's queries are not
         assert broken.movedim(side, 0)[1].all() == read and broken.sum() == read * (40, 4)[side]
 
     @needs_code
+    @both_ways
     @pytest.mark.parametrize("tensor", [0, 1])
-    def test_nor_by_a_comparison(self, tensor: int) -> None:
+    def test_nor_by_a_comparison(self, way: str, tensor: int) -> None:
         head = heads.CompareHead(20, 2, 6)
         sides = [(torch.randn(texts, 20), torch.randn(texts, 6)) for texts in (4, 40)]
         sides[1][tensor][35, 3] = float("nan")
-        broken = native.CompareTile(head)(sides[0], sides[1]).isnan()
+        broken = native.CompareTile(head, way)(sides[0], sides[1]).isnan()
         assert broken[:, 35].all() and broken.sum() == 4
 
     def test_why_it_cannot_be_used_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
