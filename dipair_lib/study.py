@@ -829,6 +829,7 @@ def plot_line(
                 ax.plot(x, y, **RING)
     for _, level, look in lines_of(study):
         ax.axhline(level, lw=1.3, zorder=1, **look)
+    ax.autoscale_view(scalex=False)  # room beside the lines too
     tradeoff._style(ax)
     ax.set_xlim(first - 0.08 * reach, last + 0.08 * reach)
     ticks = sorted(places, key=lambda v: places[v])
@@ -855,6 +856,7 @@ def plot_rows(
                 ax.plot(mean[0], place, **RING)
     for _, level, look in lines_of(study):
         ax.axvline(level, lw=1.3, zorder=1, **look)
+    ax.autoscale_view(scaley=False)  # room beside the lines too
     tradeoff._style(ax)
     ax.set_yticks(range(len(values)), [safe(question.say(*v)) for v in values])
     ax.set_ylim(len(values) - 0.4, -0.6)
