@@ -618,9 +618,10 @@ def transformer_sides(
 
 
 def transformer_rounded(
-    head: heads.TransformerHead, left: heads.Prepared, right: heads.Prepared
+    head: heads.TransformerHead, left: heads.Prepared, right: heads.Prepared, nudge: float = 0.0
 ) -> torch.Tensor:
-    """The head in float64, with its matrix products' inputs rounded to bfloat16 as compiled code does, [m, n]."""
+    """The head in float64, with its matrix products' inputs rounded to bfloat16 as compiled code does, [m, n]. ``nudge``: of what is
+    computed before it is rounded, as a share of it: what lies on an edge of bfloat16 goes to the other side."""
     layer = head.layers[0]
 
     def by_head(t: torch.Tensor) -> torch.Tensor:
@@ -630,7 +631,7 @@ def transformer_rounded(
         return t.detach().bfloat16().double()
 
     def product(x: torch.Tensor, linear: torch.nn.Linear) -> torch.Tensor:
-        return short(x) @ short(linear.weight).T + linear.bias.double()
+        return short((1 + nudge) * x) @ short(linear.weight).T + linear.bias.double()
 
     (x, q, k, v, mask), (_, _, others, values, real) = left, right
     own = torch.einsum("mhd,mthd->mht", by_head(q[:, 0]), by_head(k)).masked_fill(~mask[:, None], -torch.inf)
@@ -771,11 +772,13 @@ class TestFastTiles:
         self, way: str, m: int, n: int, k: tuple[int, int], width: int, heads_: int, ffn: int
     ) -> None:
         """Written out with the same roundings. Where float32 and float64 fall on two sides of an edge of bfloat16, one input of a product
-        differs in its last place: that shows in a few pairs, by less than all roundings together make."""
+        differs in its last place: there the head whose inputs are a little larger or smaller is the one to equal."""
         head, left, right = transformer_sides(m, n, k, width, heads_, ffn)
         found = native.TransformerTile(head, way)(left, right)
-        off = (found - transformer_rounded(head, left, right)).abs()
-        assert float((off < 2e-6).double().mean()) > 0.9 and float(off.max()) < 5e-3
+        nudges = (0.0, 1e-7, -1e-7, 3e-7, -3e-7, 1e-6, -1e-6)
+        off = torch.stack([(found - transformer_rounded(head, left, right, nudge)).abs() for nudge in nudges])
+        assert float((off[0] < 2e-6).double().mean()) > 0.9
+        assert float((off.amin(0) < 2e-6).double().mean()) > 0.95 and float(off.amin(0).max()) < 5e-4
         one, other = tuple(t[:, None] for t in left), tuple(t[None] for t in right)
         torch.testing.assert_close(found, head.combine(one, other)[..., 0].detach(), atol=0.03, rtol=0)
 
