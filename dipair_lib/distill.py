@@ -1143,9 +1143,7 @@ def outputs_in(
     step = Step(model)
     if dtype == "float32":
         return step(texts, rows, features)  # type: ignore[no-any-return]
-    if not hasattr(
-        model, "encoder"
-    ):  # an LSTM's kernel wants input and weights in one dtype: autocast sees to that
+    if not hasattr(model, "encoder"):  # an LSTM's kernel wants one dtype: autocast sees to that
         with torch.autocast("cpu", getattr(torch, dtype)):
             logits, _ = step(texts, rows)
             return logits.float(), None

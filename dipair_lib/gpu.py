@@ -94,9 +94,8 @@ class Tile:
             return None
         if (start is not None and start.maxsim) or why_not():
             return None
-        second = head.rest[
-            0
-        ]  # its weights and a program's right texts, and some kilobytes to exchange numbers in
+        second = head.rest[0]
+        # its weights and a program's right texts, and some kilobytes to exchange numbers in
         needed = 2 * up(second.in_features) * (up(second.out_features) + ROWS) + (8 << 10)
         return cls(head, start) if needed <= shared() else None
 

@@ -158,13 +158,10 @@ class Best:
         """Scores float32 [rows, n] of right texts at ``places``, int64 [n] or [rows, n]."""
         n, floors = scores.shape[1], self.floors()
         hits = places_of_true(scores >= floors[:, None])
-        if (
-            len(hits) > 4 * self.keys.numel()
-        ):  # the floors are low yet: this tile's own K-th best are better ones
+        # The floors are low yet: this tile's own K-th best are better ones. What ties with the K-th stays too.
+        if len(hits) > 4 * self.keys.numel():
             least = scores.topk(min(self.keys.shape[1], n), dim=1).values[:, -1]
-            hits = places_of_true(
-                scores >= torch.maximum(floors, least)[:, None]
-            )  # those that tie with the K-th too
+            hits = places_of_true(scores >= torch.maximum(floors, least)[:, None])
         at = places[hits % n] if places.dim() == 1 else places.flatten()[hits]
         self.merge(hits // n, scores.flatten()[hits], at)
 

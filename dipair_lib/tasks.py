@@ -368,9 +368,7 @@ def _read_jsonl(path: Path, text: str) -> Table:
     for line, content in enumerate(text.rstrip().split("\n"), 1):
         try:
             row = json.loads(content)
-            if (
-                "\\ud" in content.lower()
-            ):  # half a character has no UTF-8: no tokenizer and no row could hold it
+            if "\\ud" in content.lower():  # half a character has no UTF-8: no tokenizer could read it
                 json.dumps(row, ensure_ascii=False).encode("utf8")
         except (ValueError, RecursionError) as error:
             raise TaskError(

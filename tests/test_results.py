@@ -174,9 +174,8 @@ class TestRefusals:
     def test_a_spoiled_byte_within_logits_is_named(self, folder: Path) -> None:
         path = row_file(folder).with_name("logits.npz")
         data = path.read_bytes()
-        for at in range(
-            0, len(data), 7
-        ):  # in headers, names and compressed numbers: zipfile, zlib and NumPy each have errors of their own
+        # In headers, names and compressed numbers: zipfile, zlib and NumPy each have errors of their own.
+        for at in range(0, len(data), 7):
             path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
             with contextlib.suppress(ResultError):
                 results.load_logits(folder, path.parent.name)
