@@ -31,6 +31,7 @@ from .models.backbone import encoder_dtype, in_dtype, sha256_of
 from .models.tokens import tokenize
 
 LEFT, RIGHT = 2048, 2048  # texts of a tile's sides
+LINES = 32  # left texts of its pieces, at least: a right text's tokens are read once for all of them
 BUCKET = 65_536  # texts of each side that explicit pairs are looked up in together
 SAFETY = 4.0  # times the largest error seen of fast scores is taken as the largest there is
 RESCORED = 16_384  # pairs that are scored again in float32 together
@@ -114,7 +115,7 @@ class Scorer:
 def tile(model: Any, left: Prepared, right: Prepared, pairs: int = 0) -> torch.Tensor:
     """``model.combine`` of each left with each right text, float32 [m, n], in pieces of so many pairs; 0 for ``piece_of``."""
     m, n, pairs = len(left[0]), len(right[0]), pairs or piece_of(model)
-    columns = min(n, pairs)
+    columns = max(1, min(n, pairs // (min(m, LINES) or 1)))
     lines = max(1, pairs // columns)
     found = torch.empty(m, n)
     for i in range(0, m, lines):

@@ -47,10 +47,11 @@ def maxsim_of(a: torch.Tensor, inside: torch.Tensor, b: torch.Tensor, real: torc
     """Mean over the real tokens of a of their best dot product with a real token of b, [pairs, 1]; unit tokens, bool masks. Of a tile
     ([m, 1, k, width] with [1, n, k, width]) by one matrix product, [m, n, 1]."""
     if a.dim() == b.dim() == 4 and a.shape[1] == b.shape[0] == 1:
-        m, n = len(a), b.shape[1]
-        scores = a.flatten(0, 2) @ b.flatten(0, 2).T  # [m x k, n x k]
-        best = scores.masked_fill_(~real.flatten(), float("-inf")).unflatten(1, (n, -1)).amax(-1)
-        best = best.unflatten(0, (m, -1)).transpose(1, 2)  # [m, n, k]
+        m, n, k = len(a), b.shape[1], a.shape[2]
+        # A right text's tokens are rows, so that its maximum is of whole rows; what masks them is where the product's sum starts.
+        start = b.new_zeros(b[0, ..., 0].shape).masked_fill(~real[0], float("-inf"))
+        scores = torch.addmm(start.view(-1, 1), b.flatten(0, 2), a.flatten(0, 2).T)  # [n x k, m x k]
+        best = scores.view(n, -1, m * k).amax(1).view(n, m, k).transpose(0, 1)
     else:
         best = (a @ b.transpose(-1, -2)).masked_fill(~real[..., None, :], float("-inf")).amax(-1)
     weights = inside.to(best.dtype)
@@ -110,7 +111,7 @@ class SimilarityHead(nn.Module):
         found = self.similarity(left, right)
         if found.shape[-1] == 1:
             return found * self.scale[:, 0] + self.shift
-        return (found[..., None, :] * self.scale).sum(-1) + self.shift
+        return F.linear(found, self.scale, self.shift)
 
 
 class ResidualHead(nn.Module):
