@@ -612,7 +612,7 @@ def find_teachers(folder: Path | str, task: Task | str, n: int = 1, split: str =
     if n < 1 or n > len(newest):
         raise ResultError(
             f"{folder}: teachers: expected 1 to {len(newest)}, as many as were trained with different seeds, but got {n}: run 01_teacher "
-            "with further seeds first, in a suite at an earlier stage"
+            "with further seeds first, in a suite at an earlier stage that is `required`"
         )
     return [newest[seed] for seed in sorted(newest)][:n]
 
