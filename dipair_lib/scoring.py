@@ -113,7 +113,10 @@ class Scorer:
 
 
 def tile(model: Any, left: Prepared, right: Prepared, pairs: int = 0) -> torch.Tensor:
-    """``model.combine`` of each left with each right text, float32 [m, n], in pieces of so many pairs; 0 for ``piece_of``."""
+    """``model.combine`` of each left with each right text, float32 [m, n], in pieces of so many pairs; 0 for ``piece_of``.
+
+    A piece has at least 32 left texts if there are as many.
+    """
     m, n, pairs = len(left[0]), len(right[0]), pairs or piece_of(model)
     columns = max(1, min(n, pairs // (min(m, LINES) or 1)))
     lines = max(1, pairs // columns)
