@@ -542,7 +542,8 @@ def _sentence(
         )
     row = table.loc[winner]
     teacher = teacher_of(table)
-    against = f", the teacher {teacher['quality']:.3f}" if teacher is not None else ""
+    # The student's own teacher: where there are several, the row of the teacher is their mean.
+    against = f", its teacher {row['quality'] / row['retained']:.3f}" if row["retained"] > 0 else ""
     single = limits.scenario == "single"
     said = _said_single(row, teacher, limits) if single else _said_offline(row, speed[winner], limits)
     text = (

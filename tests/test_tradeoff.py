@@ -241,6 +241,15 @@ class TestSelect:
         assert "Not certain" not in tradeoff.select(data, Limits(min_retained=0.95)).sentence
         assert tradeoff.select(data, Limits(min_retained=0.97, sure=True)).winner is None
 
+    def test_the_teacher_beside_a_student_is_its_own(self, rows: list[Result]) -> None:
+        """0.88 of 0.9: also where the teacher's row is the mean of several seeds."""
+        data = tradeoff.frame(rows)
+        data.loc[TEACHER, "quality"] = 0.95
+        assert (
+            "0.880 (0.860 to 0.900), its teacher 0.900."
+            in tradeoff.select(data, Limits(min_retained=0.95)).sentence
+        )
+
     @pytest.mark.parametrize(
         "limits",
         [
