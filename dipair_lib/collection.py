@@ -27,9 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from . import distill, models, results, tasks
-from .models.backbone import encoder_dtype, in_dtype, sha256_of
+from . import models, results, tasks, training
+from .models.backbone import sha256_of
 from .models.tokens import tokenize
+from .training import encoder_dtype, in_dtype
 
 FORMAT = "dipair collection 1"
 DTYPES = ("float32", "float16", "bfloat16", "int8")
@@ -387,7 +388,7 @@ class Writer:
         side = self.manifest["field"]
         tokens = tokenize(self.tokenizer, ["a"], self.manifest["read_length"])
         with torch.inference_mode():
-            return sum(4 * t.numel() for t in distill.prepare_all(self.model, tokens, side, what=""))
+            return sum(4 * t.numel() for t in training.prepare_all(self.model, tokens, side, what=""))
 
     def add(self, source: Path, text: str, id: str) -> None:
         """Encode what is new in a source and write whole shards as they fill."""
@@ -454,7 +455,7 @@ class Writer:
         field = self.manifest["field"]
         tokens = tokenize(self.tokenizer, self.texts, self.manifest["read_length"])
         with torch.inference_mode():
-            prepared = distill.prepare_all(self.model, tokens, field, what=what)
+            prepared = training.prepare_all(self.model, tokens, field, what=what)
         if not self.manifest["tensors"]:
             self.manifest["tensors"] = [
                 {"shape": list(t.shape[1:]), "mask": t.dtype == torch.bool} for t in prepared

@@ -28,16 +28,10 @@ import pandas as pd
 import torch
 from sklearn.decomposition import PCA
 
-from . import collection, distill, models, progress, quality, results, scoring, speed, tradeoff
-from .models.backbone import (
-    encoder_dtype,
-    in_dtype,
-    load_backbone,
-    load_tokenizer,
-    locate,
-    quiet_transformers,
-)
+from . import collection, models, progress, quality, results, scoring, speed, tradeoff, training
+from .models.backbone import load_backbone, load_tokenizer, locate, quiet_transformers
 from .models.tokens import length_sorted, tokenize
+from .training import encoder_dtype, in_dtype
 
 NEEDS = (
     "sentence_transformers",
@@ -159,7 +153,7 @@ def compare(
         raise ValueError(f"comparing needs {', '.join(missing())}: pip install -e '.[peers]'")
     row = results.load_result(out, results.load_result(out, run).teacher_run or "")
     task = results.load_run_task(json.loads(row.parameters))
-    if len(task.fields) != 2 or distill.outputs_for(len(task.classes)) != 1:
+    if len(task.fields) != 2 or training.outputs_for(len(task.classes)) != 1:
         raise ValueError(
             f"{row.task}: expected pairs with two classes or a grade, but it has {len(task.fields)} fields and {len(task.classes)} classes"
         )
@@ -209,7 +203,7 @@ def whole(frame: pd.DataFrame, fields: Sequence[str], row: results.Result, most:
 def untruncated(texts: pd.Series, row: results.Result, field: int) -> pd.Series:
     """Texts that a field's read length does not cut."""
     tokenizer = load_tokenizer(row.backbone or "embedded")
-    length = distill.lengths_of(row)[field]
+    length = training.lengths_of(row)[field]
     counted = tokenizer(texts.tolist(), truncation=True, max_length=length + 1)["input_ids"]
     return texts[[len(ids) <= length for ids in counted]]
 
@@ -332,7 +326,7 @@ def vectors_of(model: Any, texts: Sequence[str]) -> np.ndarray:
     """Unit vectors float32 [texts, width] of the right field's texts by a cosine student."""
     tokens = tokenize(models.tokenizer_of(model), list(texts), model.read_lengths[1])
     with torch.inference_mode():
-        return distill.prepare_all(model, tokens, 1, what="")[0].numpy()
+        return training.prepare_all(model, tokens, 1, what="")[0].numpy()
 
 
 def label(entry: Entry) -> str:
@@ -423,7 +417,7 @@ def scored(model: Any, *sides: Sequence[str]) -> np.ndarray:
     tokenizer = models.tokenizer_of(model)
     texts = models.tokens.read(tokenizer, frame, list(frame), model.read_lengths)
     dtype = str(next(model.encoder.parameters()).dtype).removeprefix("torch.")
-    return distill.predict(model, texts, dtype=dtype, what="")[:, 0]
+    return training.predict(model, texts, dtype=dtype, what="")[:, 0]
 
 
 def st_teacher(entry: Entry, setting: Setting) -> Peer:

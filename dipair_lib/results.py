@@ -42,9 +42,15 @@ import numpy as np
 if TYPE_CHECKING:
     from dipair_lib.tasks import Task
 
-SCHEMA = 3
+SCHEMA = 4
 # Fields that a version brought: rows of an earlier one read as None there.
-ADDED = {2: ("n_synthetic", "quality_dtype"), 3: ("pairing",)}
+ADDED = {
+    2: ("n_synthetic", "quality_dtype"),
+    3: ("pairing",),
+    4: (
+        "teacher_kind", "learning_rate", "pairs_seen", "passes", "best_at", "dev_rising", "train_device", "training_notes",
+    ),
+}  # fmt: skip
 FAMILIES = (
     "constant",
     "lexical",
@@ -93,7 +99,7 @@ class ResultError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One measured (or published) model on one split. Schema 3; None means not measured.
+    """One measured (or published) model on one split. Schema 4; None means not measured.
 
     Units: seconds, bytes, FLOPs (multiply and add counted as two), rates per second. ``_q1`` and ``_q3`` are quartiles,
     ``_low`` and ``_high`` the ends of a 95 % interval. A cross-encoder does everything per pair: its tokenisation and
@@ -134,13 +140,25 @@ class Result:
     bytes_per_text: float | None = None
     # training
     teacher_run: str | None = None
+    teacher_kind: str | None = (
+        None  # of a teacher's row: "trained" here, "brought" along, or "scores" of the data
+    )
     loss: str | None = None
     alpha: float | None = None
     augmentation: str | None = None  # rules and rounds, e.g. "all x20"; "none" where there could be some
     n_synthetic: int | None = None  # synthetic rows beside n_train
     seed: int | None = None
+    learning_rate: float | None = None  # of the last stage that ran
     steps: int | None = None
+    pairs_seen: int | None = None  # rows that were learned from, each time counted, over all stages
+    passes: float | None = None  # the same in passes over the rows of the last stage that ran
+    best_at: float | None = (
+        None  # share of the last stage's steps after which dev was best: those weights are kept
+    )
+    dev_rising: bool | None = None  # whether dev was still rising when the budget ended
+    train_device: str | None = None  # "cpu", "cuda", "mps"
     train_seconds: float | None = None
+    training_notes: str | None = None  # what went wrong and was mended, in words
     # quality
     metric: str
     quality: float | None = None
@@ -276,7 +294,7 @@ def checked(name: str, value: Any, expected: tuple[type, ...]) -> Any:
     return value
 
 
-COUNTED = ("n_", "keep", "projection", "params_", "steps", "train_seconds")
+COUNTED = ("n_", "keep", "projection", "params_", "steps", "pairs_seen", "passes", "train_seconds")
 
 
 def check_object(name: str, text: str | None) -> None:

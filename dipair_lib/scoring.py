@@ -24,11 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from . import collection, distill, gpu, models, native, progress, results, tasks
+from . import collection, gpu, models, native, progress, results, tasks, training
 from .collection import Collection, CollectionError
 from .models import Prepared
-from .models.backbone import encoder_dtype, in_dtype, sha256_of
+from .models.backbone import sha256_of
 from .models.tokens import tokenize
+from .training import encoder_dtype, in_dtype
 
 LEFT, RIGHT = 2048, 2048  # texts of a tile's sides
 LINES = 32  # left texts of its pieces, at least: a right text's tokens are read once for all of them
@@ -70,7 +71,7 @@ class Scorer:
             raise ValueError(f"prepare: expected at least one text of field {field}, but got none")
         tokens = tokenize(self.tokenizer, list(texts), self.model.read_lengths[field])
         with torch.inference_mode():
-            return distill.prepare_all(self.encoder, tokens, field, what="")
+            return training.prepare_all(self.encoder, tokens, field, what="")
 
     def score(self, *sides: Sequence[str] | Prepared) -> np.ndarray:
         """Scores float32 [pairs] of aligned texts: one sequence of texts, or what ``prepare`` gave of them, for each field."""
@@ -596,7 +597,7 @@ def best_of_block(work: Work, left: Prepared, first: int) -> Found:
         error = max(work.error, SAFETY * float((exact.reshape(rows, wide) - scores).abs().max()))
         unsure = (scores[:, -1] + error >= best.floors()).nonzero()[:, 0]
         if wide < len(work.right) and len(unsure):
-            few, floors = distill.gather(left, unsure.numpy()), best.floors()[unsure] - error
+            few, floors = training.gather(left, unsure.numpy()), best.floors()[unsure] - error
             best.keys[unsure] = searched_again(work, few, k, floors).keys
         places, scores = best.sorted()
     least = -math.inf if work.job.threshold is None else work.job.threshold
@@ -636,7 +637,7 @@ def in_float32(work: Work, left: Prepared, found: gpu.Above) -> tuple[np.ndarray
     parts = [np.zeros(0, np.float32)]
     for n in range(0, len(i), RESCORED):
         some = slice(n, n + RESCORED)
-        parts.append(work.scorer.score(distill.gather(left, i[some]), work.right.take(j[some])))
+        parts.append(work.scorer.score(training.gather(left, i[some]), work.right.take(j[some])))
     return i, j, np.concatenate(parts)
 
 
@@ -665,7 +666,7 @@ def of_pairs(work: Work, first: int, last: int) -> Iterator[Found]:
     least = -math.inf if work.job.threshold is None else work.job.threshold
     for some in np.array_split(pairs, max(1, len(pairs) // BUCKET)):
         scores = work.scorer.score(
-            *(distill.gather(p, at) for p, at in zip(sides, (some[:, 1:] - starts).T, strict=True))
+            *(training.gather(p, at) for p, at in zip(sides, (some[:, 1:] - starts).T, strict=True))
         )
         finite(torch.from_numpy(scores))
         keep = scores >= least

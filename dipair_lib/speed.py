@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import distill, models, progress, results, tasks
+from . import models, progress, results, tasks, training
 from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, TfIdf
-from .models.backbone import in_dtype
 from .models.heads import SimilarityHead
 from .models.tokens import Texts, length_sorted, read
+from .training import in_dtype
 
 BATCH_SIZES = {"cross-encoder": (16, 48), "encode": (16, 48), "combine": (256, 1024, 4096)}
 NOISY = 0.25
@@ -394,7 +394,7 @@ def dual(
 
     with torch.inference_mode():
         size = best_size(BATCH_SIZES["encode"], encode_all)
-        prepared = [distill.prepare_all(model, tokens, number) for number, tokens in enumerate(texts.tokens)]
+        prepared = [training.prepare_all(model, tokens, number) for number, tokens in enumerate(texts.tokens)]
         units = max(BATCH_SIZES["combine"])
         combine = (
             combine_tiles(model, prepared, units)
@@ -409,7 +409,7 @@ def dual(
         ids = torch.tensor(encoded)
         asked = model.prepare(model.encode(ids, torch.ones_like(ids, dtype=torch.bool), 0), 0)
         rows = [(number + np.arange(CANDIDATES)) % len(t) for t in texts.tokens]
-        model.combine(asked, *(distill.gather(p, r) for p, r in zip(prepared[1:], rows[1:], strict=True)))
+        model.combine(asked, *(training.gather(p, r) for p, r in zip(prepared[1:], rows[1:], strict=True)))
 
     parts = {
         "tokenize": (tokenize_call(tokenizer, words, lengths), sum(len(w) for w in words)),
@@ -428,7 +428,7 @@ def combine_tiles(model: Any, prepared: Sequence[models.Prepared], units: int) -
         m = n = math.isqrt(batch)
         for _ in range(units // (m * n)):
             left, right = (
-                distill.gather(p, random.integers(0, len(p[0]), size))
+                training.gather(p, random.integers(0, len(p[0]), size))
                 for p, size in zip(prepared, (m, n), strict=True)
             )
             model.combine(tuple(t[:, None] for t in left), tuple(t[None] for t in right))
@@ -443,7 +443,9 @@ def combine_list(model: Any, prepared: Sequence[models.Prepared], units: int) ->
 
     def combine(batch: int) -> None:
         for i in range(0, units, batch):
-            model.combine(*(distill.gather(p, r[i : i + batch]) for p, r in zip(prepared, rows, strict=True)))
+            model.combine(
+                *(training.gather(p, r[i : i + batch]) for p, r in zip(prepared, rows, strict=True))
+            )
 
     return combine
 

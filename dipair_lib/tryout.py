@@ -19,13 +19,13 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from . import distill, models, progress, quality, results, tradeoff
+from . import models, progress, quality, results, tradeoff, training
 from .explorer import STYLE, as_html, choose
 from .models import BiLSTM, CrossEncoder, DualEncoder
-from .models.backbone import encoder_dtype, in_dtype
 from .models.heads import ResidualHead, TransformerHead, join
 from .models.tokens import Tokens, read, tokenize
 from .tradeoff import Choice, plain, si
+from .training import encoder_dtype, in_dtype
 
 TURNS = 3  # on the clock, after one of warm-up
 WORST = 20
@@ -117,14 +117,14 @@ def score(one: Loaded, frame: pd.DataFrame) -> tuple[np.ndarray, dict[str, float
         with torch.inference_mode():
             if isinstance(one.model, CrossEncoder):
                 between = begun
-                logits = distill.predict(one.model, texts, what="")
+                logits = training.predict(one.model, texts, what="")
             else:
                 prepared = [
-                    distill.prepare_all(one.model, side, field, what="")
+                    training.prepare_all(one.model, side, field, what="")
                     for field, side in enumerate(texts.tokens)
                 ]
                 between = time.perf_counter()
-                logits = distill.combine_all(one.model, prepared, texts)
+                logits = training.combine_all(one.model, prepared, texts)
         turns.append((between - begun, time.perf_counter() - between))
     once, pair = np.median(turns[1:], axis=0)
     return logits, {"texts": float(once), "pairs": float(pair), "together": float(once + pair)}

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import checkpoint, distill, models, progress
-from dipair_lib.checkpoint import CheckpointError
-from dipair_lib.distill import Data, TrainConfig
+from dipair_lib import models, progress, training
 from dipair_lib.models import words
+from dipair_lib.training import Data, TrainConfig, checkpoint, loop
+from dipair_lib.training.checkpoint import CheckpointError
 
 LENGTHS = [10, 12]
 PLAIN = TrainConfig(epochs=3, batch_size=16, dtype="float32", learning_rate=1e-3)
@@ -34,7 +34,7 @@ def ctrl_c() -> Iterator[None]:
 @pytest.fixture
 def rows(tiny_backbone: str, pairs: pd.DataFrame) -> Data:
     task: Any = SimpleNamespace(fields=("query", "passage"), classes=("0", "1"))
-    data = distill.read_rows(task, pairs, tiny_backbone, LENGTHS)
+    data = training.read_rows(task, pairs, tiny_backbone, LENGTHS)
     random = np.random.default_rng(0)
     return replace(
         data,
@@ -55,7 +55,7 @@ def teacher(backbone: str) -> Any:
 
 def at_step(number: int, do: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Call something within the n-th step from now on."""
-    plain, calls = distill.smooth, []
+    plain, calls = training.smooth, []
 
     def smooth(running: float, value: float) -> float:
         calls.append(value)
@@ -63,7 +63,7 @@ def at_step(number: int, do: Callable[[], None], monkeypatch: pytest.MonkeyPatch
             do()
         return plain(running, value)
 
-    monkeypatch.setattr(distill, "smooth", smooth)
+    monkeypatch.setattr(loop, "smooth", smooth)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -85,12 +85,12 @@ def test_interrupted_and_begun_again_it_ends_the_same(
 ) -> None:
     build, config = CASES[name]
     whole = build(tiny_backbone)
-    expected = distill.fit(whole, rows, config, dev=rows, metric="auc")
+    expected = training.fit(whole, rows, config, dev=rows, metric="auc")
     at_step(step, lambda: signal.raise_signal(signal.SIGINT), monkeypatch)
     with pytest.raises(progress.Stopped, match=f"stopped after step {step} of .* Run this cell again"):
-        distill.fit(build(tiny_backbone), rows, config, dev=rows, metric="auc", keep=tmp_path)
+        training.fit(build(tiny_backbone), rows, config, dev=rows, metric="auc", keep=tmp_path)
     again = build(tiny_backbone)
-    found = distill.fit(again, rows, config, dev=rows, metric="auc", keep=tmp_path)
+    found = training.fit(again, rows, config, dev=rows, metric="auc", keep=tmp_path)
     assert same(whole, again)
     assert (found.steps, found.loss, found.dev) == (expected.steps, expected.loss, expected.dev)
 
@@ -101,7 +101,7 @@ def test_a_bilstm_and_its_adadelta_go_on_too(
     vocabulary = words.vocabulary_of(text for field in ("query", "passage") for text in pairs[field])
     table = np.random.default_rng(0).normal(size=(len(vocabulary), 5)).astype(np.float32)
     task: Any = SimpleNamespace(fields=("query", "passage"), classes=("0", "1"))
-    data = distill.read_rows(task, pairs, models.WordTokenizer(vocabulary), LENGTHS)
+    data = training.read_rows(task, pairs, models.WordTokenizer(vocabulary), LENGTHS)
     config = TrainConfig(optimizer="adadelta", learning_rate=1.0, epochs=3, batch_size=16, loss="hard")
 
     def build() -> Any:
@@ -109,11 +109,11 @@ def test_a_bilstm_and_its_adadelta_go_on_too(
         return models.BiLSTM(vocabulary, LENGTHS, 5, 4, 6, 1, torch.from_numpy(table))
 
     whole, again = build(), build()
-    distill.fit(whole, data, config, dev=data, metric="auc")
+    training.fit(whole, data, config, dev=data, metric="auc")
     at_step(9, lambda: signal.raise_signal(signal.SIGINT), monkeypatch)
     with pytest.raises(progress.Stopped):
-        distill.fit(build(), data, config, dev=data, metric="auc", keep=tmp_path)
-    distill.fit(again, data, config, dev=data, metric="auc", keep=tmp_path)
+        training.fit(build(), data, config, dev=data, metric="auc", keep=tmp_path)
+    training.fit(again, data, config, dev=data, metric="auc", keep=tmp_path)
     assert same(whole, again)
 
 
@@ -121,7 +121,7 @@ def test_what_dies_without_a_word_goes_on_from_the_last_file(
     tiny_backbone: str, rows: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, again = student(tiny_backbone), student(tiny_backbone)
-    distill.fit(whole, rows, PLAIN)
+    training.fit(whole, rows, PLAIN)
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
 
     def die() -> None:
@@ -130,16 +130,16 @@ def test_what_dies_without_a_word_goes_on_from_the_last_file(
     with monkeypatch.context() as patched:
         at_step(8, die, patched)
         with pytest.raises(MemoryError):
-            distill.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
+            training.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
     left = []
     with monkeypatch.context() as patched:
         at_step(1, lambda: left.append(True), patched)
-        distill.fit(again, rows, PLAIN, keep=tmp_path)
+        training.fit(again, rows, PLAIN, keep=tmp_path)
     assert left and same(whole, again)
     calls: list[bool] = []
     at_step(1, lambda: calls.append(True), monkeypatch)
     third = student(tiny_backbone)
-    distill.fit(third, rows, PLAIN, keep=tmp_path)
+    training.fit(third, rows, PLAIN, keep=tmp_path)
     assert not calls and same(whole, third), "a training that was finished is not done again"
 
 
@@ -147,7 +147,7 @@ def test_another_training_does_not_take_it(
     tiny_backbone: str, rows: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
-    distill.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
+    training.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
     others = [
         (student(tiny_backbone), rows, replace(PLAIN, seed=1)),
         (student(tiny_backbone), replace(rows, labels=1 - rows.labels), PLAIN),
@@ -155,7 +155,7 @@ def test_another_training_does_not_take_it(
         (teacher(tiny_backbone), rows, PLAIN),
     ]
     for number, (model, data, config) in enumerate(others, 2):
-        distill.fit(model, data, config, keep=tmp_path)
+        training.fit(model, data, config, keep=tmp_path)
         assert len(list(tmp_path.glob("*.safetensors"))) == number
 
 
@@ -163,15 +163,15 @@ def test_a_damaged_file_is_named(
     tiny_backbone: str, rows: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
-    distill.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
+    training.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
     (path,) = tmp_path.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=f"{path.name}.*delete it, and the training begins anew"):
-        distill.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
+        training.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
 
 
 def test_a_short_training_leaves_nothing(tiny_backbone: str, rows: Data, tmp_path: Path) -> None:
-    distill.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
+    training.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import models, store
+from dipair_lib import models, training
 from dipair_lib.models.tokens import Texts, read
 
 LENGTHS = (10, 14)
@@ -31,50 +31,50 @@ class TestOutputs:
         self, tiny_backbone: str, texts: Texts, tmp_path: Path
     ) -> None:
         model = student(tiny_backbone, pooled=True)
-        stored, counts = store.stored_outputs(model, texts, tmp_path)
+        stored, counts = training.stored_outputs(model, texts, tmp_path)
         n = sum(len(t) for t in texts.tokens)
         assert counts == {"encoded": n, "from_store": 0}
         rows = np.arange(len(texts.tokens[1]))
         with torch.no_grad():
             fresh = model.prepare(model.encode(*texts.tokens[1].take(rows), 1), 1)
-        torch.testing.assert_close(store.prepare_stored(model, stored[1], 1), fresh, atol=0.05, rtol=0.05)
-        assert store.stored_outputs(model, texts, tmp_path)[1] == {"encoded": 0, "from_store": n}
+        torch.testing.assert_close(training.prepare_stored(model, stored[1], 1), fresh, atol=0.05, rtol=0.05)
+        assert training.stored_outputs(model, texts, tmp_path)[1] == {"encoded": 0, "from_store": n}
 
     def test_what_a_killed_run_left_is_removed(
         self, tiny_backbone: str, texts: Texts, tmp_path: Path
     ) -> None:
         model = student(tiny_backbone)
-        store.stored_outputs(model, texts, tmp_path)
+        training.stored_outputs(model, texts, tmp_path)
         whole = sorted(p.name for p in tmp_path.iterdir())
         for path in tmp_path.glob("*.npy"):
             path.rename(path.with_suffix(".123.tmp"))
-        store.stored_outputs(model, texts, tmp_path)
+        training.stored_outputs(model, texts, tmp_path)
         assert sorted(p.name for p in tmp_path.iterdir()) == whole
 
     def test_other_texts_do_not_meet_a_store(
         self, tiny_backbone: str, texts: Texts, tmp_path: Path, pairs: pd.DataFrame
     ) -> None:
         model = student(tiny_backbone)
-        store.stored_outputs(model, texts, tmp_path)
+        training.stored_outputs(model, texts, tmp_path)
         other = read(models.load_tokenizer(tiny_backbone), pairs[:30], ["query", "passage"], LENGTHS)
-        assert store.stored_outputs(model, other, tmp_path)[1]["from_store"] == 0
+        assert training.stored_outputs(model, other, tmp_path)[1]["from_store"] == 0
 
 
 class TestTeacherLogits:
     def test_read_back_as_written(self, tmp_path: Path) -> None:
         logits = {"train": np.array([[1.5]], np.float32), "test": np.array([[2.0], [3.0]], np.float32)}
-        store.save_teacher_logits(tmp_path / "t" / "a.npz", "abc", logits)
-        again = store.load_teacher_logits(tmp_path / "t" / "a.npz", "abc")
+        training.save_teacher_logits(tmp_path / "t" / "a.npz", "abc", logits)
+        again = training.load_teacher_logits(tmp_path / "t" / "a.npz", "abc")
         assert {k: v.tolist() for k, v in again.items()} == {k: v.tolist() for k, v in logits.items()}
         assert [p.name for p in (tmp_path / "t").iterdir()] == ["a.npz"]
 
     def test_what_cannot_be_used_is_refused_by_name(self, tmp_path: Path) -> None:
         path = tmp_path / "a.npz"
-        with pytest.raises(store.TeacherError, match="run 01_teacher"):
-            store.load_teacher_logits(path, "abc")
-        store.save_teacher_logits(path, "abc", {"train": np.ones((100, 1))})
-        with pytest.raises(store.TeacherError, match="logits of other data"):
-            store.load_teacher_logits(path, "xyz")
+        with pytest.raises(training.TeacherError, match="run 01_teacher"):
+            training.load_teacher_logits(path, "abc")
+        training.save_teacher_logits(path, "abc", {"train": np.ones((100, 1))})
+        with pytest.raises(training.TeacherError, match="logits of other data"):
+            training.load_teacher_logits(path, "xyz")
         path.write_bytes(path.read_bytes()[:200])
-        with pytest.raises(store.TeacherError, match=r"a\.npz: damaged"):
-            store.load_teacher_logits(path, "abc")
+        with pytest.raises(training.TeacherError, match=r"a\.npz: damaged"):
+            training.load_teacher_logits(path, "abc")

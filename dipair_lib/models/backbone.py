@@ -7,12 +7,10 @@ and float32 is forced, whatever precision the checkpoint was stored in. BERT and
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib.util
 import json
 import re
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -248,43 +246,3 @@ def config_as_dict(model: Any) -> dict[str, Any]:
     """A backbone's configuration as plain JSON values."""
     values: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
     return values
-
-
-_PROBED: dict[str, str] = {}
-
-
-def encoder_dtype(asked: str = "auto") -> str:
-    """``float32`` or ``bfloat16``: what was asked for, or for ``auto`` the one whose matrix product is faster on this machine.
-
-    The probe takes some milliseconds, once per process. Only chips with bfloat16 arithmetic gain; elsewhere it is several times slower.
-    """
-    if asked != "auto":
-        if asked not in {"float32", "bfloat16"}:
-            raise ValueError(f"dtype: expected auto, float32 or bfloat16, but got {asked!r}")
-        return asked
-    if not _PROBED:
-        times = {name: product_seconds(getattr(torch, name)) for name in ("float32", "bfloat16")}
-        _PROBED["auto"] = "bfloat16" if times["bfloat16"] * 1.5 < times["float32"] else "float32"
-    return _PROBED["auto"]
-
-
-def product_seconds(dtype: torch.dtype, size: int = 512) -> float:
-    """Best of five matrix products."""
-    a = torch.randn(size, size).to(dtype)
-    times = []
-    for _ in range(6):
-        begun = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - begun)
-    return min(times[1:])
-
-
-def in_dtype(model: Any, dtype: str) -> Any:
-    """The model with its encoder in another dtype, a copy; the model itself where it is in that dtype, or has no encoder (a BiLSTM)."""
-    encoder = getattr(model, "encoder", None)
-    if encoder is None or next(encoder.parameters()).dtype == getattr(torch, dtype):
-        return model.eval()
-    fast = copy.copy(model)
-    fast._modules = dict(model._modules)
-    fast.encoder = copy.deepcopy(model.encoder).to(getattr(torch, dtype))
-    return fast.eval()

@@ -71,7 +71,7 @@ class DualEncoder(nn.Module):
         "backbone", "layers", "shared", "head", "keep", "select", "pooled", "residual", "projection", "hidden", "head_layers", "head_ffn",
     )  # fmt: skip
     tokenizer_folder: Path | None = None  # of an exported student, which brings its own tokenizer
-    start = ""  # what the encoder's weights started from, where it was not the backbone: see ``distill.start_encoder``
+    start = ""  # what the encoder's weights started from, where it was not the backbone: see ``training.start_encoder``
 
     def __init__(
         self,

@@ -12,11 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import distill, models, quality, results, store
-from dipair_lib.distill import Data, TrainConfig
-from dipair_lib.models.backbone import encoder_dtype
+from dipair_lib import models, quality, results, training
 from dipair_lib.models.tokens import read
 from dipair_lib.tasks import Task
+from dipair_lib.training import Data, TrainConfig, encoder_dtype
 
 LENGTHS = (10, 14)
 
@@ -41,18 +40,18 @@ class TestLosses:
 
     def test_mse_on_raw_logits_by_hand(self) -> None:
         # (1 - 0)^2 and (3 - 1)^2
-        loss = distill.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss="logits"))
+        loss = training.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss="logits"))
         assert float(loss) == pytest.approx((1 + 4) / 2)
 
     def test_cross_entropy_of_the_log_odds_by_hand(self) -> None:
-        loss = distill.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss="hard"))
+        loss = training.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss="hard"))
         assert float(loss) == pytest.approx((np.log1p(np.exp(-1)) + np.log1p(np.exp(3))) / 2)
 
     @pytest.mark.parametrize("name", ["logits", "soft", "kl"])
     def test_alpha_weighs_the_labels(self, name: str) -> None:
         def loss(**settings: Any) -> float:
             return float(
-                distill.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(**settings))
+                training.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(**settings))
             )
 
         both = 0.25 * loss(loss="hard") + 0.75 * loss(loss=name)
@@ -63,7 +62,7 @@ class TestLosses:
         target, own = 1 / (1 + np.exp([0, -0.5])), 1 / (1 + np.exp([-0.5, -1.5]))
         expected = 4 * np.mean(-target * np.log(own) - (1 - target) * np.log(1 - own))
         config = TrainConfig(loss="soft", temperature=2)
-        loss = distill.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), config)
+        loss = training.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), config)
         assert float(loss) == pytest.approx(expected)
 
     def test_kl_is_zero_at_the_teacher_and_has_the_gradient_of_soft(self) -> None:
@@ -71,9 +70,9 @@ class TestLosses:
         gradients = {}
         for name in ("soft", "kl"):
             logits = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0]], requires_grad=True)
-            distill.loss_of(logits, data, np.arange(2), TrainConfig(loss=name, temperature=3)).backward()
+            training.loss_of(logits, data, np.arange(2), TrainConfig(loss=name, temperature=3)).backward()
             gradients[name] = logits.grad
-            at_teacher = distill.loss_of(
+            at_teacher = training.loss_of(
                 torch.from_numpy(data.teacher), data, np.arange(2), TrainConfig(loss=name)
             )  # type: ignore[arg-type]
             assert (float(at_teacher) == pytest.approx(0, abs=1e-6)) == (name == "kl")
@@ -82,15 +81,15 @@ class TestLosses:
     def test_probabilities_of_scores_are_refused(self, data: Data) -> None:
         scores = replace(data, classes=0)
         with pytest.raises(ValueError, match="loss 'kl' compares probabilities of classes"):
-            distill.fit(None, scores, TrainConfig(loss="kl"))
+            training.fit(None, scores, TrainConfig(loss="kl"))
 
     def test_scores_by_squared_error(self) -> None:
-        loss = distill.loss_of(self.logits, self.data([0.5, 3.0], 0), np.arange(2), TrainConfig(loss="hard"))
+        loss = training.loss_of(self.logits, self.data([0.5, 3.0], 0), np.arange(2), TrainConfig(loss="hard"))
         assert float(loss) == pytest.approx(0.125)
 
     def test_several_classes(self) -> None:
         logits = torch.tensor([[2.0, 0.0, 0.0]])
-        loss = distill.hard_loss(logits, torch.tensor([0]), 3)
+        loss = training.hard_loss(logits, torch.tensor([0]), 3)
         assert float(loss) == pytest.approx(-np.log(np.exp(2) / (np.exp(2) + 2)))
 
 
@@ -100,21 +99,21 @@ class TestTraining:
         torch.manual_seed(0)
         model = models.CrossEncoder(tiny_backbone, LENGTHS)
         config = TrainConfig(learning_rate=3e-3, epochs=25, loss="hard", batch_size=16, dtype=dtype)
-        fitted = distill.fit(model, data, config)
+        fitted = training.fit(model, data, config)
         assert fitted.dtype == dtype
         assert fitted.steps == 25 * 8
         assert {p.dtype for p in model.parameters()} == {torch.float32}
-        assert quality.evaluate(["auc"], data.labels, distill.predict(model, data.texts))["auc"] > 0.9  # type: ignore[operator]
+        assert quality.evaluate(["auc"], data.labels, training.predict(model, data.texts))["auc"] > 0.9  # type: ignore[operator]
 
     def test_both_stages_bring_a_student_nearer_its_teacher(
         self, tiny_backbone: str, data: Data, tmp_path: Path
     ) -> None:
         model = student(tiny_backbone, pooled=True)
         distance = [squared(model, data)]
-        stored, _ = store.stored_outputs(model, data.texts, tmp_path)
-        distill.fit_head(model, stored, data, TrainConfig(learning_rate=3e-3, epochs=20))
+        stored, _ = training.stored_outputs(model, data.texts, tmp_path)
+        training.fit_head(model, stored, data, TrainConfig(learning_rate=3e-3, epochs=20))
         distance.append(squared(model, data))
-        distill.fit(model, data, TrainConfig(learning_rate=1e-3, epochs=20))
+        training.fit(model, data, TrainConfig(learning_rate=1e-3, epochs=20))
         distance.append(squared(model, data))
         assert distance[2] < 0.5 * distance[1] < 0.5 * distance[0]
 
@@ -123,7 +122,7 @@ class TestTraining:
         grads = {}
         for dtype in ("float32", "bfloat16"):
             model.zero_grad()
-            distill.outputs_in(model, data.texts, np.arange(12), dtype)[0].square().sum().backward()
+            training.outputs_in(model, data.texts, np.arange(12), dtype)[0].square().sum().backward()
             grads[dtype] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         assert float(torch.cosine_similarity(grads["float32"], grads["bfloat16"], dim=0)) > 0.99
 
@@ -131,25 +130,25 @@ class TestTraining:
         made = []
         for seed in (0, 0, 1):
             model = student(tiny_backbone)
-            distill.fit(model, data, TrainConfig(epochs=1, seed=seed, dtype="float32"))
-            made.append(distill.predict(model, data.texts, dtype="float32"))
+            training.fit(model, data, TrainConfig(epochs=1, seed=seed, dtype="float32"))
+            made.append(training.predict(model, data.texts, dtype="float32"))
         np.testing.assert_array_equal(made[0], made[1])
         assert not np.array_equal(made[0], made[2])
 
     def test_word_piece_embeddings_of_a_transformer_stay(self, tiny_backbone: str, data: Data) -> None:
         model = student(tiny_backbone)
         before = model.encoder.get_input_embeddings().weight.clone()
-        distill.fit(model, data, TrainConfig(epochs=1))
+        training.fit(model, data, TrainConfig(epochs=1))
         assert torch.equal(model.encoder.get_input_embeddings().weight, before)
 
     def test_a_loss_that_is_not_finite_stops(self, tiny_backbone: str, data: Data) -> None:
         broken = replace(data, teacher=np.full_like(data.teacher, np.inf))
         with pytest.raises(FloatingPointError, match="lower the learning rate"):
-            distill.fit(student(tiny_backbone), broken, TrainConfig())
+            training.fit(student(tiny_backbone), broken, TrainConfig())
 
     def test_distilling_without_a_teacher_is_refused(self, tiny_backbone: str, data: Data) -> None:
         with pytest.raises(ValueError, match="run 01_teacher first"):
-            distill.fit(student(tiny_backbone), replace(data, teacher=None), TrainConfig())
+            training.fit(student(tiny_backbone), replace(data, teacher=None), TrainConfig())
 
     def test_the_rate_that_is_best_on_dev_is_chosen(self, tiny_backbone: str, data: Data) -> None:
         def build() -> models.CrossEncoder:
@@ -157,14 +156,14 @@ class TestTraining:
             return models.CrossEncoder(tiny_backbone, LENGTHS)
 
         config = TrainConfig(loss="hard", batch_size=16)
-        rate, tried = distill.choose_learning_rate(build, data, data, "auc", config, [1e-9, 3e-3], share=10)
+        rate, tried = training.choose_learning_rate(build, data, data, "auc", config, [1e-9, 3e-3], share=10)
         assert rate == 3e-3
         assert tried[3e-3] > tried[1e-9]  # type: ignore[operator]
 
 
 def squared(model: Any, data: Data) -> float:
     """Mean squared distance of a student's logits from its teacher's."""
-    return float(((distill.predict(model, data.texts) - data.teacher) ** 2).mean())
+    return float(((training.predict(model, data.texts) - data.teacher) ** 2).mean())
 
 
 class TestOrderLosses:
@@ -176,7 +175,7 @@ class TestOrderLosses:
 
     def loss(self, **settings: Any) -> float:
         data = Data(None, np.zeros(6), self.groups, 2, self.teacher)  # type: ignore[arg-type]
-        return float(distill.loss_of(self.logits, data, np.arange(6), TrainConfig(**settings)))
+        return float(training.loss_of(self.logits, data, np.arange(6), TrainConfig(**settings)))
 
     def test_margin_is_the_mean_over_the_pairs_of_a_query(self) -> None:
         per_query = []
@@ -200,22 +199,22 @@ class TestOrderLosses:
         data = Data(None, np.zeros(6), self.groups, 2, self.teacher)  # type: ignore[arg-type]
         shifted = torch.from_numpy(self.teacher + self.groups[:, None].astype(np.float32))
         for name in ("margin", "listwise"):
-            loss = distill.loss_of(shifted, data, np.arange(6), TrainConfig(loss=name))
+            loss = training.loss_of(shifted, data, np.arange(6), TrainConfig(loss=name))
             assert float(loss) == pytest.approx(0, abs=1e-6)
 
     def test_without_groups_they_are_refused(self, data: Data) -> None:
         alone = replace(data, groups=np.arange(len(data.groups)))
         with pytest.raises(ValueError, match="no two rows share one: name the `group` column"):
-            distill.fit(None, alone, TrainConfig(loss="margin"))
+            training.fit(None, alone, TrainConfig(loss="margin"))
         several = replace(data, teacher=np.zeros((len(data.labels), 3), np.float32), classes=3)
         with pytest.raises(ValueError, match="orders rows by one score, but this task has 3 outputs"):
-            distill.fit(None, several, TrainConfig(loss="listwise"))
+            training.fit(None, several, TrainConfig(loss="listwise"))
 
 
 class TestBeyondThePaper:
     def test_averaged_weights_are_the_mean_of_the_last_steps(self) -> None:
         p = torch.nn.Parameter(torch.zeros(2))
-        mean = distill.Mean([p], 0.5, 4, 0, {})
+        mean = training.Mean([p], 0.5, 4, 0, {})
         for step in range(1, 5):
             with torch.no_grad():
                 p.fill_(float(step))
@@ -225,15 +224,15 @@ class TestBeyondThePaper:
 
     def test_the_mean_is_a_candidate_beside_the_epochs(self, tiny_backbone: str, data: Data) -> None:
         config = TrainConfig(average=0.5, epochs=2, dtype="float32")
-        fitted = distill.fit(student(tiny_backbone), data, config, dev=data, metric="auc")
+        fitted = training.fit(student(tiny_backbone), data, config, dev=data, metric="auc")
         assert len(fitted.dev) == 3
 
     def test_averaging_is_used(self, tiny_backbone: str, data: Data) -> None:
         made = []
         for share in (0.0, 0.5):
             model = student(tiny_backbone)
-            distill.fit(model, data, TrainConfig(average=share, dtype="float32", learning_rate=1e-3))
-            made.append(distill.predict(model, data.texts, dtype="float32"))
+            training.fit(model, data, TrainConfig(average=share, dtype="float32", learning_rate=1e-3))
+            made.append(training.predict(model, data.texts, dtype="float32"))
         assert not np.allclose(made[0], made[1])
 
     def test_matching_brings_features_of_head_and_teacher_together(
@@ -241,38 +240,38 @@ class TestBeyondThePaper:
     ) -> None:
         torch.manual_seed(0)
         teacher = models.CrossEncoder(tiny_backbone, LENGTHS)
-        features = distill.teacher_features(teacher, data.texts)
+        features = training.teacher_features(teacher, data.texts)
         assert features.shape == (len(data.labels), 32)
         with_features = replace(data, features=features)
         left = []
         for weight in (1e-6, 5.0):
             model = student(tiny_backbone, hidden=(64, 24))
-            stored, _ = store.stored_outputs(model, data.texts, tmp_path)
+            stored, _ = training.stored_outputs(model, data.texts, tmp_path)
             config = TrainConfig(learning_rate=1e-3, epochs=60, match=weight)
-            distill.fit_head(model, stored, with_features, config)
-            prepared = [store.prepare_stored(model, one, f) for f, one in enumerate(stored)]
+            training.fit_head(model, stored, with_features, config)
+            prepared = [training.prepare_stored(model, one, f) for f, one in enumerate(stored)]
             with torch.no_grad():
                 own = model.features(
-                    *(distill.gather(p, data.texts.index[:, f]) for f, p in enumerate(prepared))
+                    *(training.gather(p, data.texts.index[:, f]) for f, p in enumerate(prepared))
                 )
             x = np.c_[own.numpy(), np.ones(len(own))]
             fitted = x @ np.linalg.lstsq(x, features, rcond=None)[0]
             left.append(((features - fitted) ** 2).mean())
         assert left[1] < left[0]
         with pytest.raises(ValueError, match="match: expected the teacher's features"):
-            distill.fit_head(model, stored, data, TrainConfig(match=1.0))
+            training.fit_head(model, stored, data, TrainConfig(match=1.0))
         cosine = student(tiny_backbone, head="cosine", pooled=True)
         with pytest.raises(ValueError, match="the cosine and MaxSim have no features"):
-            distill.fit_head(cosine, stored, with_features, TrainConfig(match=1.0))
+            training.fit_head(cosine, stored, with_features, TrainConfig(match=1.0))
 
     def test_an_encoder_starts_from_the_teacher_or_at_random(self, tiny_backbone: str, data: Data) -> None:
         torch.manual_seed(5)
         teacher = models.CrossEncoder(tiny_backbone, LENGTHS)
-        distill.fit(teacher, data, TrainConfig(loss="hard", learning_rate=1e-3))
+        training.fit(teacher, data, TrainConfig(loss="hard", learning_rate=1e-3))
         made = {}
         for start in ("pretrained", "teacher", "random"):
             model = made[start] = student(tiny_backbone, shared=False)
-            distill.start_encoder(model, start, teacher, seed=3)
+            training.start_encoder(model, start, teacher, seed=3)
             assert (model.start == "") == (start == "pretrained")
         weight = "layer.1.output.dense.weight"
         for encoder in made["teacher"].encoder:
@@ -282,20 +281,20 @@ class TestBeyondThePaper:
         assert not torch.equal(random[0], dict(made["teacher"].encoder[0].encoder.named_parameters())[weight])
         # Random word-piece embeddings have to be learned, pre-trained ones stay.
         before = made["random"].encoder[0].get_input_embeddings().weight.clone()
-        distill.fit(made["random"], data, TrainConfig(learning_rate=1e-3))
+        training.fit(made["random"], data, TrainConfig(learning_rate=1e-3))
         assert not torch.equal(made["random"].encoder[0].get_input_embeddings().weight, before)
         with pytest.raises(ValueError, match="start: expected one of pretrained, teacher, random"):
-            distill.start_encoder(made["random"], "best")
+            training.start_encoder(made["random"], "best")
         with pytest.raises(ValueError, match="start teacher: expected a teacher of the backbone"):
-            distill.start_encoder(made["random"], "teacher")
+            training.start_encoder(made["random"], "teacher")
 
     def test_another_start_does_not_meet_a_store(
         self, tiny_backbone: str, data: Data, tmp_path: Path
     ) -> None:
-        store.stored_outputs(student(tiny_backbone), data.texts, tmp_path)
+        training.stored_outputs(student(tiny_backbone), data.texts, tmp_path)
         other = student(tiny_backbone)
-        distill.start_encoder(other, "random", seed=1)
-        assert store.stored_outputs(other, data.texts, tmp_path)[1]["from_store"] == 0
+        training.start_encoder(other, "random", seed=1)
+        assert training.stored_outputs(other, data.texts, tmp_path)[1]["from_store"] == 0
 
     @pytest.mark.parametrize("select", ["first", "even", "norm", "attention", "learned"])
     def test_stored_outputs_score_as_the_encoder_does(
@@ -306,10 +305,10 @@ class TestBeyondThePaper:
             if isinstance(norm, torch.nn.LayerNorm):
                 torch.nn.init.normal_(norm.weight, 1.0, 0.3)
         model.start = "perturbed"
-        stored, _ = store.stored_outputs(model, data.texts, tmp_path)
-        distill.fit_head(model, stored, data, TrainConfig(learning_rate=3e-3, epochs=5))
-        expected = distill.predict(model, data.texts)
-        found = distill.predict(model, data.texts, stored=tmp_path)
+        stored, _ = training.stored_outputs(model, data.texts, tmp_path)
+        training.fit_head(model, stored, data, TrainConfig(learning_rate=3e-3, epochs=5))
+        expected = training.predict(model, data.texts)
+        found = training.predict(model, data.texts, stored=tmp_path)
         # Half precision of the store; a selection may flip between two tokens of nearly the same weight.
         assert np.median(np.abs(found - expected)) < 0.05
         assert np.corrcoef(found[:, 0], expected[:, 0])[0, 1] > 0.97
@@ -317,14 +316,14 @@ class TestBeyondThePaper:
     def test_targets_of_the_warm_up_are_the_untrained_cosine(
         self, tiny_backbone: str, data: Data, tmp_path: Path
     ) -> None:
-        found = distill.cosine_targets(tiny_backbone, LENGTHS, data, tmp_path)
+        found = training.cosine_targets(tiny_backbone, LENGTHS, data, tmp_path)
         assert found.mean() == pytest.approx(0, abs=1e-5)
         assert found.std() == pytest.approx(2, abs=1e-4)
         model = student(tiny_backbone, head="cosine", pooled=True, keep=(0, 0), projection=0)
-        plain = distill.predict(model, data.texts)
+        plain = training.predict(model, data.texts)
         assert np.corrcoef(found[:, 0], plain[:, 0])[0, 1] > 0.99
         with pytest.raises(ValueError, match="warm: a cosine is of two fields and one score"):
-            distill.cosine_targets(tiny_backbone, LENGTHS, replace(data, classes=3), tmp_path)
+            training.cosine_targets(tiny_backbone, LENGTHS, replace(data, classes=3), tmp_path)
 
     def test_logits_of_several_teachers_are_averaged(self, tmp_path: Path) -> None:
         rows = []
@@ -334,10 +333,10 @@ class TestBeyondThePaper:
                 model="teacher", family="cross-encoder", metric="auc", seed=seed, data_sha256="f",
             )  # fmt: skip
             rows.append(row)
-            path = store.teacher_file(tmp_path, row.run_id)
-            store.save_teacher_logits(path, "f", {"test": np.full((3, 1), 1.0 + 2 * seed)})
+            path = training.teacher_file(tmp_path, row.run_id)
+            training.save_teacher_logits(path, "f", {"test": np.full((3, 1), 1.0 + 2 * seed)})
             results.save_result(tmp_path, row, np.zeros((2, 1)), np.zeros(2), np.arange(2))
-        assert store.taught_logits(tmp_path, rows, "f")["test"].tolist() == [[2.0]] * 3
+        assert training.taught_logits(tmp_path, rows, "f")["test"].tolist() == [[2.0]] * 3
         assert [r.seed for r in results.find_teachers(tmp_path, "f", 2)] == [0, 1]
         assert results.find_teacher(tmp_path, "f").seed == 0
         with pytest.raises(results.ResultError, match="teachers: expected 1 to 2"):
@@ -349,10 +348,10 @@ class TestStages:
         self, tiny_backbone: str, data: Data, tmp_path: Path
     ) -> None:
         model = student(tiny_backbone)
-        stored, _ = store.stored_outputs(model, data.texts, tmp_path)
+        stored, _ = training.stored_outputs(model, data.texts, tmp_path)
         before = {name: p.clone() for name, p in model.encoder.named_parameters()}
         model.encoder.forward = None  # any call would raise
-        distill.fit_head(model, stored, data, TrainConfig(learning_rate=1e-2))
+        training.fit_head(model, stored, data, TrainConfig(learning_rate=1e-2))
         assert all(torch.equal(p, before[name]) for name, p in model.encoder.named_parameters())
 
     @pytest.mark.parametrize(
@@ -365,10 +364,10 @@ class TestStages:
         scores = replace(data, classes=0, labels=data.labels.astype(np.float32), teacher=data.teacher + 7)
         model = student(tiny_backbone, **settings)
         config = TrainConfig(learning_rate=3e-3, epochs=10)
-        distill.fit_stages(model, scores, config, None, tmp_path)
-        before = distill.predict(model, data.texts, dtype="float32")
-        distill.fit(model, scores, TrainConfig(learning_rate=1e-9, dtype="float32"))
-        after = distill.predict(model, data.texts, dtype="float32")
+        training.fit_stages(model, scores, config, None, tmp_path)
+        before = training.predict(model, data.texts, dtype="float32")
+        training.fit(model, scores, TrainConfig(learning_rate=1e-9, dtype="float32"))
+        after = training.predict(model, data.texts, dtype="float32")
         np.testing.assert_allclose(after - after.mean(), before - before.mean(), atol=1e-4)
         assert scores.teacher is not None
         assert abs(after.mean() - scores.teacher.mean()) < 0.5
@@ -378,13 +377,13 @@ class TestStages:
         scores = replace(data, classes=0, labels=data.labels.astype(np.float32) + 7)
         torch.manual_seed(0)
         model = models.CrossEncoder(tiny_backbone, LENGTHS)
-        distill.fit(model, scores, TrainConfig(learning_rate=1e-9, loss="hard", dtype="float32"))
-        assert distill.predict(model, data.texts).mean() == pytest.approx(scores.labels.mean(), abs=0.05)
+        training.fit(model, scores, TrainConfig(learning_rate=1e-9, loss="hard", dtype="float32"))
+        assert training.predict(model, data.texts).mean() == pytest.approx(scores.labels.mean(), abs=0.05)
 
 
 class TestBatches:
     def test_every_row_once_an_epoch_and_groups_together(self, tiny_backbone: str, data: Data) -> None:
-        (batches,) = distill.epochs_of(student(tiny_backbone), data, TrainConfig(batch_size=30))
+        (batches,) = training.epochs_of(student(tiny_backbone), data, TrainConfig(batch_size=30))
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(data.labels)))
         assert all(len(np.unique(data.groups[b])) == 10 for b in batches)
 
@@ -399,12 +398,12 @@ class TestBatches:
             labels=np.zeros(60),
             teacher=np.zeros((60, 1), np.float32),
         )
-        (batches,) = distill.epochs_of(student(tiny_backbone), tiles, TrainConfig(batch_size=10))
+        (batches,) = training.epochs_of(student(tiny_backbone), tiles, TrainConfig(batch_size=10))
         assert [len(b) for b in batches] == [30, 30]
         assert [len(np.unique(tiles.groups[b])) for b in batches] == [2, 2]
 
     def test_half_an_epoch_is_half_of_the_groups(self, tiny_backbone: str, data: Data) -> None:
-        (batches,) = distill.epochs_of(student(tiny_backbone), data, TrainConfig(epochs=0.5))
+        (batches,) = training.epochs_of(student(tiny_backbone), data, TrainConfig(epochs=0.5))
         rows = np.concatenate(batches)
         assert len(np.unique(data.groups[rows])) == len(np.unique(data.groups)) // 2
 
@@ -413,7 +412,7 @@ class TestBatches:
     ) -> None:
         config = TrainConfig(epochs=6, epoch_rows=20, batch_size=10)
         epochs = [
-            np.concatenate(batches) for batches in distill.epochs_of(student(tiny_backbone), data, config)
+            np.concatenate(batches) for batches in training.epochs_of(student(tiny_backbone), data, config)
         ]
         assert [len(rows) for rows in epochs] == [21] * 6  # groups of 3: 20 rows are 6.67 groups, taken as 7
         seen = np.concatenate(epochs)
@@ -422,7 +421,7 @@ class TestBatches:
     def test_prediction_does_not_depend_on_the_batch_size(self, tiny_backbone: str, data: Data) -> None:
         for model in (student(tiny_backbone), models.CrossEncoder(tiny_backbone, LENGTHS)):
             one, many = (
-                distill.predict(model, data.texts, dtype="float32", batch_tokens=n) for n in (30, 1000)
+                training.predict(model, data.texts, dtype="float32", batch_tokens=n) for n in (30, 1000)
             )
             np.testing.assert_allclose(one, many, atol=1e-5)
 
@@ -458,7 +457,7 @@ class TestAdadelta:
         sparse.load_state_dict(dense.state_dict())
         optimizers = (
             torch.optim.Adadelta(dense.parameters(), lr=1.0, rho=0.95),
-            distill.Adadelta(sparse.parameters()),
+            training.Adadelta(sparse.parameters()),
         )
         for step in range(60):
             rows = torch.randint(0, 12, (3,)) if step % 9 else torch.tensor([1, 1, 2])
@@ -474,7 +473,7 @@ class TestAdadelta:
         two.load_state_dict(one.state_dict())
         optimizers = (
             torch.optim.Adadelta(one.parameters(), lr=0.5, rho=0.95),
-            distill.Adadelta(two.parameters(), lr=0.5),
+            training.Adadelta(two.parameters(), lr=0.5),
         )
         for _ in range(20):
             x = torch.randn(5, 4)
@@ -507,21 +506,21 @@ class TestBestEpoch:
     def test_the_weights_of_the_best_epoch_on_dev_are_kept(self, pairs: pd.DataFrame) -> None:
         frame, task = sentences(pairs, slice(None))
         model, tokenizer = words_student(frame)
-        data = distill.read_rows(task, frame[:80], tokenizer, [30])
-        dev = distill.read_rows(task, frame[80:], tokenizer, [30])
+        data = training.read_rows(task, frame[:80], tokenizer, [30])
+        dev = training.read_rows(task, frame[80:], tokenizer, [30])
         config = TrainConfig(optimizer="adadelta", learning_rate=1.0, epochs=30, batch_size=10, loss="hard")
-        fitted = distill.fit(model, data, config, dev=dev, metric="accuracy")
+        fitted = training.fit(model, data, config, dev=dev, metric="accuracy")
         assert len(fitted.dev) == 30
         assert min(fitted.dev) < max(fitted.dev)
-        found = quality.evaluate(["accuracy"], dev.labels, distill.predict(model, dev.texts))["accuracy"]
+        found = quality.evaluate(["accuracy"], dev.labels, training.predict(model, dev.texts))["accuracy"]
         assert found == pytest.approx(max(fitted.dev))
 
     def test_one_epoch_needs_no_look_at_dev(self, pairs: pd.DataFrame) -> None:
         frame, task = sentences(pairs, slice(30))
         model, tokenizer = words_student(frame)
-        data = distill.read_rows(task, frame, tokenizer, [9])
+        data = training.read_rows(task, frame, tokenizer, [9])
         config = TrainConfig(optimizer="adamw", learning_rate=1e-2, epochs=1, loss="hard")
-        assert distill.fit(model, data, config, dev=data, metric="accuracy").dev == ()
+        assert training.fit(model, data, config, dev=data, metric="accuracy").dev == ()
 
 
 class TestSyntheticRows:
@@ -544,7 +543,7 @@ class TestSyntheticRows:
     def test_joined_with_the_originals(self, labels: str, expected: list[int]) -> None:
         frame, made = self.source()
         own, new = np.array([[3.0], [-3.0]], np.float32), np.array([[-0.1], [0.1], [-2.0]], np.float32)
-        rows, logits = distill.with_synthetic(frame, own, made, new, labels)
+        rows, logits = training.with_synthetic(frame, own, made, new, labels)
         assert rows["query"].tolist() == ["a b", "c d", "a [MASK]", "c", "b"]
         assert rows["label"].tolist() == expected
         assert rows["group"].tolist() == [
@@ -559,9 +558,9 @@ class TestSyntheticRows:
     def test_several_classes_take_the_largest_logit_and_scores_the_value(self) -> None:
         frame, made = self.source()
         three = np.array([[0, 2, 1], [1, 0, 0], [0, 0, 3]], np.float32)
-        rows, _ = distill.with_synthetic(frame, np.zeros((2, 3), np.float32), made, three)
+        rows, _ = training.with_synthetic(frame, np.zeros((2, 3), np.float32), made, three)
         assert rows["label"].tolist() == [1, 0, 1, 0, 2]
-        scores, _ = distill.with_synthetic(
+        scores, _ = training.with_synthetic(
             frame.astype({"label": "float32"}), np.zeros((2, 1), np.float32), made, three[:, 1:2]
         )
         assert scores["label"].tolist() == [1, 0, 2, 0, 0]
@@ -569,7 +568,7 @@ class TestSyntheticRows:
     def test_unknown_labels_are_refused(self) -> None:
         frame, made = self.source()
         with pytest.raises(ValueError, match="synthetic_labels: expected teacher or source, but got 'none'"):
-            distill.with_synthetic(frame, np.zeros((2, 1)), made, np.zeros((3, 1)), "none")
+            training.with_synthetic(frame, np.zeros((2, 1)), made, np.zeros((3, 1)), "none")
 
     def test_the_teacher_labels_a_round_once(
         self, tiny_backbone: str, tmp_path: Path, pairs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
@@ -585,27 +584,27 @@ class TestSyntheticRows:
         made = pd.concat([frame.assign(round=0), frame[:5].assign(round=1)], ignore_index=True)
         load = mock.Mock(wraps=models.load)
         monkeypatch.setattr(models, "load", load)
-        first = distill.synthetic_logits(tmp_path, [row], task, made)
+        first = training.synthetic_logits(tmp_path, [row], task, made)
         load.assert_called_once()  # for both rounds
-        data = distill.read_rows(task, made, tiny_backbone, [9])
-        np.testing.assert_allclose(first, distill.predict(teacher, data.texts), atol=1e-5)
+        data = training.read_rows(task, made, tiny_backbone, [9])
+        np.testing.assert_allclose(first, training.predict(teacher, data.texts), atol=1e-5)
         monkeypatch.setattr(models, "load", lambda *_: pytest.fail("computed again"))
-        np.testing.assert_array_equal(distill.synthetic_logits(tmp_path, [row], task, made), first)
-        np.testing.assert_array_equal(distill.synthetic_logits(tmp_path, [row], task, made[:12]), first[:12])
+        np.testing.assert_array_equal(training.synthetic_logits(tmp_path, [row], task, made), first)
+        np.testing.assert_array_equal(training.synthetic_logits(tmp_path, [row], task, made[:12]), first[:12])
 
     def test_a_smaller_share_is_part_of_a_larger_one(self, pairs: pd.DataFrame) -> None:
-        small, large, whole = (set(distill.part_of(pairs, s).tolist()) for s in (0.1, 0.5, 1.0))
+        small, large, whole = (set(training.part_of(pairs, s).tolist()) for s in (0.1, 0.5, 1.0))
         assert small < large < whole == set(range(len(pairs)))
         assert len(small) == 12
         assert pairs.loc[sorted(small), "group"].value_counts().eq(3).all()  # whole groups
         with pytest.raises(ValueError, match="share: expected more than 0 and at most 1, but got 0"):
-            distill.part_of(pairs, 0)
+            training.part_of(pairs, 0)
 
     def test_a_teacher_of_other_labels_is_refused(self, tiny_backbone: str, pairs: pd.DataFrame) -> None:
         _, task = sentences(pairs, slice(12))
         logits = dict.fromkeys(("train", "dev", "test"), np.zeros((12, 3), np.float32))
         with pytest.raises(
-            store.TeacherError,
+            training.TeacherError,
             match="expected 1 per row for the labels no, yes, but got 3: the teacher has other",
         ):
-            distill.read_splits(task, tiny_backbone, [9], logits)
+            training.read_splits(task, tiny_backbone, [9], logits)

@@ -1,12 +1,11 @@
-"""What is computed once and read again: the outputs of a frozen encoder for every text, and a teacher's logits for every row."""
+"""Outputs of a frozen encoder, computed once and stored."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,13 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from . import progress
-from .models import DualEncoder
-from .models.backbone import encoder_dtype, in_dtype
-from .models.cross_encoder import mean_of
-from .models.dipair import Outputs
-from .models.heads import Kept, Prepared
-from .models.tokens import Texts, Tokens, in_batches
-from .results import Result
+from .. import progress
+from ..models import DualEncoder
+from ..models.cross_encoder import mean_of
+from ..models.dipair import Outputs
+from ..models.heads import Kept, Prepared, SimilarityHead
+from ..models.tokens import Texts, Tokens, in_batches
+from .device import encoder_dtype, in_dtype
 
 
 @dataclass(frozen=True)
@@ -152,76 +150,18 @@ def prepare_stored(
     return tuple(torch.cat(p) for p in zip(*parts, strict=True))
 
 
+def text_vectors(backbone: str, read_lengths: Sequence[int], texts: Texts, folder: Path) -> list[np.ndarray]:
+    """Unit vectors of each field's distinct texts, float32 [texts, width]: the frozen encoder's means. For building tiles."""
+    model = DualEncoder(backbone, read_lengths, [0] * len(read_lengths), True, 0, "ffnn", (1,))
+    stored, _ = stored_outputs(model, texts, folder)
+    return [
+        prepare_stored(model, one, f, SimilarityHead("cosine"))[0].numpy() for f, one in enumerate(stored)
+    ]
+
+
 def hash_of(*parts: Any) -> str:
     """A short hash of names and arrays."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part).encode() + b"\n")
     return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, so that of two runs that need it one computes it; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        yield
-
-
-# --- the teacher's logits --------------------------------------------------------------------------------------------------------
-
-
-class TeacherError(ValueError):
-    """Stored teacher logits that are missing, damaged, or of other data."""
-
-
-def teacher_file(out: Path, run_id: str) -> Path:
-    """Where the logits of a teacher's run are stored."""
-    return Path(out) / "teacher" / f"{run_id}.npz"
-
-
-def save_teacher_logits(path: Path, fingerprint: str, logits: dict[str, np.ndarray]) -> Path:
-    """Write the teacher's raw logits of each split, float32 [rows, outputs], with the fingerprint of the data they belong to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            arrays: dict[str, Any] = {k: np.asarray(v, np.float32) for k, v in logits.items()}
-            np.savez(file, fingerprint=np.array(fingerprint), **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def load_teacher_logits(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
-    """Stored logits per split.
-
-    Raises:
-        TeacherError: no such file, not a whole file, or logits of other data.
-    """
-    if not path.exists():
-        raise TeacherError(
-            f"{path}: no stored teacher logits: run 01_teacher with the same `out` and task first"
-        )
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            logits = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise TeacherError(f"{path}: damaged ({error}): run 01_teacher again") from None
-    except Exception as error:  # zipfile.BadZipFile and zlib.error share no base class
-        raise TeacherError(
-            f"{path}: damaged ({type(error).__name__}: {error}): run 01_teacher again"
-        ) from None
-    found = str(logits.pop("fingerprint", ""))
-    if found != fingerprint:
-        raise TeacherError(
-            f"{path}: logits of other data (expected fingerprint {fingerprint[:12]}, but got {found[:12]}): run 01_teacher again"
-        )
-    return logits
-
-
-def taught_logits(out: Path, teachers: Sequence[Result], fingerprint: str) -> dict[str, np.ndarray]:
-    """Stored logits per split, the mean over the teachers."""
-    each = [load_teacher_logits(teacher_file(out, row.run_id), fingerprint) for row in teachers]
-    return {split: np.mean([logits[split] for logits in each], axis=0) for split in each[0]}

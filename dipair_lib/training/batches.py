@@ -1,0 +1,70 @@
+"""Which rows make a step, epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..models import BiLSTM, CrossEncoder, DualEncoder
+from .rows import Data
+from .settings import TrainConfig
+
+
+def epochs_of(model: Any, data: Data, config: TrainConfig) -> Iterator[list[np.ndarray]]:
+    """The rows of each step, epoch by epoch: groups in random order, each once before any comes again.
+
+    Texts of similar length come together for a cross-encoder and for single texts in a BiLSTM; else whole groups do.
+    """
+    random = np.random.default_rng(config.seed)
+    members = np.split(
+        np.argsort(data.groups, kind="stable"),
+        np.flatnonzero(np.diff(np.sort(data.groups, kind="stable"))) + 1,
+    )
+    of_all = len(members) * (config.epoch_rows / len(data.groups) if config.epoch_rows else 1)
+    of_batch = texts_per_row(data) if isinstance(model, DualEncoder) else np.ones(len(data.groups))
+    left, queue = config.epochs, np.empty(0, np.int64)
+    while left > 1e-9:
+        wanted = max(1, round(min(1.0, left) * of_all))
+        while len(queue) < wanted:
+            queue = np.concatenate([queue, random.permutation(len(members))])
+        rows = np.concatenate([members[i] for i in queue[:wanted]])
+        queue = queue[wanted:] if config.epoch_rows else queue[:0]
+        if isinstance(model, CrossEncoder):
+            lengths = model.pair_lengths(data.texts)
+            yield list(similar_lengths(lengths, random.permutation(rows), config.batch_size, random))
+        elif isinstance(model, BiLSTM) and len(data.texts.tokens) == 1:
+            lengths = data.texts.tokens[0].lengths[data.texts.index[:, 0]]
+            yield list(similar_lengths(lengths, rows, config.batch_size, random))
+        else:
+            share = np.cumsum(of_batch[rows])
+            yield np.split(
+                rows,
+                np.searchsorted(share, np.arange(config.batch_size, share[-1], config.batch_size) + 1e-6),
+            )
+        left -= 1
+
+
+def texts_per_row(data: Data) -> np.ndarray:
+    """float [rows]: how much of a batch's texts a row brings, where its group is encoded once: 1 where every row has a text of its own,
+    1/m in a tile of m texts with n others."""
+    codes = np.unique(data.groups, return_inverse=True)[1].astype(np.int64)
+    size = np.bincount(codes)
+    texts = np.ones(len(size), np.int64)
+    for field in range(data.texts.index.shape[1]):
+        span = int(data.texts.index[:, field].max()) + 1
+        distinct = np.unique(codes * span + data.texts.index[:, field])
+        texts = np.maximum(texts, np.bincount(distinct // span, minlength=len(size)))
+    return (texts / size)[codes]
+
+
+def similar_lengths(
+    lengths: np.ndarray, rows: np.ndarray, batch_size: int, random: np.random.Generator, pool: int = 50
+) -> Iterator[np.ndarray]:
+    """Batches of similar length: sort within pools of batches, then shuffle each pool's. Else about 45 % of the slots would be padding."""
+    for start in range(0, len(rows), batch_size * pool):
+        part = rows[start : start + batch_size * pool]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches = [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        yield from (batches[i] for i in random.permutation(len(batches)))

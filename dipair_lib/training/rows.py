@@ -1,0 +1,173 @@
+"""Rows to learn from: texts in word pieces, labels, and what the teacher says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import quality
+from ..models import load_tokenizer
+from ..models.tokens import Texts, read, tokenize
+from ..results import Result
+from ..tasks import Task, load_unlabelled
+
+
+class TeacherError(ValueError):
+    """Stored teacher logits that are missing, damaged, or of other data."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows to learn from.
+
+    Attributes:
+        texts: the rows' texts in word pieces.
+        labels: [rows], class index (int64) or score (float32).
+        groups: int64 [rows]; rows of one group stay in one batch, so that a query is encoded once.
+        classes: number of classes, 0 for scores.
+        teacher: float32 [rows, outputs] raw logits, or None.
+        features: float32 [rows, width], what the teacher's last layer reads of each row, or None.
+    """
+
+    texts: Texts
+    labels: np.ndarray
+    groups: np.ndarray
+    classes: int
+    teacher: np.ndarray | None = None
+    features: np.ndarray | None = None
+
+    def first(self, n: int) -> Data:
+        """The first n rows."""
+        targets = (None if array is None else array[:n] for array in (self.teacher, self.features))
+        return Data(self.texts.first(n), self.labels[:n], self.groups[:n], self.classes, *targets)
+
+
+def read_splits(
+    task: Task, tokenizer: Any, read_lengths: Sequence[int], teacher: dict[str, np.ndarray] | None = None
+) -> dict[str, Data]:
+    """Tokenise a task's train, dev and test rows, with the teacher's logits beside them if there are any.
+
+    Args:
+        tokenizer: a backbone's name, or a tokenizer.
+        read_lengths: word pieces (special ones included) or words read of each field.
+        teacher: from ``load_teacher_logits``.
+    """
+    splits = {}
+    for split in ("train", "dev", "test"):
+        frame = getattr(task, split)
+        logits = teacher[split] if teacher else None
+        if logits is not None:
+            check_teacher(task, split, frame, logits)
+        splits[split] = read_rows(task, frame, tokenizer, read_lengths, logits)
+    return splits
+
+
+def read_rows(
+    task: Task,
+    frame: pd.DataFrame,
+    tokenizer: Any,
+    read_lengths: Sequence[int],
+    logits: np.ndarray | None = None,
+) -> Data:
+    """Tokenise some rows of a task (or synthetic ones), with the teacher's logits [rows, outputs] beside them."""
+    tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    texts = read(tokenizer, frame, task.fields, read_lengths)
+    return Data(texts, frame["label"].to_numpy(), frame["group"].to_numpy(), len(task.classes), logits)
+
+
+def check_teacher(task: Task, split: str, frame: pd.DataFrame, logits: np.ndarray) -> None:
+    """Raise unless the teacher's logits are of as many rows and of the same labels as the student is to learn."""
+    outputs = outputs_for(len(task.classes))
+    if len(logits) != len(frame):
+        raise TeacherError(
+            f"teacher logits of {split}: expected {len(frame)} rows, but got {len(logits)}: run 01_teacher again"
+        )
+    if logits.shape[1] != outputs:
+        raise TeacherError(
+            f"teacher logits of {split}: expected {outputs} per row for the labels "
+            f"{', '.join(task.classes) or 'of a score'}, but got {logits.shape[1]}: the teacher has other labels; train it on this task"
+        )
+
+
+def choose_read_lengths(
+    task: Task, tokenizer: Any, asked: Sequence[int] = (), most: int = 128, sample: int = 2000
+) -> list[int]:
+    """Word pieces (or words) to read of each field: as asked (one number is for all), or enough to read 95 % of the texts whole.
+
+    Args:
+        tokenizer: a backbone's name, or a tokenizer. most: upper limit. sample: texts looked at.
+    """
+    if asked:
+        asked = list(asked) * len(task.fields) if len(asked) == 1 else asked
+        if len(asked) != len(task.fields):
+            raise ValueError(
+                f"read_lengths: expected one number for each field {list(task.fields)}, but got {list(asked)}"
+            )
+        return [int(n) for n in asked]
+    tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    frame = task.train.sample(min(sample, len(task.train)), random_state=0)
+    return [  # 3 is the least that `tokenize` takes; texts of two words are read whole with it too
+        max(3, int(np.ceil(np.quantile(tokenize(tokenizer, frame[f].tolist(), most).lengths, 0.95))))
+        for f in task.fields
+    ]
+
+
+def lengths_of(row: Result) -> list[int]:
+    """The read lengths of a row, as numbers: "16+32" -> [16, 32]."""
+    return [int(n) for n in (row.read_lengths or "").split("+") if n]
+
+
+def outputs_for(classes: int) -> int:
+    """Logits per row: one for a score and for two classes (the log-odds), else one per class."""
+    return 1 if classes in (0, 2) else classes
+
+
+def part_of(frame: pd.DataFrame, share: float) -> np.ndarray:
+    """Positions of about that share of rows, whole groups; a smaller share's rows are among a larger one's."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share: expected more than 0 and at most 1, but got {share}")
+    codes = np.unique(frame["group"], return_inverse=True)[1]
+    place = np.random.default_rng(0).permutation(codes.max() + 1)[codes]
+    order = np.argsort(place, kind="stable")
+    wanted = max(1, round(share * len(frame)))
+    return np.flatnonzero(place <= place[order[wanted - 1]])
+
+
+def with_synthetic(
+    frame: pd.DataFrame,
+    logits: np.ndarray,
+    synthetic: pd.DataFrame,
+    made: np.ndarray,
+    labels: str = "teacher",
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Original and synthetic rows together, and the teacher's logits of both.
+
+    Args:
+        frame, logits: the original rows. synthetic, made: from ``augment.synthesize`` and ``synthetic_logits``.
+        labels: of synthetic or unlabelled rows: ``teacher`` takes the class it finds most likely (Tang et al. 2019, section 3.3; its
+            score where labels are scores), ``source`` keeps the label of the row each was made of: no teacher is needed then.
+    """
+    if labels not in {"teacher", "source"}:
+        raise ValueError(f"synthetic_labels: expected teacher or source, but got {labels!r}")
+    columns = [c for c in frame.columns if c != "gain"]
+    added = synthetic.reindex(columns=columns, fill_value=0)
+    if labels == "teacher" and len(added):
+        found = made[:, 0] if frame["label"].dtype.kind == "f" else quality.predicted_class(made)
+        added["label"] = found.astype(frame["label"].dtype)
+    # A round's rows of one group stay together, apart from the other rounds'.
+    span = int(max(frame["group"].max(), synthetic["group"].max() if len(synthetic) else 0)) + 1
+    added["group"] = added["group"].astype("int64") + span * (1 + synthetic["round"].astype("int64"))
+    together = pd.concat([frame[columns], added.astype(frame[columns].dtypes)], ignore_index=True)
+    return together, np.concatenate([logits, made])
+
+
+def with_unlabelled(task: Task, path: str) -> pd.DataFrame:
+    """A task's training rows and those of a file without labels (label 0, which nobody may read); without a path the former alone."""
+    if not path:
+        return task.train
+    more = load_unlabelled(path, task)
+    return with_synthetic(task.train, np.zeros((len(task.train), 1)), more, np.zeros((len(more), 1)))[0]

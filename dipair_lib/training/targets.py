@@ -1,0 +1,131 @@
+"""The teacher's logits, computed once and stored."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from .. import models
+from ..models import CrossEncoder
+from ..models.tokens import Texts
+from ..results import Result, row_folder
+from ..tasks import Task
+from .outputs import hash_of
+from .predict import predict, teacher_features
+from .rows import TeacherError, outputs_for, read_rows
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, so that of two runs that need it one computes it; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        yield
+
+
+def teacher_file(out: Path, run_id: str) -> Path:
+    """Where the logits of a teacher's run are stored."""
+    return Path(out) / "teacher" / f"{run_id}.npz"
+
+
+def save_teacher_logits(path: Path, fingerprint: str, logits: dict[str, np.ndarray]) -> Path:
+    """Write the teacher's raw logits of each split, float32 [rows, outputs], with the fingerprint of the data they belong to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            arrays: dict[str, Any] = {k: np.asarray(v, np.float32) for k, v in logits.items()}
+            np.savez(file, fingerprint=np.array(fingerprint), **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load_teacher_logits(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
+    """Stored logits per split.
+
+    Raises:
+        TeacherError: no such file, not a whole file, or logits of other data.
+    """
+    if not path.exists():
+        raise TeacherError(
+            f"{path}: no stored teacher logits: run 01_teacher with the same `out` and task first"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            logits = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise TeacherError(f"{path}: damaged ({error}): run 01_teacher again") from None
+    except Exception as error:  # zipfile.BadZipFile and zlib.error share no base class
+        raise TeacherError(
+            f"{path}: damaged ({type(error).__name__}: {error}): run 01_teacher again"
+        ) from None
+    found = str(logits.pop("fingerprint", ""))
+    if found != fingerprint:
+        raise TeacherError(
+            f"{path}: logits of other data (expected fingerprint {fingerprint[:12]}, but got {found[:12]}): run 01_teacher again"
+        )
+    return logits
+
+
+def taught_logits(out: Path, teachers: Sequence[Result], fingerprint: str) -> dict[str, np.ndarray]:
+    """Stored logits per split, the mean over the teachers."""
+    each = [load_teacher_logits(teacher_file(out, row.run_id), fingerprint) for row in teachers]
+    return {split: np.mean([logits[split] for logits in each], axis=0) for split in each[0]}
+
+
+def synthetic_logits(
+    out: Path, teachers: Sequence[Result], task: Task, synthetic: pd.DataFrame
+) -> np.ndarray:
+    """The teachers' mean raw logits on synthetic or unlabelled rows, float32 [rows, outputs]; computed once per teacher and round and
+    stored beside its others."""
+    loaded = [loader_of(out, teacher) for teacher in teachers]
+    parts = [np.zeros((0, outputs_for(len(task.classes))), np.float32)]
+    for number, rows in synthetic.groupby("round", sort=False):
+        compute = functools.partial(predict, what=f"teacher on synthetic rows, round {number + 1}")
+        each = [
+            stored_of_teacher(out, teacher, load, task, rows, "logits", compute)
+            for teacher, load in zip(teachers, loaded, strict=True)
+        ]
+        parts.append(np.mean(each, axis=0))
+    return np.concatenate(parts)
+
+
+def loader_of(out: Path, teacher: Result) -> Callable[[], Any]:
+    """Gives a run's model: loaded when first asked for, and once."""
+    return functools.cache(lambda: models.load(row_folder(out, teacher.run_id) / "model"))
+
+
+def matched_features(out: Path, teacher: Result, task: Task, rows: pd.DataFrame) -> np.ndarray:
+    """``teacher_features`` of some rows, stored beside the teacher's logits."""
+    return stored_of_teacher(out, teacher, loader_of(out, teacher), task, rows, "features", teacher_features)
+
+
+def stored_of_teacher(
+    out: Path,
+    teacher: Result,
+    load: Callable[[], CrossEncoder],
+    task: Task,
+    rows: pd.DataFrame,
+    kind: str,
+    compute: Callable[[CrossEncoder, Texts], np.ndarray],
+) -> np.ndarray:
+    """An array of a teacher for some rows: read where it was computed for the same texts before, else computed and stored."""
+    digest = hash_of(*(text for field in task.fields for text in rows[field]))
+    name = digest if kind == "logits" else f"{digest}.{kind}"
+    path = teacher_file(out, teacher.run_id).with_suffix("") / f"{name}.npz"
+    with locked(path):
+        if not path.exists():
+            model: Any = load()
+            data = read_rows(task, rows.assign(label=0), models.tokenizer_of(model), model.read_lengths)
+            save_teacher_logits(path, digest, {"train": compute(model, data.texts)})
+        return load_teacher_logits(path, digest)["train"]
