@@ -7,9 +7,10 @@ stored.
 from dataclasses import replace
 
 from .batches import epochs_of
+from .best import Mean
 from .checkpoint import Checkpoint, CheckpointError, State
 from .device import device_of, encoder_dtype, in_dtype, placed_on, synchronize
-from .loop import Mean, fit, outputs_in, smooth
+from .loop import fit, smooth
 from .losses import hard_loss, loss_of
 from .optimizers import Adadelta
 from .outputs import Stored, hash_of, prepare_stored, stored_outputs, text_vectors
@@ -28,6 +29,7 @@ from .rows import (
 )
 from .settings import LOSSES, Fitted, TrainConfig, training_fields, training_name
 from .stages import STARTS, fit_head, fit_stages, start_encoder, start_residual
+from .step import Step, outputs_in
 from .targets import (
     load_teacher_logits,
     matched_features,
@@ -39,7 +41,7 @@ from .targets import (
 from .teacher import choose_learning_rate, cosine_targets, floors, frozen_cosine
 
 __all__ = [
-    "LOSSES", "STARTS", "Adadelta", "Checkpoint", "CheckpointError", "Data", "Fitted", "Mean", "State", "Stored", "TeacherError",
+    "LOSSES", "STARTS", "Adadelta", "Checkpoint", "CheckpointError", "Data", "Fitted", "Mean", "State", "Step", "Stored", "TeacherError",
     "TrainConfig", "choose_learning_rate", "choose_read_lengths", "combine_all", "cosine_targets", "device_of", "dtype_of",
     "encoder_dtype", "epochs_of", "fit", "fit_head", "fit_stages", "floors", "frozen_cosine", "gather", "hard_loss", "hash_of",
     "in_dtype", "lengths_of", "load_teacher_logits", "loss_of", "matched_features", "outputs_for", "outputs_in", "part_of",

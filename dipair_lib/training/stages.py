@@ -19,7 +19,7 @@ from ..models.backbone import build_backbone
 from ..models.heads import SimilarityHead
 from .batches import epochs_of
 from .loop import fit, smooth
-from .losses import loss_of, match_loss, matcher_of, require_targets
+from .losses import Targets, loss_of, match_loss, matcher_of, require_targets, targets_of
 from .optimizers import optimizer_of
 from .outputs import Stored, cut_stored, hash_of, prepare_stored, stored_outputs, take
 from .predict import gather
@@ -60,7 +60,7 @@ def fit_head(
             prepared.append(gather(model.prepare(model.project(kept, field), field), place))
         features = model.features(*prepared) if config.match else None
         loss = loss_of(model.combine(*prepared), data, rows, config)
-        loss = loss + match_loss(features, data, rows, config, matcher)
+        loss = loss + match_loss(features, Targets(*targets_of(data, rows)), config, matcher)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
