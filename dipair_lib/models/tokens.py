@@ -48,7 +48,7 @@ class Tokens:
         Returns:
             ids int64 [n, tokens] (0 where padded) and mask bool [n, tokens].
         """
-        lengths = self.lengths[rows]
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
         width = max(length, int(lengths.max(initial=1)))
         mask = np.arange(width)[None, :] < lengths[:, None]
         positions = np.minimum(

@@ -10,6 +10,7 @@ from .batches import epochs_of
 from .best import Mean
 from .checkpoint import Checkpoint, CheckpointError, State
 from .device import device_of, encoder_dtype, in_dtype, placed_on, synchronize
+from .inputs import Inputs
 from .loop import fit, smooth
 from .losses import hard_loss, loss_of
 from .optimizers import Adadelta
@@ -38,14 +39,26 @@ from .targets import (
     taught_logits,
     teacher_file,
 )
-from .teacher import choose_learning_rate, cosine_targets, floors, frozen_cosine
+from .teacher import (
+    PAIRS,
+    PASSES,
+    RATES,
+    Trained,
+    cosine_targets,
+    dev_floor,
+    floors,
+    frozen_cosine,
+    teacher_config,
+    train_best,
+)
 
 __all__ = [
-    "LOSSES", "STARTS", "Adadelta", "Checkpoint", "CheckpointError", "Data", "Fitted", "Mean", "State", "Step", "Stored", "TeacherError",
-    "TrainConfig", "choose_learning_rate", "choose_read_lengths", "combine_all", "cosine_targets", "device_of", "dtype_of",
-    "encoder_dtype", "epochs_of", "fit", "fit_head", "fit_stages", "floors", "frozen_cosine", "gather", "hard_loss", "hash_of",
-    "in_dtype", "lengths_of", "load_teacher_logits", "loss_of", "matched_features", "outputs_for", "outputs_in", "part_of",
-    "placed_on", "predict", "prepare_all", "prepare_stored", "read_rows", "read_splits", "replace", "save_teacher_logits",
-    "smooth", "start_encoder", "start_residual", "stored_outputs", "synchronize", "synthetic_logits", "taught_logits",
-    "teacher_features", "teacher_file", "text_vectors", "training_fields", "training_name", "with_synthetic", "with_unlabelled",
+    "LOSSES", "PAIRS", "PASSES", "RATES", "STARTS", "Adadelta", "Checkpoint", "CheckpointError", "Data", "Fitted", "Inputs",
+    "Mean", "State", "Step", "Stored", "TeacherError", "TrainConfig", "Trained", "choose_read_lengths", "combine_all",
+    "cosine_targets", "dev_floor", "device_of", "dtype_of", "encoder_dtype", "epochs_of", "fit", "fit_head", "fit_stages",
+    "floors", "frozen_cosine", "gather", "hard_loss", "hash_of", "in_dtype", "lengths_of", "load_teacher_logits", "loss_of",
+    "matched_features", "outputs_for", "outputs_in", "part_of", "placed_on", "predict", "prepare_all", "prepare_stored",
+    "read_rows", "read_splits", "replace", "save_teacher_logits", "smooth", "start_encoder", "start_residual", "stored_outputs",
+    "synchronize", "synthetic_logits", "taught_logits", "teacher_config", "teacher_features", "teacher_file", "text_vectors",
+    "train_best", "training_fields", "training_name", "with_synthetic", "with_unlabelled",
 ]  # fmt: skip

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -140,27 +138,3 @@ def moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, torch.Tensor):
         return batch.to(device, non_blocking=True)
     return type(batch)(moved(part, device) for part in batch)
-
-
-def ahead(
-    build: Callable[[Any], Any], items: Iterable[Any], device: torch.device, depth: int = 6
-) -> Iterator[Any]:
-    """What ``build`` makes of each item, on the device; for a GPU two threads build the next ones while it computes."""
-    if device.type == "cpu":
-        yield from map(build, items)
-        return
-    waiting: deque[Any] = deque()
-    with ThreadPoolExecutor(2) as pool:
-        for item in items:
-            waiting.append(pool.submit(lambda item: pinned(build(item)), item))
-            if len(waiting) > depth:
-                yield moved(waiting.popleft().result(), device)
-        while waiting:
-            yield moved(waiting.popleft().result(), device)
-
-
-def pinned(batch: Any) -> Any:
-    """The same tensors in memory that a GPU copies from on its own."""
-    if isinstance(batch, torch.Tensor):
-        return batch.pin_memory() if torch.cuda.is_available() else batch
-    return type(batch)(pinned(part) for part in batch)

@@ -18,8 +18,9 @@ from ..models import CrossEncoder
 from .batches import epochs_of
 from .best import Best, Mean, dev_metric
 from .checkpoint import Checkpoint, State
-from .device import ahead, device_of, encoder_dtype, place, placed_on
+from .device import device_of, encoder_dtype, moved, place, placed_on
 from .graphs import GraphedBackward
+from .inputs import Inputs
 from .losses import Targets, loss_to, match_loss, matcher_of, require_targets, targets_of
 from .optimizers import optimizer_of, trainable
 from .outputs import hash_of
@@ -207,14 +208,10 @@ def smooth(running: float, value: float) -> float:
 
 
 def built_batches(model: Any, data: Data, batches: Any, device: torch.device) -> Any:
-    """Of each step the number of its rows and (inputs, targets) on the device, the next ones built while it computes."""
-    step = Step(model)
-
-    def build(rows: np.ndarray) -> Any:
-        return [step.batch(data.texts, rows), targets_of(data, rows)]
-
-    for batch in ahead(build, batches, device):
-        yield len(batch[1][0]), batch
+    """Of each step the number of its rows and (inputs, targets) on the device."""
+    step, inputs = Step(model), Inputs(model, data.texts, device)
+    for rows in batches:
+        yield len(rows), [step.batch(inputs, rows), moved(targets_of(data, rows), device)]
 
 
 def backward_of(
@@ -234,8 +231,9 @@ def backward_of(
 
     plain_loss = config.loss not in {"margin", "listwise"}
     if placed_on(model).type == "cuda" and isinstance(model, CrossEncoder) and plain_loss:
-        n = len(Step(model).batch(data.texts, np.zeros(1, np.int64)))
-        graphed = GraphedBackward(lambda *tensors: loss_at(tensors[:n], tensors[n:]), weights)
+        graphed = GraphedBackward(
+            lambda *given: loss_at(given[: -len(Targets._fields)], given[-len(Targets._fields) :]), weights
+        )
         return lambda batch: graphed([*batch[0], *batch[1]])
     return partial(plain_backward, loss_at, weights)
 

@@ -13,7 +13,8 @@ from .. import progress
 from ..models import Constant, CrossEncoder, DualEncoder, Model, TfIdf
 from ..models.heads import Prepared
 from ..models.tokens import BATCH_TOKENS, Texts, Tokens, in_batches
-from .device import ahead, device_of, encoder_dtype, placed_on, ready
+from .device import device_of, encoder_dtype, placed_on, ready
+from .inputs import Inputs, OnDevice
 from .outputs import prepare_stored, stored_outputs
 
 GPU_TOKENS = 262_144  # of a batch, padding counted: enough to fill a GPU's cores
@@ -63,8 +64,8 @@ def score_rows(
     """What ``read`` gives of every row's joined input (the cross-encoder itself: its logits), float32 [rows, ...], where the model is."""
     device = placed_on(model)
     batches = batches_for(model.pair_lengths(texts), device, batch_tokens)
-    built = ahead(lambda rows: model.batch(texts, rows), progress.track(batches, what), device)
-    parts = [read(*batch).float() for batch in built]
+    inputs = Inputs(model, texts, device)
+    parts = [read(*inputs.rows(rows)).float() for rows in progress.track(batches, what)]
     found = torch.cat(parts).cpu().numpy()
     result = np.empty_like(found)
     result[np.concatenate(batches)] = found
@@ -107,9 +108,10 @@ def prepare_all(
 ) -> Prepared:
     """Encode and prepare every text of a field, length-sorted; tensors [texts, ...] in the texts' own order, where the model is."""
     device = placed_on(model)
+    take = tokens.take if device.type == "cpu" else OnDevice(tokens, device).take
     batches = batches_for(tokens.lengths, device, batch_tokens)
-    built = ahead(tokens.take, progress.track(batches, what), device)
-    return in_order([model.prepare(model.encode(*batch, field), field) for batch in built], batches)
+    tracked = progress.track(batches, what)
+    return in_order([model.prepare(model.encode(*take(texts), field), field) for texts in tracked], batches)
 
 
 def in_order(parts: Sequence[Prepared], batches: Sequence[np.ndarray]) -> Prepared:

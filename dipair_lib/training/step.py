@@ -12,14 +12,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..models import BiLSTM, CrossEncoder
-from ..models.tokens import Texts, length_sorted
-from .device import encoders_of, moved, placed_on
+from ..models.tokens import length_sorted
+from .device import encoders_of, placed_on
+from .inputs import Inputs
 from .predict import gather
 from .rows import Data
 from .settings import TrainConfig
 
 # Texts that are encoded together within a step: few enough to be of like length, enough to fill what computes.
-SUB_BATCH = {"cpu": 32, "cuda": 256, "mps": 128}
+SUB_BATCH = {"cpu": 32, "cuda": 1024, "mps": 128}
 LSTM_SUB_BATCH = {"cpu": 128, "cuda": 1024, "mps": 512}  # the same for an LSTM, whose steps are small
 WIDTHS = (
     8  # a GPU's batches are as wide as a multiple of this: its recorded steps are few, its kernels like it
@@ -33,20 +34,20 @@ class Step(nn.Module):
         super().__init__()
         self.model = model
 
-    def batch(self, texts: Texts, rows: np.ndarray) -> list[Any]:
-        """What ``forward`` reads of some rows, on the CPU: a cross-encoder's joined input, or per field the batches of its distinct texts,
-        each beside others of about its length, and where each row finds its text."""
-        device = placed_on(self.model).type
+    def batch(self, inputs: Inputs, rows: np.ndarray) -> list[Any]:
+        """What ``forward`` reads of some rows: a cross-encoder's joined input, or per field the batches of its distinct texts, each beside
+        others of about its length, and where each row finds its text."""
         if isinstance(self.model, CrossEncoder):
-            batch = self.model.batch(texts, rows)
-            return [wider(t) for t in batch] if device != "cpu" else list(batch)
-        size = (LSTM_SUB_BATCH if isinstance(self.model, BiLSTM) else SUB_BATCH)[device]
+            return inputs.rows(rows)
+        size = (LSTM_SUB_BATCH if isinstance(self.model, BiLSTM) else SUB_BATCH)[inputs.device.type]
         fields = []
-        for field, tokens in enumerate(texts.tokens):
-            distinct, place = np.unique(texts.index[rows, field], return_inverse=True)
+        for field, tokens in enumerate(inputs.texts.tokens):
+            distinct, place = np.unique(inputs.texts.index[rows, field], return_inverse=True)
             parts = length_sorted(tokens.lengths[distinct], size)
             back = np.argsort(np.concatenate(parts))
-            fields.append([[tokens.take(distinct[part]) for part in parts], torch.from_numpy(back[place])])
+            fields.append(
+                [[inputs.take(field, distinct[part]) for part in parts], torch.from_numpy(back[place])]
+            )
         return fields
 
     def forward(self, batch: Any, features: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -58,11 +59,6 @@ class Step(nn.Module):
             done = [self.model.prepare(self.model.encode(*part, field), field) for part in parts]
             prepared.append(gather(tuple(torch.cat(t) for t in zip(*done, strict=True)), place))
         return self.model.combine(*prepared), self.model.features(*prepared) if features else None
-
-
-def wider(tensor: torch.Tensor) -> torch.Tensor:
-    """Padded to the next of ``WIDTHS``, where it has more than one axis."""
-    return F.pad(tensor, (0, -tensor.shape[1] % WIDTHS)) if tensor.dim() > 1 else tensor
 
 
 def outputs_in(
@@ -111,8 +107,8 @@ def start_bias(model: Any, data: Data, config: TrainConfig, *, sample: int = 256
         return
     rows = np.unique(np.linspace(0, len(data.labels) - 1, sample).astype(np.int64))
     with torch.no_grad():
-        batch = moved(Step(model.eval()).batch(data.texts, rows), placed_on(model))
-        found = Step(model)(batch)[0].float().cpu()
+        inputs = Inputs(model, data.texts, placed_on(model))
+        found = Step(model.eval())(Step(model).batch(inputs, rows))[0].float().cpu()
     if config.loss != "hard":
         shift = torch.from_numpy(data.teacher[rows]).mean(0) - found.mean(0)  # type: ignore[index]
     elif not data.classes:
