@@ -700,7 +700,10 @@ def bar_shown(lines: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "student": lines["student"],
-            "of the teacher": [tradeoff.percent_within(p.retained, p.low, p.high) for p in pairs],
+            "of the teacher": [
+                tradeoff.DASH if p.guard else tradeoff.percent_within(p.retained, p.low, p.high)
+                for p in pairs
+            ],
             "points against DE-Cos": [
                 points_within(p.points, p.points_low, p.points_high) + p.beside for p in pairs
             ],

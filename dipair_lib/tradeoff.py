@@ -358,8 +358,8 @@ def teacher_of(table: pd.DataFrame) -> pd.Series | None:
 def sanity(table: pd.DataFrame) -> pd.DataFrame:
     """The order that must hold before any claim: constant < lexical < frozen cosine < teacher, for one task.
 
-    Returns one line per step (step, model, quality, holds); `holds` compares with the step before and is None for the
-    first step and wherever a row is missing.
+    Returns one line per step (step, model, quality, holds); `holds` compares with the last step before of which there is
+    a row, and is None for the first and wherever a row is missing.
     """
     _one_task(table)
     cosine = (table["family"] == "dual-encoder") & (table["head"].astype(str).str.startswith("cos"))
@@ -378,7 +378,7 @@ def sanity(table: pd.DataFrame) -> pd.DataFrame:
         holds = quality > before if quality is not None and before is not None else None
         model = plain(rows["model"].iloc[-1]) if len(rows) else None
         lines.append({"step": step, "model": model, "quality": quality, "holds": holds})
-        before = quality
+        before = before if quality is None else quality
     return pd.DataFrame(lines).astype({"holds": object})
 
 
@@ -871,7 +871,8 @@ def _one_task(table: pd.DataFrame) -> None:
 
 
 def table(data: pd.DataFrame) -> pd.DataFrame:
-    """Every measured row as text for people, best quality first, by run_id; a dash where nothing was measured."""
+    """Every measured row as text for people, best quality first, by run_id; a dash where nothing was measured, and for a
+    share of a teacher that is not surely above the floor."""
     data = data[data["family"] != "published"].sort_values("quality", ascending=False, kind="stable")
     reuse = data.attrs.get("reuse", REUSE)
     lines = []
@@ -895,7 +896,9 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
                 "family": plain(row["family"]),
                 "metric": plain(row["metric"]),
                 "quality": within(row["quality"], row["quality_low"], row["quality_high"]),
-                "of the teacher": percent_within(row["retained"], row["retained_low"], row["retained_high"]),
+                "of the teacher": DASH
+                if row["guard"]
+                else percent_within(row["retained"], row["retained_low"], row["retained_high"]),
                 "pairs/s, cached": si(row["pairs_per_s"]),
                 "speed-up, same dtype": faster["speedup"],
                 "speed-up, teacher's fastest": faster["speedup_vs_fastest"],
