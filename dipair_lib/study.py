@@ -615,7 +615,7 @@ def bar(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     trained DE-Cos in points, its pairs/s as a multiple of the teacher's at the same dtype, how many pairs must share a text for it to be
     1,000 times as fast with the encoding paid for (``paid_from``), and whether it reaches the bar.
 
-    ``reached`` is None where the student is not clocked, or its teacher is not surely above the floor (``guard`` says so, see
+    ``reached`` is None where the student is not clocked, or its teacher is not surely above the floor (``failed``, see
     ``tradeoff.guards``); ``sure`` asks the lower end of the share's interval too.
     """
     study = load(folder, task, n_boot)
@@ -632,8 +632,8 @@ def bar(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
         clocked = row.teacher_s_per_pair and row.combine_s_per_pair
         faster = row.teacher_s_per_pair / row.combine_s_per_pair if clocked else None  # type: ignore[operator]
         guard = guards.get(row.teacher_run or "")
-        failed = guard.said if guard and not guard.sure else ""
-        judged = faster if not failed else None
+        failed = guard is not None and not guard.sure
+        judged = None if failed else faster
         beside = (
             tradeoff.budgets(
                 study.rising(cosine if (points[0] or 0) > 0 else key),
@@ -663,13 +663,13 @@ def bar(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
                 "rising": study.rising(key),
                 "given": study.given(key),
                 "beside": beside,
-                "guard": failed,
+                "failed": failed,
             }
         )
     columns = "student retained low high seeds points points_low points_high faster paid_from reached sure run".split()
-    made = pd.DataFrame(lines, columns=[*columns, *"clocked speed_given rising given beside guard".split()])
+    made = pd.DataFrame(lines, columns=[*columns, *"clocked speed_given rising given beside failed".split()])
     numbers = "retained low high points points_low points_high faster paid_from".split()
-    made = made.astype({**dict.fromkeys(numbers, float), "reached": object, "sure": object})
+    made = made.astype({**dict.fromkeys(numbers, float), "reached": object, "sure": object, "failed": bool})
     return made.sort_values(["retained", "low"], ascending=False, kind="stable", ignore_index=True)
 
 
@@ -701,7 +701,7 @@ def bar_shown(lines: pd.DataFrame) -> pd.DataFrame:
         {
             "student": lines["student"],
             "of the teacher": [
-                tradeoff.DASH if p.guard else tradeoff.percent_within(p.retained, p.low, p.high)
+                tradeoff.DASH if p.failed else tradeoff.percent_within(p.retained, p.low, p.high)
                 for p in pairs
             ],
             "points against DE-Cos": [
@@ -727,9 +727,11 @@ def sentence(folder: Path | str, task: str, n_boot: int = N_BOOT) -> str:
     lines = bar(folder, task, n_boot)
     if not len(lines):
         return ""
-    if (lines["guard"] != "").all():
-        return f"No student is held against the bar ({BAR}). {' '.join(lines['guard'].unique())}"
-    lines = lines[lines["guard"] == ""]
+    if lines["failed"].all():
+        return (
+            f"No student is held against the bar ({BAR}): the teacher is not surely above the untrained rows."
+        )
+    lines = lines[~lines["failed"]]
     clocked = lines[lines["faster"].notna()]
     if not len(clocked) and lines["clocked"].any():
         return f"The teacher has no clock: whether a student keeps {BAR} the teacher's speed cannot be said until its speed is given."
