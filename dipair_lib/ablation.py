@@ -100,11 +100,12 @@ class Study(paired.Students[Cell]):
     """The cells of one task.
 
     Attributes:
-        n_train, n_synthetic: rows by cell.
+        n_train, n_synthetic: rows by cell. teachers: run ids of those that taught.
     """
 
     n_synthetic: dict[Cell, int] = field(default_factory=dict)
     n_train: dict[Cell, int] = field(default_factory=dict)
+    teachers: set[str] = field(default_factory=set)
 
     def base(self) -> Cell:
         """Labels, nothing synthetic, at the share of rows where most rules were tried: what the others are compared with."""
@@ -142,6 +143,7 @@ def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
         study.draws.setdefault(cell, {})[seed] = drawn[row.run_id].draws
         study.n_synthetic[cell], study.n_train[cell] = int(row.n_synthetic or 0), int(row.n_train or 0)
         study.teacher = by_id.get(row.teacher_run or "")
+        study.teachers.add(row.teacher_run or "")
         study.n_test = int(row.n_examples or 0)
     return study
 
@@ -216,8 +218,9 @@ def sentence(folder: Path | str, task: str) -> str:
     if not parts:
         return ""
     study = load(folder, task, n_boot=1)
+    given = " given this teacher" if table["seeds"].min() > 1 and len(study.teachers) == 1 else ""
     return (
-        f"Mean {tradeoff._metric_name(study.metric)} on {study.n_test:,} test rows over {int(table['seeds'].min())} seeds, "
+        f"Mean {tradeoff._metric_name(study.metric)} on {study.n_test:,} test rows over {int(table['seeds'].min())} seeds{given}, "
         f"{study.n_train[study.base()]:,} training rows, every student with the same number of steps: "
         + "; ".join(parts)
         + "."

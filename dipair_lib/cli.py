@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     ray=arguments.ray,
                 )
             case "report":
-                from dipair_lib import report
+                from dipair_lib import report, tradeoff
 
                 if arguments.notebooks:
                     written = [page for folder in arguments.folders for page in report.notebooks(folder)]
@@ -216,6 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     written = [report.compare(arguments.folders, arguments.out)]
                 else:
                     written = [report.write(arguments.folders[0], arguments.out)]
+                for folder in [] if arguments.notebooks else arguments.folders:
+                    for said in tradeoff.failed_in(folder):
+                        say(f"{folder}: {said}", sys.stderr)
                 say("\n".join(map(str, written)))
                 return 0
             case "export":

@@ -56,6 +56,7 @@ FAMILIES = (
     "lexical",
     "static",
     "cross-encoder",
+    "scores",
     "bilstm",
     "dual-encoder",
     "dipair",

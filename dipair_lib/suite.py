@@ -916,8 +916,10 @@ def conclude(suite: Suite, display: Display) -> str:
                 f"note: {suite.out} also holds rows of {len(others)} runs that are not in this suite as it is now "
                 f"({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}); --fresh would begin without them"
             )
-        from dipair_lib import report
+        from dipair_lib import report, tradeoff
 
+        for said in tradeoff.failed_in(suite.out):
+            display.line(f"teacher  {said}")
         display.line(f"report   {report.write(suite.out)}")
     except (
         Exception
