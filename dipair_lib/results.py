@@ -39,6 +39,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dipair_lib import contents
+
 if TYPE_CHECKING:
     from dipair_lib.tasks import Task
 
@@ -63,6 +65,9 @@ FAMILIES = (
 )
 # Where a run writes and how fast it is allowed to be do not change what it computes: not part of its identity.
 NOT_IDENTITY = frozenset({"out", "clock", "threads"})
+# Parameters that may name a model's folder or a file of rows or vectors, and names that never mean one.
+OF_CONTENT = frozenset({"backbone", "teacher", "vectors", "unlabelled", "warm_on"})
+NAMES = frozenset({"", "embedded", "backbone", "random"})
 # No count, time or rate of ours is outside; far beyond them sums and ratios overflow.
 SMALLEST, LARGEST = 1e-18, 1e18
 MOST_DRAWS = 100_000  # of a bootstrap, which ``verify`` draws again
@@ -765,17 +770,45 @@ def damaged_weights(folder: Path) -> list[str]:
 # Identity
 
 
-def run_key(notebook: str, parameters: Mapping[str, Any], data_sha256: str, device: str) -> str:
+def run_key(
+    notebook: str, parameters: Mapping[str, Any], data_sha256: str, device: str, folder: Path | str = "."
+) -> str:
     """Name of a run: the notebook and ten digits that change with whatever changes its outcome.
 
     Args:
-        parameters: of the notebook; where it writes, its threads and its clock do not count.
+        parameters: of the notebook; where it writes, its threads and its clock do not count, and a local file or model's folder counts by
+            what it holds. A hub name counts as a name: what the hub has under it may change unseen.
         data_sha256: fingerprint of the task's data.
         device: name of the processor it runs on, from `device_name`.
+        folder: what relative paths start from: the notebook's own.
+
+    Raises:
+        ResultError: a file that counts cannot be read.
     """
-    counted = {name: value for name, value in parameters.items() if name not in NOT_IDENTITY}
+    counted = {
+        name: held(value, Path(folder)) if name in OF_CONTENT else value
+        for name, value in parameters.items()
+        if name not in NOT_IDENTITY
+    }
     text = canonical_json([notebook, counted, data_sha256, device])
     return f"{notebook}-{hashlib.sha256(text.encode('utf8')).hexdigest()[:10]}"
+
+
+def held(value: Any, folder: Path) -> Any:
+    """The hash of what a local file or model's folder holds, in place of its path; any other value as it is."""
+    if not isinstance(value, str) or value in NAMES:
+        return value
+    try:
+        digest = contents.digest_of(folder / Path(value).expanduser())
+    except RuntimeError:  # "~name" of nobody: no path
+        return value
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no path either
+            return value
+        raise ResultError(
+            f"{value}: cannot be read ({error.strerror}): its content tells runs apart; check its permissions"
+        ) from error
+    return f"sha256 {digest}" if digest else value
 
 
 def slug(name: str) -> str:
