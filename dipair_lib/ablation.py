@@ -90,6 +90,8 @@ def name_of(parameters: Mapping[str, Any]) -> str:
         parts.append("teacher's classes")
     if cell.share < 1:
         parts.append(f"{100 * cell.share:g} % of rows")
+    if parameters.get("teacher_seed") == "same":
+        parts.append("a teacher per seed")
     if parameters["vectors"] != "backbone":
         parts.append(f"{Path(parameters['vectors']).name} vectors")
     return f"BiLSTM {parameters['hidden']} ({', '.join(parts)})"

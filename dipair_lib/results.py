@@ -30,7 +30,7 @@ import subprocess
 import types
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -604,13 +604,15 @@ def find_teacher(folder: Path | str, task: Task | str, split: str = "test") -> R
     return find_teachers(folder, task, split=split)[0]
 
 
-def find_teachers(folder: Path | str, task: Task | str, n: int = 1, split: str = "test") -> list[Result]:
+def find_teachers(
+    folder: Path | str, task: Task | str, n: int | None = 1, split: str = "test"
+) -> list[Result]:
     """The rows of the teachers for this task: cross-encoders that have no teacher themselves, one per seed, in the order of the seeds.
 
     Of several with one seed the newest; under a suite those this suite trained.
 
     Args:
-        task: the Task, or the sha256 of its data. n: teachers wanted.
+        task: the Task, or the sha256 of its data. n: teachers wanted; None takes all.
 
     Raises:
         ResultError: there are fewer.
@@ -632,12 +634,42 @@ def find_teachers(folder: Path | str, task: Task | str, n: int = 1, split: str =
         raise ResultError(
             f"{folder}: no teacher for this task yet: run 01_teacher with the same `task` and `out` first, or a suite, which does: {FIRST}"
         )
-    if n < 1 or n > len(newest):
+    if n is not None and not 1 <= n <= len(newest):
         raise ResultError(
             f"{folder}: teachers: expected 1 to {len(newest)}, as many as were trained with different seeds, but got {n}: run 01_teacher "
             "with further seeds first, in a suite at an earlier stage that is `required`"
         )
     return [newest[seed] for seed in sorted(newest)][:n]
+
+
+TEACHER_SEEDS = ("one", "same")
+
+
+def teacher_for_seed(teachers: Sequence[Result], seed: int, how: str = "one") -> Result:
+    """The teacher that a student of some seed learns from.
+
+    With ``one`` the students' spread is that of students, given their teacher; with ``same`` the teacher's own spread is in it.
+
+    Args:
+        teachers: all there are, from ``find_teachers``.
+        how: ``one`` takes the first for every seed, ``same`` the one of the student's seed.
+
+    Raises:
+        ResultError: there is no teacher of that seed. ValueError: another ``how``.
+    """
+    if how not in TEACHER_SEEDS:
+        raise ValueError(f"teacher_seed: expected {' or '.join(TEACHER_SEEDS)}, but got {how!r}")
+    if how == "one":
+        return teachers[0]
+    for teacher in teachers:
+        if (teacher.seed or 0) == seed:
+            return teacher
+    there = ", ".join(str(teacher.seed or 0) for teacher in teachers)
+    raise ResultError(
+        f"teacher_seed 'same': expected a teacher of seed {seed} for the student of that seed, but those there are have seed {there}: "
+        "run 01_teacher with each student's seed first (in a suite `grid: {seed: [0, 1, 2]}`, in a stage that is `required`), "
+        "or leave teacher_seed at 'one'"
+    )
 
 
 def verify(folder: Path | str) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import sentences
@@ -282,3 +283,31 @@ class TestDiPair:
         teachers = sorted((r for r in rows if r.teacher_run == r.run_id), key=lambda r: r.seed or 0)
         assert [row.seed for row in teachers] == [0, 1]
         assert {row.teacher_run for row in made} == {teachers[0].run_id}
+
+
+class TestBiLSTM:
+    """02_bilstm beyond its defaults, really executed."""
+
+    def test_each_seed_has_its_own_teacher_and_random_vectors(
+        self, pairs: pd.DataFrame, tiny_backbone: str, tmp_path: Path
+    ) -> None:
+        """The second of two seeds is the student that a run of that seed alone gives, down to its logits."""
+        pairs.to_csv(tmp_path / "pairs.csv", index=False)
+        asked = {"teacher_seed": "same", "vectors": "random", "epochs": 1.0}
+        students = [
+            {"notebook": "02_bilstm", "parameters": {**asked, **more}}
+            for more in ({"n_seeds": 2}, {"seed": 1})
+        ]
+        rows = run_own(
+            tmp_path, task=str(tmp_path / "pairs.csv"), fields="query, passage", backbone=tiny_backbone, lengths="8, 12",
+            seeds="0, 1", students="\n".join(f"      - {json.dumps(s)}" for s in students),
+        )  # fmt: skip
+        teachers = {row.seed: row.run_id for row in rows if row.teacher_run == row.run_id}
+        made = [row for row in rows if row.family == "bilstm"]
+        assert sorted((row.seed, row.teacher_run) for row in made) == [
+            (0, teachers[0]), (1, teachers[1]), (1, teachers[1]),
+        ]  # fmt: skip
+        first, second = (
+            results.load_logits(tmp_path / "mine", row.run_id).logits for row in made if row.seed == 1
+        )
+        np.testing.assert_allclose(first, second, atol=1e-5)

@@ -113,8 +113,8 @@ def match_loss(
 
 
 def soft_loss(logits: torch.Tensor, teacher: torch.Tensor, config: TrainConfig) -> torch.Tensor:
-    """Distance of logits [rows, outputs] to the teacher's, a mean over the rows: ``logits``, the squared error summed over the outputs (Tang
-    et al. 2019, equation 3), or cross-entropy or KL of probabilities at a temperature.
+    """Distance of logits [rows, outputs] to the teacher's, a mean over the rows: ``logits``, the squared error summed over the outputs
+    (Tang et al. 2019, equation 3), or cross-entropy or KL of probabilities at a temperature.
 
     One logit is the log-odds of two classes: its probabilities are a sigmoid's. Tang et al. have two logits there; their sum of squares is
     half the square of the log-odds, but for a part that moves no probability (the error of the two logits' sum). So ``logits`` weighs twice
