@@ -146,7 +146,11 @@ class Study(paired.Students[Cell]):
         """The sets at the first one's share that have a gain -> what tells each from the others, in words; nothing where there is one."""
         found = [s for s in self.sets() if s.share == self.base().share and comparisons(self, s)]
         said = [
-            {"epochs": s.epochs, "teacher": paired.generation(s.teacher), **json.loads(s.other or "{}")}
+            {
+                "epochs": f"{s.epochs:g}",
+                "teacher": paired.generation(s.teacher),
+                **json.loads(s.other or "{}"),
+            }
             for s in found
         ]
         differ = [

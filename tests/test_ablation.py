@@ -102,16 +102,16 @@ class TestNothingIsOverwritten:
         table = ablation.gains(folder, "t", n_boot=50)
         alone = table[table["gain"] == "distillation alone: logits, not labels"]
         assert dict(zip(alone["students"], alone["points"], strict=True)) == pytest.approx(
-            {"epochs 4.0": 15.0, "epochs 9.0": 30.0}
+            {"epochs 4": 15.0, "epochs 9": 30.0}
         )
         said = ablation.sentence(folder, "t")
         assert (
-            "the same number of steps (epochs 4.0): learning the teacher's logits instead of labels changed it by +15.0"
+            "the same number of steps (epochs 4): learning the teacher's logits instead of labels changed it by +15.0"
             in said
         )
-        assert said.endswith("Other students here have epochs 9.0: the table holds their gains.")
+        assert said.endswith("Other students here have epochs 9: the table holds their gains.")
         titles = [ax.get_title(loc="left") for ax in ablation.figure(folder, "t", n_boot=20).axes]
-        assert "What each part brings (epochs 4.0)" in titles
+        assert "What each part brings (epochs 4)" in titles
 
     @pytest.mark.parametrize(
         "changes", [{"hidden": 300}, {"batch_size": 9}, {"teacher_seed": "same"}, {"brand_new": 1}]
