@@ -35,8 +35,8 @@ DEFAULTS: dict[str, Any] = {
     "fields": [], "label": "", "group": "", "kind": "", "max_train": 0, "backbone": "embedded", "read_lengths": [],
     "head": "ffnn", "keep": [8], "select": "first", "pooled": False, "residual": "", "projection": [128], "hidden": [256, 128],
     "head_layers": 1, "head_ffn": 256, "layers": 0, "start": "pretrained", "shared": True, "loss": "logits", "alpha": 0.0,
-    "match": 0.0, "average": 0.0, "pool": 0, "pool_kind": "near", "teachers": 1, "unlabelled": "", "stage1_epochs": 3.0,
-    "stage2_epochs": 0.25, "stage1_rate": 1e-3, "stage2_rate": 1e-4, "batch_size": 64,
+    "match": 0.0, "average": 0.0, "pool": 0, "pool_kind": "near", "teachers": 1, "teacher_seed": "one", "unlabelled": "",
+    "stage1_epochs": 3.0, "stage2_epochs": 0.25, "stage1_rate": 1e-3, "stage2_rate": 1e-4, "batch_size": 64,
 }  # fmt: skip
 # Okabe-Ito without the vermilion of the teacher, and a marker for whoever sees no colour.
 STYLES = (
@@ -56,11 +56,12 @@ Value = tuple[Any, ...]
 # --- configurations ---------------------------------------------------------------------------------------------------------------
 
 
-def settings_of(parameters: Mapping[str, Any], n_train: int | None = None) -> Settings:
+def settings_of(parameters: Mapping[str, Any], n_train: int | None = None, teacher_age: int = 0) -> Settings:
     """What was trained, of a run's parameters: hashable, equal numbers and equal lists alike.
 
     Args:
         n_train: training rows there were, in place of the limit on them.
+        teacher_age: of its teacher, see ``paired.teacher_ages``; it does not count where nothing of a teacher is learned.
     """
     settings = {k: plain(v) for k, v in {**DEFAULTS, **parameters}.items() if k not in IGNORED}
     settings["residual"] = {True: "cosine", False: ""}.get(settings["residual"], settings["residual"])
@@ -70,6 +71,8 @@ def settings_of(parameters: Mapping[str, Any], n_train: int | None = None) -> Se
         settings[name] = value[:1] if one else value
     if n_train:
         settings["max_train"] = n_train
+    taught = settings["loss"] != "hard" or settings["start"] == "teacher" or settings["match"]
+    settings["teacher_age"] = teacher_age if taught else 0
     return dict(sorted(settings.items()))
 
 
@@ -173,7 +176,8 @@ class Study(paired.Students[str]):
 def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
     """The students that `03_dipair` left in a results folder for one task, with their bootstrap draws.
 
-    Where a folder holds several builds of the data, the test rows that most students were measured on count.
+    Where a folder holds several builds of the data, the test rows that most students were measured on count; students of an earlier teacher
+    are other configurations; of a student that was trained twice the newer row counts.
     """
     rows = [r for r in results.load_results(folder, damaged="warn") if r.task == task]
     students = [r for r in rows if r.notebook == "03_dipair" and r.quality is not None]
@@ -184,7 +188,7 @@ def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
     if not tests:
         return Study(task, "")
     counted = tests.most_common(1)[0][0]
-    study = Study(task, counted[1])
+    study, ages = Study(task, counted[1]), paired.teacher_ages(students, rows)
     for row in sorted(students + teachers, key=lambda r: r.created_utc):
         if row.run_id not in drawn or (drawn[row.run_id].test, row.metric) != counted:
             continue
@@ -194,8 +198,10 @@ def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
             usual = study.teacher is None or named[row.run_id] >= named[study.teacher.run_id]
             study.teacher = row if usual else study.teacher
             continue
-        settings = settings_of(json.loads(row.parameters), row.n_train)
+        settings = settings_of(json.loads(row.parameters), row.n_train, ages[row.teacher_run or ""])
         key, seed = key_of(settings), int(row.seed or 0)
+        if seed in study.rows.get(key, {}):
+            paired.say_replaced(study.rows[key][seed], row)
         study.settings[key] = settings
         study.quality.setdefault(key, {})[seed] = value
         study.draws.setdefault(key, {})[seed] = draws
@@ -253,6 +259,8 @@ TERMS: dict[str, Callable[[Any], str]] = {
     "pool_kind": lambda v: f"{v} pairs",
     "unlabelled": lambda v: f"pairs of {Path(v).name}" if v else "no file of pairs",
     "teachers": lambda v: plural(v, "teacher"),
+    "teacher_age": paired.generation,
+    "teacher_seed": lambda v: "a teacher per seed" if v == "same" else "one teacher for all seeds",
     "max_train": lambda v: f"{v:,} rows" if v else "all rows",
     "stage1_epochs": lambda v: f"stage 1: {v:g}" if v else "no stage 1",
     "stage2_epochs": lambda v: f"stage 2: {v:g}" if v else "encoder frozen",

@@ -55,7 +55,13 @@ from dipair_lib import results
 if TYPE_CHECKING:
     from .on_ray import Cluster
 
-PATH_PARAMETERS = ("task", "backbone", "unlabelled", "warm_on")  # a name, or a file or folder of the user's
+PATH_PARAMETERS = (
+    "task",
+    "backbone",
+    "vectors",
+    "unlabelled",
+    "warm_on",
+)  # a name, or a file or folder of the user's
 MOST_RUNS = 10_000  # of one entry's grid
 STARTS = 3  # kernels started together can race for a port: that many attempts
 KERNEL_DID_NOT_START = re.compile(r"Address already in use|Kernel died before replying|Kernel didn't respond")
@@ -359,7 +365,9 @@ def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
             if at not in fingerprints:
                 fingerprints[at] = fingerprint_of(run.parameters, suite.notebooks, say)
             fingerprint = fingerprints[at]
-        key = results.run_key(run.notebook, run.parameters, fingerprint, results.device_name())
+        key = results.run_key(
+            run.notebook, run.parameters, fingerprint, results.device_name(), suite.notebooks
+        )
         runs.append(dataclasses.replace(run, key=key))
     refuse_changed_data(suite.out, fingerprints)
     keys = [run.key for run in runs]

@@ -15,7 +15,7 @@ import torch
 from dipair_lib import models, quality, results, training
 from dipair_lib.models.tokens import read
 from dipair_lib.tasks import Task
-from dipair_lib.training import Data, TrainConfig, encoder_dtype
+from dipair_lib.training import Data, TrainConfig, encoder_dtype, losses
 
 LENGTHS = (10, 14)
 
@@ -42,6 +42,26 @@ class TestLosses:
         # (1 - 0)^2 and (3 - 1)^2
         loss = training.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss="logits"))
         assert float(loss) == pytest.approx((1 + 4) / 2)
+
+    def test_the_squared_error_is_summed_over_classes(self) -> None:
+        """The paper's squared distance of logits, a mean over rows only: (1 + 4 + 9) and (0 + 1 + 0)."""
+        data = Data(None, np.zeros(2), np.arange(2), 3, np.array([[0, 1, 2], [3, 0, 0]], np.float32))  # type: ignore[arg-type]
+        logits = torch.tensor([[1.0, 3.0, -1.0], [3.0, 1.0, 0.0]])
+        loss = training.loss_of(logits, data, np.arange(2), TrainConfig(loss="logits"))
+        assert float(loss) == pytest.approx((14 + 1) / 2)
+
+    def test_two_logits_weigh_half_as_much_as_their_log_odds(self) -> None:
+        """What the docstring says of two classes: (d0^2 + d1^2) = (d1 - d0)^2 / 2 + (d0 + d1)^2 / 2 of the errors d of two logits."""
+        student, teacher = torch.tensor([[0.5, -1.0], [2.0, 1.5]]), torch.tensor([[-1.0, 3.0], [1.0, 1.0]])
+        config = TrainConfig(loss="logits")
+        two = float(losses.soft_loss(student, teacher, config))
+        odds = float(losses.soft_loss(student.diff(dim=1), teacher.diff(dim=1), config))
+        of_sums = float(losses.soft_loss(student.sum(1, keepdim=True), teacher.sum(1, keepdim=True), config))
+        assert two == pytest.approx(odds / 2 + of_sums / 2)
+        centred = float(
+            losses.soft_loss(student - student.mean(1, True), teacher - teacher.mean(1, True), config)
+        )
+        assert centred == pytest.approx(odds / 2)
 
     def test_cross_entropy_of_the_log_odds_by_hand(self) -> None:
         loss = training.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss="hard"))

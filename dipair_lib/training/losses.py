@@ -136,12 +136,16 @@ def match_loss(
 
 
 def soft_loss(logits: torch.Tensor, teacher: torch.Tensor, config: TrainConfig) -> torch.Tensor:
-    """Distance of logits [rows, outputs] to the teacher's: MSE on raw logits, or cross-entropy or KL of probabilities at a temperature.
+    """Distance of logits [rows, outputs] to the teacher's, a mean over the rows: ``logits``, the squared error summed over the outputs
+    (Tang et al. 2019, equation 3), or cross-entropy or KL of probabilities at a temperature.
 
-    One logit is the log-odds of two classes: its probabilities are a sigmoid's.
+    One logit is the log-odds of two classes: its probabilities are a sigmoid's. Tang et al. have two logits there; their sum of squares is
+    half the square of the log-odds, but for a part that moves no probability (the error of the two logits' sum). So ``logits`` weighs twice
+    as much here for two classes: to an alpha of theirs belongs ours with twice the alpha / (1 - alpha). AdaDelta and AdamW go by ratios of
+    gradients: without labels beside it a factor of the loss hardly changes a step.
     """
     if config.loss == "logits":
-        return F.mse_loss(logits, teacher)
+        return F.mse_loss(logits, teacher, reduction="none").sum(1).mean()
     t = config.temperature
     if logits.shape[1] == 1:  # [z] as log-odds is the same as the two logits [0, z]
         logits, teacher = F.pad(logits, (1, 0)), F.pad(teacher, (1, 0))
