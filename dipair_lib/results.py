@@ -62,7 +62,7 @@ FAMILIES = (
     "published",
 )
 # Where a run writes and how fast it is allowed to be do not change what it computes: not part of its identity.
-NOT_IDENTITY = frozenset({"out", "clock", "threads"})
+NOT_IDENTITY = frozenset({"out", "clock", "threads", "device"})
 # No count, time or rate of ours is outside; far beyond them sums and ratios overflow.
 SMALLEST, LARGEST = 1e-18, 1e18
 MOST_DRAWS = 100_000  # of a bootstrap, which ``verify`` draws again
@@ -769,9 +769,9 @@ def run_key(notebook: str, parameters: Mapping[str, Any], data_sha256: str, devi
     """Name of a run: the notebook and ten digits that change with whatever changes its outcome.
 
     Args:
-        parameters: of the notebook; where it writes, its threads and its clock do not count.
+        parameters: of the notebook; where it writes, its threads, its clock and its ``device`` do not count.
         data_sha256: fingerprint of the task's data.
-        device: name of the processor it runs on, from `device_name`.
+        device: name of the processor it runs on, from `device_name` of that parameter.
     """
     counted = {name: value for name, value in parameters.items() if name not in NOT_IDENTITY}
     text = canonical_json([notebook, counted, data_sha256, device])
@@ -784,12 +784,12 @@ def slug(name: str) -> str:
 
 
 @functools.cache
-def device_name() -> str:
-    """The processor models run on here: the CUDA device's name if there is one, else the CPU model's."""
+def device_name(device: str = "auto") -> str:
+    """The processor models run on here: the CUDA GPU's name if there is one and ``device`` does not say ``cpu``, else the CPU model's."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name(None if device == "auto" else device)
     return cpu_info().get("model name") or platform.processor() or platform.machine() or "unknown"
 
 
@@ -941,7 +941,7 @@ class Run:
             "data_notes": canonical_json(self.task.notes),
             "metric": self.task.metrics[0],
             "seed": self.parameters.get("seed"),
-            "device_name": device_name(),
+            "device_name": device_name(str(self.parameters.get("device", "auto"))),
             **environment(),
         }
         return Result(model=model, family=family, **{**filled, **fields})
@@ -991,5 +991,6 @@ def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     out = Path(parameters["out"])
     (out / "rows").mkdir(parents=True, exist_ok=True)
     # Under a suite the key is the one it planned with: what it looks for afterwards is what was written.
-    key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.fingerprint, device_name())
+    device = device_name(str(parameters.get("device", "auto")))
+    key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.fingerprint, device)
     return Run(notebook, key, out, os.environ.get("DIPAIR_SUITE") or out.resolve().name, parameters, task)

@@ -43,7 +43,7 @@ def save_student(backbone: str, folder: Path, seed: int = 0, **settings: Any) ->
 @pytest.fixture(autouse=True)
 def encoder_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (collection, scoring):
-        monkeypatch.setattr(module, "encoder_dtype", lambda _: "float32")
+        monkeypatch.setattr(module, "encoder_dtype", lambda *_: "float32")
 
 
 @pytest.fixture
