@@ -146,7 +146,9 @@ def add_score(commands: Any) -> None:
     )
     score.add_argument("--threshold", type=float, metavar="T", help="keep scores of at least T")
     score.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the parts, Parquet")
-    add_device(score, "cuda and auto: where a GPU's kernel has the head, it finds what is kept; cpu leaves it aside")
+    add_device(
+        score, "cuda and auto: where a GPU's kernel has the head, it finds what is kept; cpu leaves it aside"
+    )
     many = score.add_mutually_exclusive_group()
     many.add_argument(
         "--part",

@@ -785,10 +785,10 @@ def slug(name: str) -> str:
 
 @functools.cache
 def device_name(device: str = "auto") -> str:
-    """The processor models run on here: the CUDA GPU's name if there is one and ``device`` does not say ``cpu``, else the CPU model's."""
+    """The processor that models run on here, by a parameter ``device``: the CUDA GPU's name if it is one, else the CPU model's."""
     import torch
 
-    if device != "cpu" and torch.cuda.is_available():
+    if device.startswith(("auto", "cuda")) and torch.cuda.is_available():
         return torch.cuda.get_device_name(None if device == "auto" else device)
     return cpu_info().get("model name") or platform.processor() or platform.machine() or "unknown"
 

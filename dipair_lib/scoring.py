@@ -267,9 +267,7 @@ def manifest_hash(folder: Path | str) -> str:
     return sha256_of(Path(folder) / "manifest.json")
 
 
-def score(
-    job: Job, out: Path | str, part: tuple[int, int] = (0, 1), device: str = "auto"
-) -> dict[str, int]:
+def score(job: Job, out: Path | str, part: tuple[int, int] = (0, 1), device: str = "auto") -> dict[str, int]:
     """Do every unit of a job that has no part yet, here, one after the other.
 
     Args:

@@ -35,7 +35,11 @@ from .training.device import ahead, device_of, moved, placed_on, ready, synchron
 
 BATCH_SIZES = {
     "cpu": {"cross-encoder": (16, 48), "encode": (16, 48), "combine": (256, 1024, 4096)},
-    "cuda": {"cross-encoder": (256, 1024, 4096), "encode": (256, 1024), "combine": (1 << 16, 1 << 18, 1 << 20)},
+    "cuda": {
+        "cross-encoder": (256, 1024, 4096),
+        "encode": (256, 1024),
+        "combine": (1 << 16, 1 << 18, 1 << 20),
+    },
     "mps": {"cross-encoder": (64, 256), "encode": (64, 256), "combine": (1 << 12, 1 << 14, 1 << 16)},
 }
 CPU = torch.device("cpu")
@@ -406,9 +410,14 @@ def cross_encoder(
         tokenizer([words[0][asked[0]]], truncation=True, max_length=model.read_lengths[0])
         model(*moved(model.batch(texts, asked), device)).cpu()
 
-    tokenise = tokenize_call(tokenizer, words, model.read_lengths) if on_cpu else (lambda: None)
-    parts: dict[str, Any] = {"combine": (lambda: [tokenise(), score_all(size)], len(rows))}
-    return Contestant(run_id, dtype, parts, request, size, device=device)
+    tokenise = tokenize_call(tokenizer, words, model.read_lengths)
+
+    def combine() -> None:
+        if on_cpu:
+            tokenise()
+        score_all(size)
+
+    return Contestant(run_id, dtype, {"combine": (combine, len(rows))}, request, size, device=device)
 
 
 def filled(n: int, most: int) -> np.ndarray:

@@ -229,7 +229,8 @@ def kept_places(model: DualEncoder, tokens: Tokens, field: int) -> list[int]:
     if model.select == "first" or k == 0:
         return list(range(k))
     with torch.inference_mode():
-        found = model.outputs_of(*moved(tokens.take(np.array([0])), placed_on(model)), field)
+        ids, mask = moved(tokens.take(np.array([0])), placed_on(model))
+        found = model.outputs_of(ids, mask, field)
         if model.select == "learned":
             return (model.queries[field] @ found.hidden[0].T).argmax(1).tolist()
         return model.places(found.hidden, found.mask, found.received, k)[0].tolist()

@@ -116,7 +116,7 @@ def write_outputs(model: DualEncoder, tokens: Tokens, length: int, field: int, p
         batches = in_batches(tokens.lengths, BATCH_TOKENS if device.type == "cpu" else GPU_TOKENS)
         built = ahead(tokens.take, progress.track(batches, "encoding once"), device)
         with torch.inference_mode():
-            computed = (halves_of(model.outputs_of(*batch, field)) for batch in built)
+            computed = (halves_of(model.outputs_of(ids, mask, field)) for ids, mask in built)
             for rows, arrays in zip(batches, in_memory(computed, device), strict=True):
                 for file, array in zip(files, arrays, strict=True):
                     file[rows, : array.shape[1]] = array
@@ -206,7 +206,11 @@ def prepare_stored(
 
 
 def text_vectors(
-    backbone: str, read_lengths: Sequence[int], texts: Texts, folder: Path, device: str | torch.device = "auto"
+    backbone: str,
+    read_lengths: Sequence[int],
+    texts: Texts,
+    folder: Path,
+    device: str | torch.device = "auto",
 ) -> list[np.ndarray]:
     """Unit vectors of each field's distinct texts, float32 [texts, width]: the frozen encoder's means. For building tiles."""
     model = DualEncoder(backbone, read_lengths, [0] * len(read_lengths), True, 0, "ffnn", (1,))
