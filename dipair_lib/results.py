@@ -65,7 +65,7 @@ FAMILIES = (
     "published",
 )
 # Where a run writes and how fast it is allowed to be do not change what it computes: not part of its identity.
-NOT_IDENTITY = frozenset({"out", "clock", "threads"})
+NOT_IDENTITY = frozenset({"out", "clock", "threads", "device"})
 # Parameters that may name a model's folder or a file of rows or vectors, and names that never mean one.
 OF_CONTENT = frozenset({"backbone", "teacher", "vectors", "unlabelled", "warm_on"})
 NAMES = frozenset({"", "embedded", "backbone", "random"})
@@ -809,10 +809,10 @@ def run_key(
     """Name of a run: the notebook and ten digits that change with whatever changes its outcome.
 
     Args:
-        parameters: of the notebook; where it writes, its threads and its clock do not count, and a local file or model's folder counts by
-            what it holds. A hub name counts as a name: what the hub has under it may change unseen.
+        parameters: of the notebook; where it writes, its threads, clock and ``device`` do not count; a local file or model's folder counts
+            by what it holds. A hub name counts as a name: what the hub has under it may change unseen.
         data_sha256: fingerprint of the task's data.
-        device: name of the processor it runs on, from `device_name`.
+        device: name of the processor it runs on, from `device_name` of that parameter.
         folder: what relative paths start from: the notebook's own.
 
     Raises:
@@ -850,12 +850,12 @@ def slug(name: str) -> str:
 
 
 @functools.cache
-def device_name() -> str:
-    """The processor models run on here: the CUDA device's name if there is one, else the CPU model's."""
+def device_name(device: str = "auto") -> str:
+    """The processor that models run on here, by a parameter ``device``: the CUDA GPU's name if it is one, else the CPU model's."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    if device.startswith(("auto", "cuda")) and torch.cuda.is_available():
+        return torch.cuda.get_device_name(None if device == "auto" else device)
     return cpu_info().get("model name") or platform.processor() or platform.machine() or "unknown"
 
 
@@ -1007,7 +1007,7 @@ class Run:
             "data_notes": canonical_json(self.task.notes),
             "metric": self.task.metrics[0],
             "seed": self.parameters.get("seed"),
-            "device_name": device_name(),
+            "device_name": device_name(str(self.parameters.get("device", "auto"))),
             **environment(),
         }
         return Result(model=model, family=family, **{**filled, **fields})
@@ -1057,5 +1057,6 @@ def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     out = Path(parameters["out"])
     (out / "rows").mkdir(parents=True, exist_ok=True)
     # Under a suite the key is the one it planned with: what it looks for afterwards is what was written.
-    key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.fingerprint, device_name())
+    device = device_name(str(parameters.get("device", "auto")))
+    key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.fingerprint, device)
     return Run(notebook, key, out, os.environ.get("DIPAIR_SUITE") or out.resolve().name, parameters, task)

@@ -365,9 +365,8 @@ def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
             if at not in fingerprints:
                 fingerprints[at] = fingerprint_of(run.parameters, suite.notebooks, say)
             fingerprint = fingerprints[at]
-        key = results.run_key(
-            run.notebook, run.parameters, fingerprint, results.device_name(), suite.notebooks
-        )
+        device = results.device_name(str(run.parameters.get("device", "auto")))
+        key = results.run_key(run.notebook, run.parameters, fingerprint, device, suite.notebooks)
         runs.append(dataclasses.replace(run, key=key))
     refuse_changed_data(suite.out, fingerprints)
     keys = [run.key for run in runs]

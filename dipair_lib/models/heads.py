@@ -35,6 +35,11 @@ class Kept:
     mask: torch.Tensor
     pooled: torch.Tensor | None = None
 
+    def to(self, device: torch.device | str) -> Kept:
+        """The same on another device."""
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return Kept(self.vectors.to(device), self.mask.to(device), pooled)
+
 
 def cosine_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Dot products of unit vectors, [pairs, 1]; of a tile ([m, 1, width] with [1, n, width]) by one matrix product, [m, n, 1]."""

@@ -6,6 +6,7 @@ longer for its batch than it computes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,11 @@ class OnDevice:
         column = torch.arange(up(int(self.lengths[texts].max(initial=1))), device=self.ids.device)
         ids, inside = self.cut(texts, column)
         return ids * inside, inside
+
+
+def taking(tokens: Tokens, device: torch.device) -> Callable[[np.ndarray], tuple[torch.Tensor, torch.Tensor]]:
+    """From positions of one field's texts to their batch on the device: ids [n, tokens] and mask."""
+    return tokens.take if device.type == "cpu" else OnDevice(tokens, device).take
 
 
 def up(width: int) -> int:

@@ -14,7 +14,7 @@ from ..models import Constant, CrossEncoder, DualEncoder, Model, TfIdf
 from ..models.heads import Prepared
 from ..models.tokens import BATCH_TOKENS, Texts, Tokens, in_batches
 from .device import device_of, encoder_dtype, placed_on, ready
-from .inputs import Inputs, OnDevice
+from .inputs import Inputs, taking
 from .outputs import prepare_stored, stored_outputs
 
 GPU_TOKENS = 262_144  # of a batch, padding counted: enough to fill a GPU's cores
@@ -108,7 +108,7 @@ def prepare_all(
 ) -> Prepared:
     """Encode and prepare every text of a field, length-sorted; tensors [texts, ...] in the texts' own order, where the model is."""
     device = placed_on(model)
-    take = tokens.take if device.type == "cpu" else OnDevice(tokens, device).take
+    take = taking(tokens, device)
     batches = batches_for(tokens.lengths, device, batch_tokens)
     tracked = progress.track(batches, what)
     return in_order([model.prepare(model.encode(*take(texts), field), field) for texts in tracked], batches)
