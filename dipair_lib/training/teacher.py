@@ -17,7 +17,7 @@ from .outputs import stored_outputs, text_vectors
 from .predict import predict
 from .rows import Data, outputs_for
 from .settings import TrainConfig
-from .stages import start_residual
+from .start import start_residual
 
 
 def choose_learning_rate(
