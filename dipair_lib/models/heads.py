@@ -220,6 +220,9 @@ class TransformerHead(nn.Module):
     Pre-norm layers. The first layer's queries, keys and values depend on one side only and are computed once per text; in the last layer
     only the first token's output is computed, because nothing else is read.
 
+    So one layer is one query, the first left token's, over all tokens: the other left tokens never meet the right side. From two layers
+    on every token does, at the price of a whole layer per pair.
+
     Args:
         keep: tokens kept of each field. width: of the kept vectors. outputs: logits per pair.
         heads, layers, ffn: attention heads, layers, and hidden width of the feed-forward part (the paper's values are not known).
