@@ -149,7 +149,7 @@ class TestCosineStart:
             )
             assert one is not None and one.notes == ""
             made.append(training.predict(model, data.texts))
-        np.testing.assert_array_equal(*made)
+        np.testing.assert_array_equal(made[0], made[1])
 
     def test_a_row_is_named_by_what_departs_from_the_default(self) -> None:
         notebook = Path(__file__).parents[1] / "notebooks" / "03_dipair.ipynb"
@@ -259,3 +259,16 @@ class TestRatesOfAStudent:
             training.student_rates([], None)
         with pytest.raises(ValueError, match=r"the row of 01_teacher-0\.teacher names no rate"):
             training.student_rates([], replace(self.ROW, learning_rate=None))
+
+
+def test_a_transformer_heads_positions_and_sides_start_at_the_tokens_scale() -> None:
+    model = models.DualEncoder("embedded", LENGTHS, (4, 4), head="transformer")
+    found = models.load_tokenizer("embedded")(
+        ["Return the number of rows of a table.", "Sort a list in place, the largest first."],
+        return_tensors="pt", padding=True,
+    )  # fmt: skip
+    with torch.no_grad():
+        kept = model.encode(found["input_ids"], found["attention_mask"].bool(), 0)
+    tokens = float(kept.vectors.std())
+    for begun in (*model.head.position, model.head.segment):
+        assert 0.67 < float(begun.detach().std()) / tokens < 1.5

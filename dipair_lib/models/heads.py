@@ -212,6 +212,9 @@ def flatten(kept: Kept) -> torch.Tensor:
     )
 
 
+TOKEN_SPREAD = 0.2  # standard deviation of a token of the embedded backbone, projected
+
+
 class TransformerHead(nn.Module):
     """DiPair-TSF: a small transformer over the kept tokens of all fields, with position and segment embeddings.
 
@@ -242,8 +245,9 @@ class TransformerHead(nn.Module):
             raise ValueError(
                 f"projection: expected a multiple of the head's {heads} attention heads, but got {width}"
             )
-        self.position = nn.ParameterList(nn.Parameter(torch.randn(k, width) * 0.02) for k in keep)
-        self.segment = nn.Parameter(torch.randn(len(keep), width) * 0.02)
+        # Begun at BERT's 0.02, where it came from and which side it is of would hardly show beside what a token says.
+        self.position = nn.ParameterList(nn.Parameter(torch.randn(k, width) * TOKEN_SPREAD) for k in keep)
+        self.segment = nn.Parameter(torch.randn(len(keep), width) * TOKEN_SPREAD)
         self.enter = nn.LayerNorm(width)
         self.layers: Any = nn.ModuleList(Layer(width, heads, ffn) for _ in range(layers))
         self.leave = nn.LayerNorm(width)
