@@ -168,16 +168,16 @@ def correlation(model: models.DualEncoder, data: Data, expected: np.ndarray) -> 
 
 
 class TestBias:
-    def test_targets_by_hand(self, data: Data) -> None:
-        hard = TrainConfig(loss="hard")
-        np.testing.assert_allclose(
-            training.mean_target(data, TrainConfig()), [0.0], atol=1e-6
-        )  # 40 x 2, 80 x -1
-        np.testing.assert_allclose(training.mean_target(data, hard), [np.log(40.5 / 80.5)])
+    def test_shifts_by_hand(self, data: Data) -> None:
+        rows, hard = np.arange(3), TrainConfig(loss="hard")
+        logits = torch.tensor([[1.0], [1.0], [1.0]])
+        taught = replace(data, teacher=np.array([[2.0], [4.0], [6.0]], np.float32))
+        assert training.start.shift_to_targets(logits, taught, rows, TrainConfig()).tolist() == [3.0]
+        # 40 of 120 labels are 1: the log-odds of equal logits are log(1/2) after it.
+        found = training.start.shift_to_targets(logits, data, rows, hard)
+        assert float(found) == pytest.approx(np.log(0.5) - 1, abs=1e-4)
         scores = replace(data, classes=0, labels=np.array([1.0, 2.0, 6.0]))
-        assert training.mean_target(scores, hard).tolist() == [3.0]
-        three = replace(data, classes=3, labels=np.array([0, 0, 1]))  # the third class was never seen
-        np.testing.assert_allclose(training.mean_target(three, hard), np.log(np.array([2.5, 1.5, 0.5]) / 4.5))
+        assert training.start.shift_to_targets(logits, scores, rows, hard).tolist() == [2.0]
 
     def test_a_fresh_head_of_classes_starts_at_the_teachers_mean_logits(
         self, tiny_backbone: str, data: Data, tmp_path: Path

@@ -122,7 +122,8 @@ class TestTraining:
         grads = {}
         for dtype in ("float32", "bfloat16"):
             model.zero_grad()
-            training.outputs_in(model, data.texts, np.arange(12), dtype)[0].square().sum().backward()
+            batch = training.Step(model).batch(data.texts, np.arange(12))
+            training.outputs_in(model, batch, dtype)[0].square().sum().backward()
             grads[dtype] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         assert float(torch.cosine_similarity(grads["float32"], grads["bfloat16"], dim=0)) > 0.99
 

@@ -13,7 +13,7 @@ from .. import progress
 from ..models import DualEncoder
 from ..models.heads import Kept, Prepared
 from .device import synchronize
-from .loop import smooth
+from .loop import READ_EVERY, Pending
 from .optimizers import optimizer_of
 from .outputs import Stored, cut_stored, take
 from .predict import gather
@@ -75,18 +75,18 @@ def descend(
     """
     optimizer, schedule = optimizer_of(list(weights), config, len(batches))
     curves = progress.Curves(what, len(batches))
-    begun, running = time.perf_counter(), float("nan")
-    every = 1 if device.type == "cpu" else 20
+    begun = time.perf_counter()
+    pending = Pending(float("nan"), 1 if device.type == "cpu" else READ_EVERY)
     for step, rows in enumerate(progress.track(batches, what), 1):
         loss = loss_at(rows)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
-        if step % every == 0 or step == len(batches):
-            running = smooth(running, float(loss.detach()))
-            curves.add(step, running, every * len(rows))
+        pending.add(loss.detach())
+        curves.add(step, pending.running, len(rows))
         after(step)
     curves.end()
+    loss_seen = pending.read()
     synchronize(device)
-    return time.perf_counter() - begun, running
+    return time.perf_counter() - begun, loss_seen

@@ -15,16 +15,14 @@ from .. import quality
 from ..models import DualEncoder
 from .batches import epochs_of
 from .cosine import cosine_start, takes_cosine_start
-from .device import device_of, placed_on
+from .device import device_of, moved, placed_on
 from .frozen import cut_all, descend, head_parameters, logits_on, prepared_rows
-from .loop import fit
-from .losses import loss_of, match_loss, matcher_of, require_targets
+from .loop import RISING, fit
+from .losses import Targets, loss_to, match_loss, matcher_of, require_targets, targets_of
 from .outputs import Stored, stored_outputs
 from .rows import Data
 from .settings import Fitted, TrainConfig
 from .start import similarity_of, start_head
-
-RISING = 0.0005  # of the dev metric: a last look that is better by less is no rise
 
 
 def fit_head(
@@ -62,10 +60,10 @@ def fit_head(
 
     def loss_at(rows: np.ndarray) -> torch.Tensor:
         prepared = prepared_rows(model, kept, data.texts.index[rows])
-        loss = loss_of(model.combine(*prepared), data, rows, config)
-        if config.match:
-            loss = loss + match_loss(model.features(*prepared), data, rows, config, matcher)
-        return loss
+        targets = Targets(*moved(targets_of(data, rows), device))
+        features = model.features(*prepared) if config.match else None
+        loss = loss_to(model.combine(*prepared), targets, data.classes, config)
+        return loss + match_loss(features, targets, config, matcher)
 
     def look(step: int) -> None:
         if dev and step in looks.steps:
@@ -130,10 +128,8 @@ class Looks:
 
     @property
     def rising(self) -> bool | None:
-        """Whether the last look was the best and surely better than the one before; None where the training itself had fewer than two."""
-        if len(self.seen) < 3:
-            return None
-        return bool(self.seen[-1] == max(self.seen) and self.seen[-1] - self.seen[-2] > RISING)
+        """Whether the last look was surely better than all before; None where the training itself had fewer than two."""
+        return bool(self.seen[-1] > max(self.seen[:-1]) + RISING) if len(self.seen) > 2 else None
 
 
 def fit_stages(

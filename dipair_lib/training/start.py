@@ -20,6 +20,7 @@ from .outputs import Stored, hash_of, prepare_stored
 from .predict import gather
 from .rows import Data
 from .settings import TrainConfig
+from .step import shift_to_shares
 
 STARTS = ("pretrained", "teacher", "random")
 
@@ -50,28 +51,25 @@ def start_encoder(model: DualEncoder, start: str, teacher: CrossEncoder | None =
 
 def start_head(model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig) -> None:
     """Put a head where its targets are: a similarity on its line (``start_residual``), any other by its final bias, so that its mean on
-    the rows is ``mean_target``. Otherwise the first thing a training does is to get there."""
+    the rows is that of their targets. Otherwise the first thing a training does is to get there."""
     if similarity_of(model) is not None:
         start_residual(model, stored, data, config)
         return
-    found = of_rows(model, stored, data.texts, some_rows(data, 2_000), model.head, model.combine)
+    rows = some_rows(data, 2_000)
+    found = torch.from_numpy(of_rows(model, stored, data.texts, rows, model.head, model.combine))
     with torch.no_grad():
-        model.final_bias.add_(
-            torch.from_numpy(mean_target(data, config) - found.mean(0)).to(model.final_bias)
-        )
+        model.final_bias.add_(shift_to_targets(found, data, rows, config).to(model.final_bias))
 
 
-def mean_target(data: Data, config: TrainConfig) -> np.ndarray:
-    """Where the final bias belongs, [outputs]: at the teacher's mean logit; for labels alone at their mean (scores) or their log-odds (two
-    classes; of more, each one's log share), none of which is infinite."""
+def shift_to_targets(logits: torch.Tensor, data: Data, rows: np.ndarray, config: TrainConfig) -> torch.Tensor:
+    """What to add to the logits [rows, outputs] of some rows so that they are on average what their targets are: the teacher's mean logits;
+    for labels alone the mean of scores, the shares of classes among all rows."""
     if config.loss != "hard":
         assert data.teacher is not None
-        return data.teacher.mean(0)  # type: ignore[no-any-return]
+        return torch.from_numpy(data.teacher[rows]).mean(0) - logits.mean(0)
     if not data.classes:
-        return np.array([data.labels.mean()])
-    share = (np.bincount(data.labels, minlength=data.classes) + 0.5) / (len(data.labels) + 0.5 * data.classes)
-    logs: np.ndarray = np.log(share)
-    return logs[1:] - logs[:1] if data.classes == 2 else logs
+        return float(np.mean(data.labels)) - logits.mean(0)
+    return shift_to_shares(logits, np.bincount(data.labels, minlength=data.classes) / len(data.labels))
 
 
 def start_residual(model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig) -> None:
