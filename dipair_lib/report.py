@@ -37,7 +37,8 @@ FIGURES = {
     ),
     "kept": (
         "What the number of kept tokens brings",
-        "One line per head. The contrast is the teacher itself, retrained to read only its first word pieces. DiPair's claim is that "
+        "One line per head. The contrast is the teacher itself, retrained to read only its first word pieces, [CLS] and [SEP] counted; of "
+        "kept outputs the first is [CLS]'s, and [SEP]'s is among them only where a text is short. DiPair's claim is that "
         "truncating what the encoder hands on loses less than truncating what is read, at a far lower price per pair: see whether it "
         "holds here.",
     ),

@@ -29,14 +29,15 @@ RETAINED, FASTER = 0.995, 10_000.0  # the bar: the share of the teacher's qualit
 PAID = 1_000.0  # and at so many times its speed with the encoding of every text paid for
 MOST_SERIES = 5
 LIST = ("keep", "projection", "hidden", "read_lengths")
-IGNORED = frozenset({"task", "out", "clock", "threads", "seed", "n_seeds"})
+IGNORED = frozenset({"task", "out", "clock", "threads", "device", "seed", "n_seeds"})
 # What a parameter was in rows that do not name it: they are from before it could be chosen.
 DEFAULTS: dict[str, Any] = {
     "fields": [], "label": "", "group": "", "kind": "", "max_train": 0, "backbone": "embedded", "read_lengths": [],
     "head": "ffnn", "keep": [8], "select": "first", "pooled": False, "residual": "", "projection": [128], "hidden": [256, 128],
     "head_layers": 1, "head_ffn": 256, "layers": 0, "start": "pretrained", "shared": True, "loss": "logits", "alpha": 0.0,
     "match": 0.0, "average": 0.0, "pool": 0, "pool_kind": "near", "teachers": 1, "teacher_seed": "one", "unlabelled": "",
-    "stage1_epochs": 3.0, "stage2_epochs": 0.25, "stage1_rate": 1e-3, "stage2_rate": 1e-4, "batch_size": 64,
+    "stage1_epochs": 3.0, "stage2_epochs": 0.25, "stage1_rate": 1e-3, "stage2_rate": 1e-4, "batch_size": 64, "cosine_pairs": 0,
+    "head_rate": 0,
 }  # fmt: skip
 # Okabe-Ito without the vermilion of the teacher, and a marker for whoever sees no colour.
 STYLES = (
@@ -97,7 +98,13 @@ def inert(settings: Settings) -> set[str]:
     if not settings["stage1_epochs"]:
         names |= {"stage1_rate"}
     if not settings["stage2_epochs"]:
-        names |= {"stage2_rate"}
+        names |= {"stage2_rate", "head_rate"}
+    if (
+        settings["head"] not in {"ffnn", "transformer"}
+        or settings["residual"]
+        or settings["start"] == "random"
+    ):
+        names |= {"cosine_pairs"}
     if not settings["pool"]:
         names |= {"pool_kind"}
     return names
@@ -264,8 +271,10 @@ TERMS: dict[str, Callable[[Any], str]] = {
     "max_train": lambda v: f"{v:,} rows" if v else "all rows",
     "stage1_epochs": lambda v: f"stage 1: {v:g}" if v else "no stage 1",
     "stage2_epochs": lambda v: f"stage 2: {v:g}" if v else "encoder frozen",
+    "cosine_pairs": lambda v: f"{count(v)} cosine pairs" if v else "no cosine start",
     "stage1_rate": lambda v: f"stage 1 at {v:g}",
     "stage2_rate": lambda v: f"stage 2 at {v:g}",
+    "head_rate": lambda v: f"head at {v:g}" if v else "one rate",
     "batch_size": lambda v: f"batches of {v}",
     "read_lengths": lambda v: f"reads {joined(v)}" if v else "reads as the teacher",
     "backbone": lambda v: Path(str(v)).name,
@@ -399,6 +408,10 @@ QUESTIONS = (
     ),
     Question(
         "One stage or two", "passes over the data", ("stage1_epochs", "stage2_epochs"), (), "category", say=say_stages,
+    ),
+    Question(
+        "Cosine start", "pairs on which the head first learns the cosine", ("cosine_pairs",), (0,), "log10",
+        say=lambda v: count(v) if v else "none", number=lambda v: float(v) if v else None,
     ),
     Question(
         "What the encoder starts from", "", ("start",), ("pretrained",), "category",

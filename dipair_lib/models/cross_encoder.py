@@ -1,7 +1,7 @@
 """Cross-encoder: one pass over all fields of a pair together. Right, and slow: everything it costs, it costs per pair.
 
-The teacher is one with all layers; BERT-Tiny's row is one with the first two, distilled; the truncated-input teacher is one that reads
-only the first word pieces of each field.
+The teacher is one with all layers; a cheaper one is the backbone's first two, distilled (never pre-trained so; BERT-Tiny, which was, is a
+backbone by name); the truncated-input teacher is one that reads only the first word pieces of each field, [CLS] and [SEP] among them.
 """
 
 from __future__ import annotations

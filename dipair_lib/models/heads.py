@@ -217,6 +217,9 @@ def flatten(kept: Kept) -> torch.Tensor:
     )
 
 
+TOKEN_SPREAD = 0.2  # standard deviation of a token of the embedded backbone, projected
+
+
 class TransformerHead(nn.Module):
     """DiPair-TSF: a small transformer over the kept tokens of all fields, with position and segment embeddings.
 
@@ -224,6 +227,9 @@ class TransformerHead(nn.Module):
 
     Pre-norm layers. The first layer's queries, keys and values depend on one side only and are computed once per text; in the last layer
     only the first token's output is computed, because nothing else is read.
+
+    So one layer is one query, the first left token's, over all tokens: the other left tokens never meet the right side. From two layers
+    on every token does, at the price of a whole layer per pair.
 
     Args:
         keep: tokens kept of each field. width: of the kept vectors. outputs: logits per pair.
@@ -244,8 +250,9 @@ class TransformerHead(nn.Module):
             raise ValueError(
                 f"projection: expected a multiple of the head's {heads} attention heads, but got {width}"
             )
-        self.position = nn.ParameterList(nn.Parameter(torch.randn(k, width) * 0.02) for k in keep)
-        self.segment = nn.Parameter(torch.randn(len(keep), width) * 0.02)
+        # Begun at BERT's 0.02, where it came from and which side it is of would hardly show beside what a token says.
+        self.position = nn.ParameterList(nn.Parameter(torch.randn(k, width) * TOKEN_SPREAD) for k in keep)
+        self.segment = nn.Parameter(torch.randn(len(keep), width) * TOKEN_SPREAD)
         self.enter = nn.LayerNorm(width)
         self.layers: Any = nn.ModuleList(Layer(width, heads, ffn) for _ in range(layers))
         self.leave = nn.LayerNorm(width)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LOSSES = ("hard", "logits", "soft", "kl", "margin", "listwise")
+COSINE_PAIRS = 300_000  # of the cosine start of 03_dipair, where nothing else is asked for
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,16 @@ def training_fields(config: TrainConfig, *fits: Fitted | None) -> dict[str, Any]
     }
 
 
-def training_name(parameters: Mapping[str, Any]) -> str:
-    """What sets the training of 03_dipair apart from the plain one, for the display name: " (stage 1, from the teacher)"; "" if nothing."""
+def training_name(parameters: Mapping[str, Any], cosine: bool = False) -> str:
+    """What sets the training of 03_dipair apart from the plain one, for the display name: " (stage 1, from the teacher)"; "" if nothing.
+
+    Args:
+        cosine: whether the head takes a cosine start: see ``takes_cosine_start``.
+    """
     p = parameters
     parts = []
+    if cosine and p["cosine_pairs"] != COSINE_PAIRS:
+        parts.append(f"{p['cosine_pairs']:,} cosine pairs" if p["cosine_pairs"] else "no cosine start")
     if not p["stage2_epochs"]:
         parts.append("stage 1")
     elif not p["stage1_epochs"]:

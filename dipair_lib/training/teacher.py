@@ -18,7 +18,7 @@ from .loop import fit
 from .outputs import stored_outputs, text_vectors
 from .rows import Data, outputs_for
 from .settings import Fitted, TrainConfig
-from .stages import start_residual
+from .start import start_residual
 
 RATES = (5e-5, 1e-4)  # learning rates of a teacher, the one that fails least often first
 PAIRS = {"cpu": 24_000, "mps": 100_000, "cuda": 200_000}  # seen by a teacher in one training, by device
