@@ -55,7 +55,13 @@ from dipair_lib import results
 if TYPE_CHECKING:
     from .on_ray import Cluster
 
-PATH_PARAMETERS = ("task", "backbone", "unlabelled", "warm_on")  # a name, or a file or folder of the user's
+PATH_PARAMETERS = (
+    "task",
+    "backbone",
+    "teacher",
+    "unlabelled",
+    "warm_on",
+)  # a name, or a file or folder of the user's
 MOST_RUNS = 10_000  # of one entry's grid
 STARTS = 3  # kernels started together can race for a port: that many attempts
 KERNEL_DID_NOT_START = re.compile(r"Address already in use|Kernel died before replying|Kernel didn't respond")
@@ -351,15 +357,16 @@ def without_duplicates(runs: list[Planned], where: str, overrides: Mapping[str, 
 def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
     """The suite with the key of every run; loads each task once, so that what has to be built is built before the start."""
     fingerprints: dict[str, str] = {}
+    identities: dict[str, str] = {}
     runs = []
     for run in suite.runs:
-        fingerprint = ""
+        identity = ""
         if "task" in run.parameters:
             at = results.canonical_json([run.parameters.get(name) for name in results.TASK_PARAMETERS])
             if at not in fingerprints:
-                fingerprints[at] = fingerprint_of(run.parameters, suite.notebooks, say)
-            fingerprint = fingerprints[at]
-        key = results.run_key(run.notebook, run.parameters, fingerprint, results.device_name())
+                fingerprints[at], identities[at] = fingerprint_of(run.parameters, suite.notebooks, say)
+            identity = identities[at]
+        key = results.run_key(run.notebook, run.parameters, identity, results.device_name())
         runs.append(dataclasses.replace(run, key=key))
     refuse_changed_data(suite.out, fingerprints)
     keys = [run.key for run in runs]
@@ -390,8 +397,10 @@ def refuse_changed_data(out: Path, fingerprints: Mapping[str, str]) -> None:
             )
 
 
-def fingerprint_of(parameters: Mapping[str, Any], notebooks: Path, say: Callable[[str], None]) -> str:
-    """Fingerprint of the data a run will load, seen from the notebooks; what was dropped from it is said once."""
+def fingerprint_of(
+    parameters: Mapping[str, Any], notebooks: Path, say: Callable[[str], None]
+) -> tuple[str, str]:
+    """Fingerprint and identity of the data a run will load, seen from the notebooks; what was dropped from it is said once."""
     with contextlib.chdir(notebooks), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         task = results.load_run_task(parameters, say)
@@ -400,7 +409,7 @@ def fingerprint_of(parameters: Mapping[str, Any], notebooks: Path, say: Callable
     say(
         f"task {task.name}: {len(task.train)} + {len(task.dev)} + {len(task.test)} examples to train, tune and test on"
     )
-    return task.fingerprint
+    return task.fingerprint, task.identity
 
 
 # What is finished

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="arg-type,misc,operator,union-attr"
-"""Facts about checkpoints that somebody else trained: the same ids and logits as the library that wrote them, labels by name, nothing foreign
-loaded. The checkpoints are made here, of random weights."""
+"""Facts about checkpoints that somebody else trained: the same ids and logits as the library that wrote them, labels by name, nothing
+foreign loaded. The checkpoints are made here, of random weights."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_longest_first_by_hand() -> None:
 class TestLabels:
     """A checkpoint's outputs in the order of the task's classes, by name."""
 
-    NLI: dict[str, Any] = {"id2label": {0: "Contradiction", 1: "ENTAILMENT", 2: "neutral"}}  # noqa: RUF012
+    NLI: dict[str, Any] = {"id2label": {0: "Contradiction", 1: "ENTAILMENT", 2: "neutral"}}
 
     def test_three_classes_are_permuted_by_name(
         self, tmp_path: Path, tiny_backbone: str, uneven: pd.DataFrame
@@ -297,7 +297,9 @@ class TestLabels:
     ) -> None:
         folder = str(checkpoint("bert", 3, tmp_path, tiny_backbone))
         classes = ["contradiction", "entailment", "neutral"]
-        with pytest.raises(BackboneError, match="outputs are LABEL_0, LABEL_1, LABEL_2.*give teacher_labels"):
+        with pytest.raises(
+            BackboneError, match=r"outputs are LABEL_0, LABEL_1, LABEL_2.*give teacher_labels"
+        ):
             bring(folder, 2, classes)
         model = bring(folder, 2, classes, labels=["entailment", "neutral", "contradiction"])
         np.testing.assert_allclose(logits(model, uneven), theirs(folder, uneven)[:, [2, 0, 1]], atol=1e-4)
@@ -342,7 +344,8 @@ class TestLabels:
             bring(folder, 2, ["0", "1"])
 
     def test_raw_logits_of_a_score_are_said(self, tmp_path: Path, tiny_backbone: str) -> None:
-        folder = checkpoint("bert", 1, tmp_path, tiny_backbone, sbert_ce_default_activation_function="torch.nn.modules.activation.Sigmoid")  # fmt: skip
+        said = {"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}
+        folder = checkpoint("bert", 1, tmp_path, tiny_backbone, **said)
         assert "without its Sigmoid" in bring(str(folder), 2).notes
         assert "Sigmoid" not in bring(str(folder), 2, ["0", "1"]).notes
 
@@ -433,13 +436,17 @@ class TestWithinTheLibrary:
 
     def test_fine_tuning_learns(self, model: SequenceClassifier, pairs: pd.DataFrame) -> None:
         data = self.rows(model, pairs)
-        before = training.hard_loss(torch.from_numpy(training.predict(model, data.texts, what="")), torch.from_numpy(data.labels), 2)  # fmt: skip
+
+        def loss() -> float:
+            found = torch.from_numpy(training.predict(model, data.texts, what=""))
+            return float(training.hard_loss(found, torch.tensor(data.labels), 2))
+
+        before = loss()
         config = training.TrainConfig(
             loss="hard", learning_rate=1e-3, epochs=2, batch_size=16, dtype="float32"
         )
         training.fit(model, data, config)
-        after = training.hard_loss(torch.from_numpy(training.predict(model, data.texts, what="")), torch.from_numpy(data.labels), 2)  # fmt: skip
-        assert after < 0.5 * before
+        assert loss() < 0.5 * before
 
     def test_costs_and_name(self, model: SequenceClassifier, pairs: pd.DataFrame) -> None:
         found = speed.costs(model, self.rows(model, pairs).texts)

@@ -31,7 +31,9 @@ from .stages import STARTS, fit_head, fit_stages, start_encoder, start_residual
 from .targets import (
     load_teacher_logits,
     matched_features,
+    require_model,
     save_teacher_logits,
+    score_logits,
     synthetic_logits,
     taught_logits,
     teacher_file,
@@ -43,7 +45,7 @@ __all__ = [
     "TrainConfig", "choose_learning_rate", "choose_read_lengths", "combine_all", "cosine_targets", "device_of", "dtype_of",
     "encoder_dtype", "epochs_of", "fit", "fit_head", "fit_stages", "floors", "frozen_cosine", "gather", "hard_loss", "hash_of",
     "in_dtype", "lengths_of", "load_teacher_logits", "loss_of", "matched_features", "outputs_for", "outputs_in", "part_of",
-    "placed_on", "predict", "prepare_all", "prepare_stored", "read_rows", "read_splits", "replace", "save_teacher_logits",
-    "smooth", "start_encoder", "start_residual", "stored_outputs", "synchronize", "synthetic_logits", "taught_logits",
+    "placed_on", "predict", "prepare_all", "prepare_stored", "read_rows", "read_splits", "replace", "require_model", "save_teacher_logits",
+    "score_logits", "smooth", "start_encoder", "start_residual", "stored_outputs", "synchronize", "synthetic_logits", "taught_logits",
     "teacher_features", "teacher_file", "text_vectors", "training_fields", "training_name", "with_synthetic", "with_unlabelled",
 ]  # fmt: skip
