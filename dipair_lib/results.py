@@ -608,9 +608,10 @@ def find_teacher(folder: Path | str, task: Task | str, split: str = "test") -> R
 def find_teachers(
     folder: Path | str, task: Task | str, n: int | None = 1, split: str = "test"
 ) -> list[Result]:
-    """The rows of the teachers for this task: cross-encoders that have no teacher themselves, one per seed, in the order of the seeds.
+    """The rows of the teachers for this task, in the order of their seeds: cross-encoders and scores that have no teacher themselves.
 
-    Of several with one seed the newest; under a suite those this suite trained.
+    Of those trained here with one seed the newest; of those brought along, or read from the data, every run is one, the newest of a seed
+    first. Under a suite those that this suite made.
 
     Args:
         task: the Task, or the sha256 of its data. n: teachers wanted; None takes all.
@@ -623,24 +624,27 @@ def find_teachers(
     teachers = [
         row
         for row in rows
-        if row.family == "cross-encoder"
+        if row.family in {"cross-encoder", "scores"}
         and row.teacher_run in {None, row.run_id}
         and row.data_sha256 == sha256
         and row.split == split
     ]
     inputs = os.environ.get("DIPAIR_INPUTS", "").split()
     teachers = [row for row in teachers if row.run_id.split(".")[0] in inputs] or teachers
-    newest = {row.seed or 0: row for row in sorted(teachers, key=lambda row: row.created_utc)}
-    if not newest:
+    found: dict[Any, Result] = {}
+    for row in sorted(teachers, key=lambda row: row.created_utc, reverse=True):
+        brought = row.teacher_kind in {"brought", "scores"}
+        found.setdefault(row.run_id if brought else row.seed or 0, row)
+    if not found:
         raise ResultError(
             f"{folder}: no teacher for this task yet: run 01_teacher with the same `task` and `out` first, or a suite, which does: {FIRST}"
         )
-    if n is not None and not 1 <= n <= len(newest):
+    if n is not None and not 1 <= n <= len(found):
         raise ResultError(
-            f"{folder}: teachers: expected 1 to {len(newest)}, as many as were trained with different seeds, but got {n}: run 01_teacher "
-            "with further seeds first, in a suite at an earlier stage that is `required`"
+            f"{folder}: teachers: expected 1 to {len(found)}, as many as were trained with different seeds or brought along, but got {n}: "
+            "run 01_teacher with further seeds first, in a suite at an earlier stage that is `required`"
         )
-    return [newest[seed] for seed in sorted(newest)][:n]
+    return sorted(found.values(), key=lambda row: row.seed or 0)[:n]
 
 
 TEACHER_SEEDS = ("one", "same")
@@ -947,7 +951,7 @@ def find_notebook(notebook: str) -> Path:
     )
 
 
-TASK_PARAMETERS = ("task", "fields", "label", "group", "kind", "max_train")
+TASK_PARAMETERS = ("task", "fields", "label", "group", "kind", "max_train", "teacher_score")
 
 
 def load_run_task(parameters: Mapping[str, Any], say: Callable[[str], None] | None = None) -> Task:
@@ -1058,5 +1062,5 @@ def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     (out / "rows").mkdir(parents=True, exist_ok=True)
     # Under a suite the key is the one it planned with: what it looks for afterwards is what was written.
     device = device_name(str(parameters.get("device", "auto")))
-    key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.fingerprint, device)
+    key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.identity, device)
     return Run(notebook, key, out, os.environ.get("DIPAIR_SUITE") or out.resolve().name, parameters, task)

@@ -287,7 +287,9 @@ def clock_task(
     session = shared_fields(repeats, device)
     for row in wanted:
         found = clock_fields(clocked[row.run_id], clocked.get(row.teacher_run or "", ""), entered, latencies)
-        results.update_result(folder, row.run_id, **session, **found)
+        results.update_result(
+            folder, row.run_id, **session, **{**found, **given_clock(folder, row.teacher_run)}
+        )
     return [row.run_id for row in wanted]
 
 
@@ -306,15 +308,27 @@ def clocked_for(folder: Path, rows: Sequence[results.Result], teachers: set[str]
 
 def task_of(row: results.Result) -> tasks.Task:
     """The task a row was made on, loaded again."""
-    p = json.loads(row.parameters)
-    return tasks.load_task(
-        p["task"],
-        fields=p.get("fields", ()),
-        label=p.get("label", ""),
-        group=p.get("group", ""),
-        kind=p.get("kind", ""),
-        max_train=p.get("max_train", 0),
-    )
+    return results.load_run_task(json.loads(row.parameters))
+
+
+def given(pairs_per_s: float) -> dict[str, Any]:
+    """The clock of a teacher that is a column of scores, as a person gives it: fields of its row; none for 0 (unknown)."""
+    if not 0 <= pairs_per_s <= results.LARGEST:
+        raise ValueError(
+            f"teacher_pairs_per_s: expected a positive number, or 0 for unknown, but got {pairs_per_s}"
+        )
+    names = ("teacher_s_per_pair", "teacher_fastest_s_per_pair")
+    return {**dict.fromkeys(names, 1 / pairs_per_s), "teacher_fastest_dtype": "given"} if pairs_per_s else {}
+
+
+def given_clock(folder: Path, teacher_run: str | None) -> dict[str, Any]:
+    """The same fields for the rows that learned from such a teacher; none where the teacher is a model, or its clock unknown."""
+    if not teacher_run or not (results.row_folder(folder, teacher_run) / "row.json").exists():
+        return {}
+    teacher = results.load_result(folder, teacher_run)
+    if teacher.teacher_kind != "scores" or not teacher.teacher_s_per_pair:
+        return {}
+    return given(1 / teacher.teacher_s_per_pair)
 
 
 def shared_fields(repeats: int, device: torch.device) -> dict[str, Any]:

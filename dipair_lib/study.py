@@ -32,7 +32,7 @@ LIST = ("keep", "projection", "hidden", "read_lengths")
 IGNORED = frozenset({"task", "out", "clock", "threads", "device", "seed", "n_seeds"})
 # What a parameter was in rows that do not name it: they are from before it could be chosen.
 DEFAULTS: dict[str, Any] = {
-    "fields": [], "label": "", "group": "", "kind": "", "max_train": 0, "backbone": "embedded", "read_lengths": [],
+    "fields": [], "label": "", "group": "", "kind": "", "max_train": 0, "teacher_score": "", "backbone": "embedded", "read_lengths": [],
     "head": "ffnn", "keep": [8], "select": "first", "pooled": False, "residual": "", "projection": [128], "hidden": [256, 128],
     "head_layers": 1, "head_ffn": 256, "layers": 0, "start": "pretrained", "shared": True, "loss": "logits", "alpha": 0.0,
     "match": 0.0, "average": 0.0, "pool": 0, "pool_kind": "near", "teachers": 1, "teacher_seed": "one", "unlabelled": "",

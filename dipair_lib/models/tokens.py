@@ -145,7 +145,9 @@ def read(
         )
     codes, distinct = zip(*(pd.factorize(frame[field]) for field in fields), strict=True)
     words = tuple([str(text) for text in texts] for texts in distinct)
-    tokens = tuple(tokenize(tokenizer, texts, length) for texts, length in zip(words, lengths, strict=True))
+    prompt = getattr(tokenizer, "prompt", "")  # of a checkpoint that has one: before every first text
+    given = [[prompt + text for text in words[0]], *words[1:]] if prompt else words
+    tokens = tuple(tokenize(tokenizer, texts, length) for texts, length in zip(given, lengths, strict=True))
     return Texts(tokens, np.stack(codes, axis=1).astype(np.int64), words)
 
 
