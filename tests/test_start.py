@@ -249,17 +249,13 @@ class TestRatesOfAStudent:
     )  # fmt: skip
 
     def test_none_means_the_teachers_own(self) -> None:
-        assert training.student_rates([], self.ROW) == [3e-5]
-        assert training.student_rates([1e-4, 2e-4], self.ROW) == [1e-4, 2e-4]
-        assert training.student_rates([1e-4], None) == [1e-4]
+        assert training.rates_of([], self.ROW) == [3e-5]
+        assert training.rates_of([1e-4, 2e-4], self.ROW) == [1e-4, 2e-4]
+        assert training.rates_of([1e-4], None) == [1e-4]
 
-    def test_there_must_be_one(self) -> None:
-        with pytest.raises(
-            ValueError, match="learning_rates: expected at least one, but got none, and only role"
-        ):
-            training.student_rates([], None)
-        with pytest.raises(ValueError, match=r"the row of 01_teacher-0\.teacher names no rate"):
-            training.student_rates([], replace(self.ROW, learning_rate=None))
+    def test_a_teacher_gets_a_real_trial(self) -> None:
+        assert training.rates_of([], None) == [5e-5, 1e-4]
+        assert training.rates_of([], replace(self.ROW, learning_rate=None)) == [5e-5]
 
 
 def test_a_transformer_heads_positions_and_sides_start_at_the_tokens_scale() -> None:

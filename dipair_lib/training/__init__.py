@@ -31,7 +31,7 @@ from .rows import (
 )
 from .settings import COSINE_PAIRS, LOSSES, Fitted, TrainConfig, training_fields, training_name
 from .stages import Looks, fit_head, fit_stages
-from .start import STARTS, start_encoder, start_head, start_residual, student_rates
+from .start import RATES, STARTS, rates_of, start_encoder, start_head, start_residual
 from .step import Step, outputs_in
 from .targets import (
     load_teacher_logits,
@@ -46,7 +46,6 @@ from .targets import (
 from .teacher import (
     PAIRS,
     PASSES,
-    RATES,
     Trained,
     cosine_targets,
     dev_floor,
@@ -62,9 +61,8 @@ __all__ = [
     "combine_all", "cosine_start", "cosine_targets", "dev_floor", "device_of", "draw_pairs", "dtype_of", "encoder_dtype",
     "epochs_of", "fit", "fit_head", "fit_stages", "floors", "frozen_cosine", "gather", "hard_loss", "hash_of", "in_dtype",
     "lengths_of", "load_teacher_logits", "loss_of", "matched_features", "nearest", "outputs_for", "outputs_in", "part_of",
-    "placed_on", "predict", "prepare_all", "prepare_stored", "read_rows", "read_splits", "replace", "require_model",
+    "placed_on", "predict", "prepare_all", "prepare_stored", "rates_of", "read_rows", "read_splits", "replace", "require_model",
     "save_teacher_logits", "score_logits", "smooth", "start_encoder", "start_head", "start_residual", "stored_outputs",
-    "student_rates", "synchronize", "synthetic_logits", "takes_cosine_start", "taught_logits", "teacher_config",
-    "teacher_features", "teacher_file", "text_vectors", "train_best", "training_fields", "training_name", "with_synthetic",
-    "with_unlabelled",
+    "synchronize", "synthetic_logits", "takes_cosine_start", "taught_logits", "teacher_config", "teacher_features",
+    "teacher_file", "text_vectors", "train_best", "training_fields", "training_name", "with_synthetic", "with_unlabelled",
 ]  # fmt: skip

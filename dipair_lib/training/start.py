@@ -22,6 +22,7 @@ from .rows import Data
 from .settings import TrainConfig
 from .step import shift_to_shares
 
+RATES = (5e-5, 1e-4)  # learning rates of a cross-encoder, the one that fails least often first
 STARTS = ("pretrained", "teacher", "random")
 
 
@@ -123,22 +124,15 @@ def of_rows(
     return torch.cat(found).cpu().numpy()
 
 
-def student_rates(rates: Sequence[float], teacher: Result | None) -> list[float]:
-    """The learning rates that 01_teacher tries; for a student none means its teacher's own: it starts from the teacher's weights, or from
-    a part of the same backbone.
+def rates_of(rates: Sequence[float], teacher: Result | None) -> list[float]:
+    """The learning rates that 01_teacher tries: those asked for; else a student's teacher's own, from whose weights it starts, or from a
+    part of the same backbone; else ``RATES``, of which a student whose teacher names none takes the first.
 
     Args:
         teacher: the row of a student's teacher, None where the teacher itself is trained.
-
-    Raises:
-        ValueError: there is no rate, and no teacher whose row names one.
     """
-    own = teacher and teacher.learning_rate
-    if not rates and not own:
-        why = (
-            f"the row of {teacher.run_id} names no rate of its own"
-            if teacher
-            else "only role 'student' may leave it to its teacher"
-        )
-        raise ValueError(f"learning_rates: expected at least one, but got none, and {why}")
-    return [float(rate) for rate in rates] or [float(own or 0.0)]
+    if rates:
+        return list(rates)
+    if teacher is None:
+        return list(RATES)
+    return [teacher.learning_rate or RATES[0]]

@@ -20,7 +20,6 @@ from .rows import Data, outputs_for
 from .settings import Fitted, TrainConfig
 from .start import start_residual
 
-RATES = (5e-5, 1e-4)  # learning rates of a teacher, the one that fails least often first
 PAIRS = {"cpu": 24_000, "mps": 100_000, "cuda": 200_000}  # seen by a teacher in one training, by device
 PASSES = 4.0  # over its rows at most: more only overfitted wherever it was tried
 LOWER = 3.0  # a training that failed is made again at a rate lower by this
@@ -29,19 +28,34 @@ MARGIN = 1e-3  # of the dev metric: how far above the floors a training has to e
 
 
 def teacher_config(
-    rows: int, device: str | torch.device = "auto", budget: float = 1.0, **further: Any
+    rows: int,
+    device: str | torch.device = "auto",
+    budget: float = 1.0,
+    *,
+    passes: float = 0.0,
+    pairs: Sequence[int] = (),
+    **further: Any,
 ) -> TrainConfig:
-    """Settings of a teacher's training that need no tuning: a budget in pairs seen, dev looked at twice a pass, the best look kept.
+    """Settings of a cross-encoder's training that need no tuning: a budget in pairs seen, dev looked at twice a pass, the best look kept.
 
     Small sets get ``PASSES`` passes, large ones what the device can do in some minutes. No dropout and frozen word embeddings: with them a
-    step takes twice as long on a CPU, and on four sets neither brought anything (see ``results/reference/teachers``).
+    step takes twice as long on a CPU, and on no set that was tried did they bring anything (see ``results/reference/teachers``).
 
     Args:
-        rows: of the training split. budget: times the default number of pairs. further: fields of ``TrainConfig``.
+        rows: of the training split. budget: times the pairs or passes.
+        passes: over the rows; 0 takes as many as the pairs allow. pairs: seen in one training, on a CPU and on an accelerator.
+        further: fields of ``TrainConfig``.
     """
     there = device_of(device)
-    pairs = min(round(PAIRS[there.type] * budget), round(PASSES * rows))
-    given = {"loss": "hard", "pairs": max(1, pairs), "looks": 2.0, "patience": 4, "device": there.type}
+    if pairs and len(pairs) != 2:
+        raise ValueError(
+            f"pairs: expected two numbers, for a CPU and for an accelerator, but got {list(pairs)}"
+        )
+    if budget <= 0:
+        raise ValueError(f"budget: expected more than 0, but got {budget}")
+    most = pairs[there.type != "cpu"] if pairs else PAIRS[there.type]
+    seen = passes * rows * budget if passes else min(most * budget, PASSES * rows)
+    given = {"loss": "hard", "pairs": max(1, round(seen)), "looks": 2.0, "patience": 4, "device": there.type}
     return TrainConfig(**{**given, **further})  # type: ignore[arg-type]
 
 
