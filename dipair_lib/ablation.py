@@ -113,11 +113,12 @@ class Study(paired.Students[Cell]):
     """The cells of one task.
 
     Attributes:
-        n_train, n_synthetic: rows by cell.
+        n_train, n_synthetic: rows by cell. teachers: run ids of those that taught.
     """
 
     n_synthetic: dict[Cell, int] = field(default_factory=dict)
     n_train: dict[Cell, int] = field(default_factory=dict)
+    teachers: set[str] = field(default_factory=set)
 
     def sets(self) -> list[Cell]:
         """The sets of cells, that where most rules were tried first; then that of most rows, of the newest teacher, of most epochs."""
@@ -190,6 +191,7 @@ def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
         study.quality.setdefault(cell, {})[seed] = float(row.quality or 0.0)
         study.draws.setdefault(cell, {})[seed] = drawn[row.run_id].draws
         study.n_synthetic[cell], study.n_train[cell] = int(row.n_synthetic or 0), int(row.n_train or 0)
+        study.teachers.add(row.teacher_run or "")
         study.n_test = int(row.n_examples or 0)
     taught = Counter(r.teacher_run or "" for r in students if not ages[r.teacher_run or ""])
     study.teacher = by_id.get(taught.most_common(1)[0][0])
@@ -273,8 +275,9 @@ def sentence(folder: Path | str, task: str) -> str:
         return ""
     study = load(folder, task, n_boot=1)
     rows = max(n for cell, n in study.n_train.items() if cell.share == study.base().share)
+    given = " given this teacher" if table["seeds"].min() > 1 and len(study.teachers) == 1 else ""
     return (
-        f"Mean {tradeoff._metric_name(study.metric)} on {study.n_test:,} test rows over {int(table['seeds'].min())} seeds, "
+        f"Mean {tradeoff._metric_name(study.metric)} on {study.n_test:,} test rows over {int(table['seeds'].min())} seeds{given}, "
         f"{rows:,} training rows, every student with the same number of steps{f' ({students[0]})' if students else ''}: "
         + "; ".join(parts)
         + "."

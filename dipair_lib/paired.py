@@ -157,6 +157,18 @@ def share_over_seeds(
     )
 
 
+def difference(
+    first: Sequence[Drawn | None], second: Sequence[Drawn | None]
+) -> tuple[float | None, float | None] | None:
+    """95 % interval of the second's mean over its seeds less the first's, on the same draws of test groups, and of seeds; None unless
+    every seed was drawn on the same test rows."""
+    tests = {one.test if one else None for one in (*first, *second)}
+    if len(tests) != 1 or None in tests:
+        return None
+    before, after = (over_seeds(np.stack([one.draws for one in seeds if one])) for seeds in (first, second))
+    return quality.bounds(after - before)
+
+
 def over_seeds(stacked: np.ndarray) -> np.ndarray:
     """[seeds, draws] -> [draws]: the mean over as many seeds, drawn with replacement in every draw."""
     picked = np.random.default_rng(0).integers(0, len(stacked), stacked.shape)

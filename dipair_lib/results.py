@@ -58,13 +58,14 @@ FAMILIES = (
     "lexical",
     "static",
     "cross-encoder",
+    "scores",
     "bilstm",
     "dual-encoder",
     "dipair",
     "published",
 )
 # Where a run writes and how fast it is allowed to be do not change what it computes: not part of its identity.
-NOT_IDENTITY = frozenset({"out", "clock", "threads"})
+NOT_IDENTITY = frozenset({"out", "clock", "threads", "device"})
 # Parameters that may name a model's folder or a file of rows or vectors, and names that never mean one.
 OF_CONTENT = frozenset({"backbone", "teacher", "vectors", "unlabelled", "warm_on"})
 NAMES = frozenset({"", "embedded", "backbone", "random"})
@@ -607,9 +608,10 @@ def find_teacher(folder: Path | str, task: Task | str, split: str = "test") -> R
 def find_teachers(
     folder: Path | str, task: Task | str, n: int | None = 1, split: str = "test"
 ) -> list[Result]:
-    """The rows of the teachers for this task: cross-encoders that have no teacher themselves, one per seed, in the order of the seeds.
+    """The rows of the teachers for this task, in the order of their seeds: cross-encoders and scores that have no teacher themselves.
 
-    Of several with one seed the newest; under a suite those this suite trained.
+    Of those trained here with one seed the newest; of those brought along, or read from the data, every run is one, the newest of a seed
+    first. Under a suite those that this suite made.
 
     Args:
         task: the Task, or the sha256 of its data. n: teachers wanted; None takes all.
@@ -622,24 +624,27 @@ def find_teachers(
     teachers = [
         row
         for row in rows
-        if row.family == "cross-encoder"
+        if row.family in {"cross-encoder", "scores"}
         and row.teacher_run in {None, row.run_id}
         and row.data_sha256 == sha256
         and row.split == split
     ]
     inputs = os.environ.get("DIPAIR_INPUTS", "").split()
     teachers = [row for row in teachers if row.run_id.split(".")[0] in inputs] or teachers
-    newest = {row.seed or 0: row for row in sorted(teachers, key=lambda row: row.created_utc)}
-    if not newest:
+    found: dict[Any, Result] = {}
+    for row in sorted(teachers, key=lambda row: row.created_utc, reverse=True):
+        brought = row.teacher_kind in {"brought", "scores"}
+        found.setdefault(row.run_id if brought else row.seed or 0, row)
+    if not found:
         raise ResultError(
             f"{folder}: no teacher for this task yet: run 01_teacher with the same `task` and `out` first, or a suite, which does: {FIRST}"
         )
-    if n is not None and not 1 <= n <= len(newest):
+    if n is not None and not 1 <= n <= len(found):
         raise ResultError(
-            f"{folder}: teachers: expected 1 to {len(newest)}, as many as were trained with different seeds, but got {n}: run 01_teacher "
-            "with further seeds first, in a suite at an earlier stage that is `required`"
+            f"{folder}: teachers: expected 1 to {len(found)}, as many as were trained with different seeds or brought along, but got {n}: "
+            "run 01_teacher with further seeds first, in a suite at an earlier stage that is `required`"
         )
-    return [newest[seed] for seed in sorted(newest)][:n]
+    return sorted(found.values(), key=lambda row: row.seed or 0)[:n]
 
 
 TEACHER_SEEDS = ("one", "same")
@@ -808,10 +813,10 @@ def run_key(
     """Name of a run: the notebook and ten digits that change with whatever changes its outcome.
 
     Args:
-        parameters: of the notebook; where it writes, its threads and its clock do not count, and a local file or model's folder counts by
-            what it holds. A hub name counts as a name: what the hub has under it may change unseen.
+        parameters: of the notebook; where it writes, its threads, clock and ``device`` do not count; a local file or model's folder counts
+            by what it holds. A hub name counts as a name: what the hub has under it may change unseen.
         data_sha256: fingerprint of the task's data.
-        device: name of the processor it runs on, from `device_name`.
+        device: name of the processor it runs on, from `device_name` of that parameter.
         folder: what relative paths start from: the notebook's own.
 
     Raises:
@@ -849,12 +854,12 @@ def slug(name: str) -> str:
 
 
 @functools.cache
-def device_name() -> str:
-    """The processor models run on here: the CUDA device's name if there is one, else the CPU model's."""
+def device_name(device: str = "auto") -> str:
+    """The processor that models run on here, by a parameter ``device``: the CUDA GPU's name if it is one, else the CPU model's."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    if device.startswith(("auto", "cuda")) and torch.cuda.is_available():
+        return torch.cuda.get_device_name(None if device == "auto" else device)
     return cpu_info().get("model name") or platform.processor() or platform.machine() or "unknown"
 
 
@@ -946,7 +951,7 @@ def find_notebook(notebook: str) -> Path:
     )
 
 
-TASK_PARAMETERS = ("task", "fields", "label", "group", "kind", "max_train")
+TASK_PARAMETERS = ("task", "fields", "label", "group", "kind", "max_train", "teacher_score")
 
 
 def load_run_task(parameters: Mapping[str, Any], say: Callable[[str], None] | None = None) -> Task:
@@ -1006,7 +1011,7 @@ class Run:
             "data_notes": canonical_json(self.task.notes),
             "metric": self.task.metrics[0],
             "seed": self.parameters.get("seed"),
-            "device_name": device_name(),
+            "device_name": device_name(str(self.parameters.get("device", "auto"))),
             **environment(),
         }
         return Result(model=model, family=family, **{**filled, **fields})
@@ -1056,5 +1061,6 @@ def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     out = Path(parameters["out"])
     (out / "rows").mkdir(parents=True, exist_ok=True)
     # Under a suite the key is the one it planned with: what it looks for afterwards is what was written.
-    key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.fingerprint, device_name())
+    device = device_name(str(parameters.get("device", "auto")))
+    key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.identity, device)
     return Run(notebook, key, out, os.environ.get("DIPAIR_SUITE") or out.resolve().name, parameters, task)

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 PATH_PARAMETERS = (
     "task",
     "backbone",
+    "teacher",
     "vectors",
     "unlabelled",
     "warm_on",
@@ -357,17 +358,17 @@ def without_duplicates(runs: list[Planned], where: str, overrides: Mapping[str, 
 def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
     """The suite with the key of every run; loads each task once, so that what has to be built is built before the start."""
     fingerprints: dict[str, str] = {}
+    identities: dict[str, str] = {}
     runs = []
     for run in suite.runs:
-        fingerprint = ""
+        identity = ""
         if "task" in run.parameters:
             at = results.canonical_json([run.parameters.get(name) for name in results.TASK_PARAMETERS])
             if at not in fingerprints:
-                fingerprints[at] = fingerprint_of(run.parameters, suite.notebooks, say)
-            fingerprint = fingerprints[at]
-        key = results.run_key(
-            run.notebook, run.parameters, fingerprint, results.device_name(), suite.notebooks
-        )
+                fingerprints[at], identities[at] = fingerprint_of(run.parameters, suite.notebooks, say)
+            identity = identities[at]
+        device = results.device_name(str(run.parameters.get("device", "auto")))
+        key = results.run_key(run.notebook, run.parameters, identity, device, suite.notebooks)
         runs.append(dataclasses.replace(run, key=key))
     refuse_changed_data(suite.out, fingerprints)
     keys = [run.key for run in runs]
@@ -398,8 +399,10 @@ def refuse_changed_data(out: Path, fingerprints: Mapping[str, str]) -> None:
             )
 
 
-def fingerprint_of(parameters: Mapping[str, Any], notebooks: Path, say: Callable[[str], None]) -> str:
-    """Fingerprint of the data a run will load, seen from the notebooks; what was dropped from it is said once."""
+def fingerprint_of(
+    parameters: Mapping[str, Any], notebooks: Path, say: Callable[[str], None]
+) -> tuple[str, str]:
+    """Fingerprint and identity of the data a run will load, seen from the notebooks; what was dropped from it is said once."""
     with contextlib.chdir(notebooks), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         task = results.load_run_task(parameters, say)
@@ -408,7 +411,7 @@ def fingerprint_of(parameters: Mapping[str, Any], notebooks: Path, say: Callable
     say(
         f"task {task.name}: {len(task.train)} + {len(task.dev)} + {len(task.test)} examples to train, tune and test on"
     )
-    return task.fingerprint
+    return task.fingerprint, task.identity
 
 
 # What is finished
@@ -924,8 +927,10 @@ def conclude(suite: Suite, display: Display) -> str:
                 f"note: {suite.out} also holds rows of {len(others)} runs that are not in this suite as it is now "
                 f"({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}); --fresh would begin without them"
             )
-        from dipair_lib import report
+        from dipair_lib import report, tradeoff
 
+        for said in tradeoff.failed_in(suite.out):
+            display.line(f"teacher  {said}")
         display.line(f"report   {report.write(suite.out)}")
     except (
         Exception

@@ -7,6 +7,7 @@
     load_task("q2p")                                      MS MARCO, query and passage, from the same or `ir_datasets`: see `marco`
     load_task("p2t/esci")                                 ESCI, WANDS or Home Depot, search term and product: see `products`
     load_task("pairs.csv", fields=["query", "text"], label="label", group="query")
+    load_task("pairs.csv", teacher_score="llm")           with a column of a teacher's scores, for students to learn from
     load_task("folder-with-train-dev-test/")              tsv, csv, jsonl, parquet, each also .gz
 
 Whatever is wrong with a file is a `TaskError` that names file, row and column before any model starts. What is merely
@@ -44,6 +45,7 @@ SPLIT_NAMES = {
     "val": "dev",
     "test": "test",
 }
+SCORE = "\0teacher score "  # begins the name of a column of a teacher's scores while a task is loaded: no column of a file has it
 GAIN_NAME = "grade"  # a column of this name beside a two-class label holds the gains of nDCG
 LABEL_NAMES = ("label", "score", "relevance", "grade", "similarity", "class", "target", "is_duplicate")
 ID_NAMES = ("id", "qid", "docid", "pid", "uid", "idx", "index", "group", "split")
@@ -66,6 +68,9 @@ class Task:
     for every row when there is no group column). A float32 column `gain` is there where the file grades what the two
     classes only tell apart (see `GAIN_NAME`): nDCG reads it. `metrics` has the headline metric first. `fingerprint` is
     the sha256 of the content of all splits in their order, so results that depend on row order can be stored under it.
+    `teacher_scores` are what a file holds of a teacher's scores for the rows of each split, float32 [rows, columns], in the
+    order of the classes where there is a column for each; {} where none were asked for. They are no part of the fingerprint:
+    the rows and labels are the same data, whoever teaches.
     """
 
     name: str
@@ -79,6 +84,17 @@ class Task:
     grouped: bool
     fingerprint: str
     notes: dict[str, Any] = field(default_factory=dict)
+    teacher_scores: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """The fingerprint, and with it the teacher's scores where there are some: what a run that reads them depends on."""
+        if not self.teacher_scores:
+            return self.fingerprint
+        digest = hashlib.sha256(self.fingerprint.encode())
+        for split in SPLITS:
+            digest.update(self.teacher_scores[split].tobytes())
+        return digest.hexdigest()
 
     @property
     def outputs(self) -> int:
@@ -96,6 +112,7 @@ def load_task(
     splits: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     max_train: int = 0,
+    teacher_score: str | Sequence[str] = (),
     cache: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Task:
@@ -109,6 +126,8 @@ def load_task(
                when there is no group), so that rows added later move no other row
     seed       of that cut
     max_train  keep at most that many training rows, whole groups, chosen by hash; 0 = all
+    teacher_score  column of a teacher's scores (an API's, a large model's), or one for each class, in the order of the
+               classes or named by them; a text names several with commas. Only files of your own have some
     cache      folder for built data, default `cache_folder()`
     say        called with one line of progress when something slow is built
 
@@ -124,8 +143,11 @@ def load_task(
         raise TaskError(f"kind is {kind!r}: give 'classes', 'score' or '' (guess)")
     from dipair_lib import glue, marco, products
 
+    scores = teacher_score.split(",") if isinstance(teacher_score, str) else teacher_score
+    scores = tuple(one.strip() for one in scores if one.strip())
     name = os.fspath(name_or_path)
     if name in BUILT_IN:
+        _refuse_scores(name, scores)
         return _built_in(name, tuple(fields), label, group, kind, max_train, cache, say)
     try:
         path = Path(name).expanduser()
@@ -136,6 +158,11 @@ def load_task(
         ) from error
     given = (tuple(fields), label, group, kind)
     cut = (tuple(splits), seed)
+    known = name == "q2p" or (name.startswith(("p2t/", "glue/")) and not path.exists())
+    if scores and (
+        known or marco.is_folder(path) or products.name_of_folder(path) or glue.name_of_folder(path)
+    ):
+        _refuse_scores(name, scores)
     if name == "q2p" or marco.is_folder(path):
         return marco.load(None if name == "q2p" else path, max_train, given, *cut, cache, say)
     if name in products.NAMES or (name.startswith("p2t/") and not path.exists()):
@@ -148,9 +175,9 @@ def load_task(
     if benchmark := glue.name_of_folder(path):
         return glue.load(benchmark, path.parent, max_train, given)
     if not path.exists():
-        known = (*BUILT_IN, *(f"glue/{benchmark}" for benchmark in glue.SETS), "q2p", *products.NAMES)
-        raise TaskError(f"{name}: no such file or folder, and not a built-in task ({', '.join(known)})")
-    return _load_path(path, tuple(fields), label, group, kind, tuple(splits), seed, max_train)
+        there = (*BUILT_IN, *(f"glue/{benchmark}" for benchmark in glue.SETS), "q2p", *products.NAMES)
+        raise TaskError(f"{name}: no such file or folder, and not a built-in task ({', '.join(there)})")
+    return _load_path(path, tuple(fields), label, group, kind, tuple(splits), seed, max_train, scores)
 
 
 def load_unlabelled(path: str | os.PathLike[str], task: Task) -> pd.DataFrame:
@@ -208,6 +235,14 @@ def _refuse_own(name: str, own: Sequence[Any], given: Sequence[Any]) -> None:
     for what, its, asked in zip(("fields", "label", "group", "kind"), own, given, strict=True):
         if asked and asked != its:
             raise TaskError(f"{name} has {what} = {its!r}, not {asked!r}: leave {what} empty")
+
+
+def _refuse_scores(name: str, scores: tuple[str, ...]) -> None:
+    if scores:
+        raise TaskError(
+            f"{name} has no teacher's scores, but teacher_score asks for {', '.join(scores)}: they are read from a file of your own; write "
+            "texts, label and scores into one"
+        )
 
 
 def _built_in(
@@ -416,6 +451,7 @@ def _load_path(
     shares: tuple[float, ...],
     seed: int,
     max_train: int,
+    scores: tuple[str, ...] = (),
 ) -> Task:
     _check_shares(shares)
     notes: dict[str, Any] = {"source": path.name}
@@ -426,12 +462,13 @@ def _load_path(
     else:
         tables = {"all": read_table(path)}
     first = next(iter(tables.values()))
-    fields, label = _choose_columns(first, fields, label, group)
+    fields, label = _choose_columns(first, fields, label, group, scores)
     notes["columns"] = {"fields": list(fields), "label": label, "group": group}
     frames = {split: _frame(table, fields, label, group) for split, table in tables.items()}
     kind = _read_labels(tables, frames, label, kind)
     if group and kind == "classes" and GAIN_NAME not in (*fields, label, group):
         _read_gains(tables, frames)
+    _read_scores(tables, frames, scores)
 
     key = "group" if group else fields[0]
     if "all" in frames:
@@ -463,7 +500,10 @@ def _load_path(
     if kind == "classes":
         index = {name: i for i, name in enumerate(classes)}
         frames = {s: f.assign(label=f["label"].map(index).astype("int64")) for s, f in frames.items()}
-    return _finish(path.name, fields, kind, classes, frames, bool(group), max_train, notes)
+    if scores:
+        scores = _order_scores(first, scores, kind, classes)
+        notes["teacher_score"] = list(scores)
+    return _finish(path.name, fields, kind, classes, frames, bool(group), max_train, notes, scores=scores)
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Table], list[str]]:
@@ -493,12 +533,17 @@ def _read_folder(folder: Path) -> tuple[dict[str, Table], list[str]]:
 
 
 def _choose_columns(
-    table: Table, fields: tuple[str, ...], label: str, group: str
+    table: Table, fields: tuple[str, ...], label: str, group: str, scores: tuple[str, ...] = ()
 ) -> tuple[tuple[str, ...], str]:
-    """Fields and label as given, or guessed where the columns leave no choice."""
-    columns = list(table.columns)
-    for name in (*fields, *([label] if label else []), *([group] if group else [])):
+    """Fields and label as given, or guessed where the columns leave no choice; a teacher's scores are neither."""
+    for name in (*fields, *([label] if label else []), *([group] if group else []), *scores):
         _need_column(table, name)
+    for name in scores:
+        if name in (*fields, label, group) or scores.count(name) > 1:
+            raise TaskError(
+                f"{table.path}: column {name!r} is given as teacher_score and as something else, or twice"
+            )
+    columns = [name for name in table.columns if name not in scores]
     listing = f"columns: {', '.join(columns)}"
     if not label:
         likely = [c for c in columns if c.lower() in LABEL_NAMES and c not in fields]
@@ -506,6 +551,8 @@ def _choose_columns(
         if len(likely) != 1:
             found = "several columns may be the label" if likely else "no column that is clearly the label"
             hint = "; is the separator another one?" if len(columns) == 1 else ""
+            if scores and not likely:
+                hint = "; beside a teacher's scores labels are needed too: they are what its students are measured on"
             raise TaskError(f"{table.path}: {found}; say label=... ({listing}){hint}")
         label = likely[0]
     if not fields:
@@ -678,6 +725,50 @@ def _read_gains(tables: dict[str, Table], frames: dict[str, pd.DataFrame]) -> No
         frames[split]["gain"] = pd.Series(numbers, dtype="float32")
 
 
+def _read_scores(tables: dict[str, Table], frames: dict[str, pd.DataFrame], scores: tuple[str, ...]) -> None:
+    """Put a teacher's scores into the frames, a float column for each."""
+    for split, table in tables.items():
+        for name in scores:
+            _need_column(table, name)
+            numbers = [_number(value) for value in table.columns[name]]
+            bad = [
+                (row, f"{_show(table.columns[name][row])} is not a finite number")
+                for row, x in enumerate(numbers)
+                if x is None or not abs(x) <= LARGEST
+            ]
+            _complain(table, name, bad, "fill in or correct these scores, or remove the rows")
+            frames[split][SCORE + name] = pd.Series(numbers, dtype="float32")
+
+
+def _order_scores(
+    table: Table, scores: tuple[str, ...], kind: str, classes: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The columns of a teacher's scores in the order of the classes: by their names, or as given where no name is a class's."""
+    wanted = {1, 2} if len(classes) == 2 else {len(classes) or 1}
+    if len(scores) not in wanted:
+        expected = f"one for each of the classes {', '.join(classes[:20])}" if classes else "one column"
+        expected += ", or one for two classes" if len(classes) == 2 else ""
+        raise TaskError(f"{table.path}: teacher_score: expected {expected}, but got {', '.join(scores)}")
+    if len(scores) == 1:
+        return scores
+    found = {one: [name for name in scores if _names_class(name, one)] for one in classes}
+    matches = [names[0] for names in found.values() if len(names) == 1]
+    if not any(found.values()):
+        return scores
+    if len(set(matches)) != len(classes):
+        raise TaskError(
+            f"{table.path}: teacher_score {', '.join(scores)}: some names are those of the classes {', '.join(classes[:20])} and some are "
+            "not: name each column by its class, or none"
+        )
+    return tuple(matches)
+
+
+def _names_class(column: str, name: str) -> bool:
+    """Whether a column is named by a class: "entailment", "p_entailment", "score entailment"."""
+    column, name = column.lower(), name.lower()
+    return column == name or (column.endswith(name) and column[-len(name) - 1] in "_-. :")
+
+
 def _classes(labels: Iterable[str]) -> tuple[str, ...]:
     """Class names in sorted order; as numbers if all are whole numbers."""
     names = set(labels)
@@ -804,8 +895,11 @@ def _finish(
     max_train: int,
     notes: dict[str, Any],
     metrics: tuple[str, ...] = (),
+    scores: tuple[str, ...] = (),
 ) -> Task:
-    """Group codes, column types, the cut to `max_train`, counts, fingerprint; `metrics` by default those of the kind."""
+    """Group codes, column types, the cut to `max_train`, counts, fingerprint; `metrics` by default those of the kind; `scores` are the
+    columns of a teacher's, which leave the frames."""
+    columns = [SCORE + one for one in scores]
     if grouped:
         codes, _ = pd.factorize(pd.concat([frames[s]["group"] for s in SPLITS], ignore_index=True))
     else:
@@ -814,7 +908,7 @@ def _finish(
     final: dict[str, pd.DataFrame] = {}
     for split in SPLITS:
         graded = kind == "classes" and len(classes) == 2 and "gain" in frames[split]
-        frame = frames[split][[*fields, "label", *(["gain"] if graded else [])]].copy()
+        frame = frames[split][[*fields, "label", *(["gain"] if graded else []), *columns]].copy()
         frame["label"] = frame["label"].astype("int64" if kind == "classes" else "float32")
         frame.insert(len(fields) + 1, "group", np.asarray(codes[start : start + len(frame)], dtype="int64"))
         start += len(frame)
@@ -825,6 +919,8 @@ def _finish(
             raise TaskError(
                 f"max_train={max_train} leaves {name} with fewer than two different training labels"
             )
+    taught = {s: final[s][columns].to_numpy(np.float32) for s in SPLITS} if scores else {}
+    final = {split: frame.drop(columns=columns) for split, frame in final.items()}
     notes = notes | {"rows": {split: len(frame) for split, frame in final.items()}}
     if grouped:
         notes["queries_with_one_label"] = {
@@ -852,6 +948,7 @@ def _finish(
         grouped=grouped,
         fingerprint=fingerprint(fields, kind, classes, final),
         notes=notes,
+        teacher_scores=taught,
     )
 
 

@@ -219,7 +219,7 @@ class TestGains:
 
     def test_the_sentence_says_what_was_seen(self, folder: Path) -> None:
         said = ablation.sentence(folder, "t")
-        assert "200 test rows over 2 seeds, 50 training rows" in said
+        assert "200 test rows over 2 seeds given this teacher, 50 training rows" in said
         assert "learning the teacher's logits instead of labels changed it by +15.0 points" in said
 
     def test_without_a_comparison_it_says_nothing(self, tmp_path: Path) -> None:

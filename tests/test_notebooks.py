@@ -132,6 +132,7 @@ def test_the_papers_suites_say_how_many_rows_a_student_sees(name: str, rows: int
 
 
 DIPAIR = [f"DiPair-{head} k=4 w=16 (frozen for 1 epochs)" for head in ("FFNN", "TSF")]
+STARTED = [name.replace("(", "(2,000 cosine pairs, ") for name in DIPAIR]  # of pairs, in the smoke suite
 OWN = {"projection": "16", "keep": "[4]", "stage1_epochs": "1.0", "clock": "none"}
 
 
@@ -160,7 +161,7 @@ class TestOwnData:
         )
         rows = {r.model: r for r in results.load_results(out)}
         assert set(rows) == {
-            "constant", "TF-IDF", "frozen cosine", "teacher", "BiLSTM 150 (logits)", *DIPAIR,
+            "constant", "TF-IDF", "frozen cosine", "teacher", "BiLSTM 150 (logits)", *STARTED,
         }  # fmt: skip
         assert results.verify(out) == []
         teacher = rows["teacher"]
@@ -169,7 +170,7 @@ class TestOwnData:
             assert row.combine_s_per_pair is not None and row.combine_s_per_pair > 0
             assert row.clock_id == teacher.clock_id
         page = (out / "report.html").read_text(encoding="utf8")
-        assert DIPAIR[1] in page
+        assert STARTED[1] in page
         assert "pairs.csv" in page
 
     def test_single_sentences_of_three_classes(self, tiny_backbone: str, tmp_path: Path) -> None:

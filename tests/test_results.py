@@ -380,7 +380,22 @@ class TestIdentity:
         told: dict[str, Any] = results.environment()
         assert told["python"] == ".".join(map(str, sys.version_info[:3]))
         assert row(**told).torch == told["torch"]
-        assert results.device_name()
+        assert results.device_name() == results.device_name("auto")
+
+    def test_a_device_that_was_asked_for_is_the_one_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda which=None: f"GPU {which}")
+        name = results.device_name.__wrapped__
+        assert [name(), name("cuda"), name("cuda:1")] == ["GPU None", "GPU cuda", "GPU cuda:1"]
+        on_cpu = name("cpu")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert name() == name("auto") == on_cpu and not on_cpu.startswith("GPU ")
+
+    def test_the_parameter_device_counts_by_the_name_alone(self) -> None:
+        keys = [results.run_key("03_x", {"keep": 8, **more}, "f", "chip") for more in ({}, {"device": "cpu"})]
+        assert keys[0] == keys[1] != results.run_key("03_x", {"keep": 8, "device": "cpu"}, "f", "another")
 
 
 def notebook(source: str, path: Path, tag: str = "parameters") -> Path:

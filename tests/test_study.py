@@ -360,7 +360,7 @@ class TestBar:
     def test_the_sentence_names_the_best_that_is_fast_enough(self, folder: Path) -> None:
         said = study.sentence(folder, "t", n_boot=200)
         assert said.startswith("FFNN + pooled + cosine k=8 keeps 91.7 % (")
-        assert "over 2 seeds at 12,500x its pairs per second, +12.5 (" in said
+        assert "over 2 seeds given this teacher at 12,500x its pairs per second, +12.5 (" in said
         assert "the best of 1 student that fast" in said
         assert "The bar (99.5 % at 10,000x) is 7.8 points away" in said
         assert "it is 1,000 times as fast from 680 pairs per text on." in said

@@ -22,19 +22,24 @@ from .backbone import (
 )
 from .baselines import Constant, TfIdf
 from .bilstm import BiLSTM
+from .brought import bring
 from .cross_encoder import CrossEncoder
 from .dipair import DualEncoder
 from .heads import Kept, Prepared
+from .sequence_classifier import WHOLE, SequenceClassifier
 from .tokens import Texts, Tokens
 from .words import WordTokenizer
 
 __all__ = [
-    "EMBEDDED", "BackboneError", "BiLSTM", "Constant", "CrossEncoder", "DualEncoder", "Kept", "Model", "ModelError", "Prepared", "Texts",
-    "TfIdf", "Tokens", "WordTokenizer", "describe", "load", "load_backbone", "load_tokenizer", "save", "tokenizer_of",
+    "EMBEDDED", "BackboneError", "BiLSTM", "Constant", "CrossEncoder", "DualEncoder", "Kept", "Model", "ModelError", "Prepared",
+    "SequenceClassifier", "Texts", "TfIdf", "Tokens", "WordTokenizer", "bring", "describe", "load",
+    "load_backbone", "load_tokenizer", "save", "tokenizer_of",
 ]  # fmt: skip
 
 Model = CrossEncoder | DualEncoder | BiLSTM | Constant | TfIdf
-NETWORKS: dict[str, Any] = {model.kind: model for model in (CrossEncoder, DualEncoder, BiLSTM)}
+NETWORKS: dict[str, Any] = {
+    model.kind: model for model in (CrossEncoder, SequenceClassifier, DualEncoder, BiLSTM)
+}
 
 
 class ModelError(ValueError):
@@ -48,6 +53,11 @@ def describe(model: Model) -> dict[str, Any]:
     if isinstance(model, TfIdf):
         return {"model": "TF-IDF", "family": "lexical"}
     settings: dict[str, Any] = model.settings
+    if isinstance(model, SequenceClassifier):
+        brought = Path(settings["backbone"]).name
+        whole = WHOLE in settings["read_lengths"]
+        read = {} if whole else {"read_lengths": "+".join(str(n) for n in settings["read_lengths"])}
+        return {"model": f"teacher {brought}", "family": "cross-encoder", "backbone": brought, **read}
     lengths = {"read_lengths": "+".join(str(n) for n in settings["read_lengths"])}
     if isinstance(model, BiLSTM):
         return {"model": f"BiLSTM {settings['hidden']}", "family": "bilstm", "head": "compare", **lengths}
@@ -105,8 +115,9 @@ def joined(numbers: list[int]) -> int | str:
 
 
 def tokenizer_of(model: CrossEncoder | DualEncoder | BiLSTM) -> Any:
-    """What turns texts into the ids a network reads: its backbone's tokenizer, an exported student's own, or a BiLSTM's words."""
-    if isinstance(model, BiLSTM):
+    """What turns texts into the ids a network reads: its backbone's tokenizer, an exported student's own, a
+    checkpoint's own (of single fields), or a BiLSTM's words."""
+    if isinstance(model, BiLSTM | SequenceClassifier):
         return model.tokenizer
     if isinstance(model, DualEncoder) and model.tokenizer_folder:
         return stored_tokenizer(model.tokenizer_folder)
@@ -123,6 +134,8 @@ def save(model: Model, folder: Path, *, frozen_encoder: bool = False, **further:
         further: what else the config names, such as the hashes of an exported student's tokenizer.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, SequenceClassifier):
+        further["tokenizer"] = model.save_tokenizer(folder / "tokenizer")
     config: dict[str, Any] = {
         "kind": model.kind, "frozen_encoder": frozen_encoder, "settings": model.config, **further,
     }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from .. import models
 from ..models import CrossEncoder
+from ..models.dipair import DoesNotApply
 from ..models.tokens import Texts
 from ..results import Result, row_folder
 from ..tasks import Task
@@ -83,11 +84,85 @@ def taught_logits(out: Path, teachers: Sequence[Result], fingerprint: str) -> di
     return {split: np.mean([logits[split] for logits in each], axis=0) for split in each[0]}
 
 
+LEAST = 1e-5  # probabilities are kept this far from 0 and 1: log-odds of at most 11.5
+
+
+def score_logits(task: Task) -> tuple[dict[str, np.ndarray], str]:
+    """A column of a teacher's scores, or one per class, as the raw logits that students learn: float32 [rows, outputs] of each split.
+
+    Scores of classes that all lie between 0 and 1 (and, of a column per class, add up to 1 in each row) are probabilities: of two classes
+    the log-odds of the second, of more the logarithms, cut where they are nearer than ``LEAST`` to 0 or 1. All others are logits as they
+    are; of two columns their difference. Of scores (no classes) nothing is changed.
+
+    Returns:
+        The logits, and what was done in words.
+    """
+    raw = {split: scores.astype(np.float64) for split, scores in task.teacher_scores.items()}
+    together = np.concatenate(list(raw.values()))
+    names = ", ".join(task.notes["teacher_score"])
+    if not task.classes:
+        return dict(task.teacher_scores), f"{names}: scores as they are"
+    one, two = together.shape[1] == 1, len(task.classes) == 2
+    within = bool(((together >= 0) & (together <= 1)).all())
+    probabilities = within and (one or bool(np.allclose(together.sum(1), 1, atol=0.01)))
+    order = "" if one else f" (of {', '.join(task.classes)})"
+    if not probabilities:
+        logits = {s: z[:, 1:] - z[:, :1] if two and not one else z for s, z in raw.items()}
+        how = "the difference of two logits" if two and not one else "logits as they are"
+        return {s: z.astype(np.float32) for s, z in logits.items()}, f"{names}{order}: {how}"
+    cut = int(((together < LEAST) | (together > 1 - LEAST)).sum())
+    clipped = {s: np.clip(p, LEAST, 1 - LEAST) for s, p in raw.items()}
+    if two:
+        pairs = {s: (p[:, :1], 1 - p[:, :1]) if one else (p[:, 1:], p[:, :1]) for s, p in clipped.items()}
+        logits = {s: np.log(yes) - np.log(no) for s, (yes, no) in pairs.items()}
+    else:
+        logits = {s: np.log(p) for s, p in clipped.items()}
+    said = (
+        f"{names}{order}: between 0 and 1, so probabilities; learned as {'log-odds' if two else 'logarithms'}"
+    )
+    said += f", {cut:,} of {together.size:,} cut at {LEAST:g} from 0 or 1" if cut else ""
+    return {s: z.astype(np.float32) for s, z in logits.items()}, said
+
+
+NEEDS_A_MODEL = {
+    "unlabelled": "",
+    "pool": 0,
+    "augment": "none",
+}  # rows that only a teacher's model can score, and the value without
+
+
+def require_model(teachers: Sequence[Result], parameters: Mapping[str, Any]) -> None:
+    """Raise if a student's parameters ask of its teachers what a column of scores, or a checkpoint with its own head, cannot give.
+
+    Raises:
+        DoesNotApply: further rows are to be scored, but a teacher is a column of scores; or the student is to match or to start from a
+            teacher that was not trained here.
+    """
+    scores = [row.model for row in teachers if row.teacher_kind == "scores"]
+    foreign = [row.model for row in teachers[:1] if row.teacher_kind in {"brought", "scores"}]
+    for name, without in NEEDS_A_MODEL.items():
+        if scores and parameters.get(name, without) != without:
+            raise DoesNotApply(
+                f"{name}: {scores[0]} has no model that could score further rows: leave {name} at {without!r}, or put the rows with their "
+                "scores into the data"
+            )
+    for name, asked in (
+        ("match", bool(parameters.get("match"))),
+        ("start", parameters.get("start") == "teacher"),
+    ):
+        if foreign and asked:
+            raise DoesNotApply(
+                f"{name}: {foreign[0]} was not trained here, so {'what its head reads' if name == 'match' else 'its encoder'} cannot be "
+                f"used: leave {name} at its default, or train the teacher here"
+            )
+
+
 def synthetic_logits(
     out: Path, teachers: Sequence[Result], task: Task, synthetic: pd.DataFrame
 ) -> np.ndarray:
     """The teachers' mean raw logits on synthetic or unlabelled rows, float32 [rows, outputs]; computed once per teacher and round and
     stored beside its others."""
+    require_model(teachers, {"pool": len(synthetic)})
     loaded = [loader_of(out, teacher) for teacher in teachers]
     parts = [np.zeros((0, outputs_for(len(task.classes))), np.float32)]
     for number, rows in synthetic.groupby("round", sort=False):
