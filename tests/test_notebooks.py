@@ -338,5 +338,6 @@ class TestBiLSTM:
         made = [row for row in rows if row.family == "bilstm"]
         expected = [(0, teachers[0]), (1, teachers[1]), (1, teachers[1])]
         assert sorted((row.seed, row.teacher_run) for row in made) == expected
+        assert {row.pairs_seen for row in made} == {row.n_train for row in made}  # one epoch
         first, second = (results.load_logits(out, row.run_id).logits for row in made if row.seed == 1)
         np.testing.assert_allclose(first, second, atol=1e-5)
