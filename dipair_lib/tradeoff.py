@@ -254,7 +254,7 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
 
 
 ONE_MODEL = ["task", "data_sha256", "model"]  # what rows of one model share, its seeds apart
-NO_CHOICE = {"seed", "n_seeds", "clock", "threads", "out"}  # parameters that make no other model
+NO_CHOICE = {"seed", "n_seeds", "clock", "threads", "device", "out"}  # parameters that make no other model
 
 
 def tell_apart(table: pd.DataFrame) -> None:

@@ -308,21 +308,36 @@ class TestBiLSTM:
     ) -> None:
         """The second of two seeds is the student that a run of that seed alone gives, down to its logits."""
         pairs.to_csv(tmp_path / "pairs.csv", index=False)
+        task = {
+            "task": str(tmp_path / "pairs.csv"),
+            "fields": ["query", "passage"],
+            "label": "label",
+            "group": "group",
+        }
         asked = {"teacher_seed": "same", "vectors": "random", "epochs": 1.0}
         students = [
             {"notebook": "02_bilstm", "parameters": {**asked, **more}}
             for more in ({"n_seeds": 2}, {"seed": 1})
         ]
-        rows = run_own(
-            tmp_path, task=str(tmp_path / "pairs.csv"), fields="query, passage", backbone=tiny_backbone, lengths="8, 12",
-            seeds="0, 1", students="\n".join(f"      - {json.dumps(s)}" for s in students),
-        )  # fmt: skip
+        teacher = {"notebook": "01_teacher", "grid": {"seed": [0, 1]}}
+        own = {
+            "name": "own",
+            "defaults": {**task, "backbone": tiny_backbone, "clock": "none"},
+            "stages": [{"required": True, "runs": [teacher]}, {"runs": students}],
+        }
+        (tmp_path / "own.yaml").write_text(json.dumps(own))
+        out = tmp_path / "mine"
+        said = io.StringIO()
+        with pytest.warns(UserWarning, match="the same student was trained again"):
+            status = suite.run_suite(
+                tmp_path / "own.yaml", jobs=2, out=out, notebooks_dir=FOLDER, stream=said
+            )
+        assert status == 0, said.getvalue()
+        rows = results.load_results(out)
         teachers = {row.seed: row.run_id for row in rows if row.teacher_run == row.run_id}
         made = [row for row in rows if row.family == "bilstm"]
-        assert sorted((row.seed, row.teacher_run) for row in made) == [
-            (0, teachers[0]), (1, teachers[1]), (1, teachers[1]),
-        ]  # fmt: skip
-        first, second = (
-            results.load_logits(tmp_path / "mine", row.run_id).logits for row in made if row.seed == 1
-        )
+        expected = [(0, teachers[0]), (1, teachers[1]), (1, teachers[1])]
+        assert sorted((row.seed, row.teacher_run) for row in made) == expected
+        assert {row.pairs_seen for row in made} == {row.n_train for row in made}  # one epoch
+        first, second = (results.load_logits(out, row.run_id).logits for row in made if row.seed == 1)
         np.testing.assert_allclose(first, second, atol=1e-5)

@@ -446,6 +446,7 @@ class TestRun:
         task = SimpleNamespace(
             name="letters",
             fingerprint="f" * 64,
+            identity="f" * 64,
             metrics=("auc", "f1"),
             train=test,
             test=test,
