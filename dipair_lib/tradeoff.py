@@ -77,6 +77,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "cross-encoder": Family("cross-encoder", "#d55e00", "D"),
+    "scores": Family("given scores", "#d55e00", "s"),
     "dipair": Family("DiPair", "#0072b2", "o"),
     "dual-encoder": Family("dual encoder", "#56b4e9", "v"),
     "bilstm": Family("BiLSTM", "#009e73", "^"),
@@ -587,7 +588,10 @@ def _said_single(row: pd.Series, teacher: pd.Series | None, limits: Limits) -> s
 
 
 def _speedups(row: pd.Series, speed: float) -> str:
-    """ ", 3,100x the teacher at float32 and 800x the teacher at its fastest (bfloat16)", as far as clocked."""
+    """ ", 3,100x the teacher at float32 and 800x the teacher at its fastest (bfloat16)", as far as clocked. A teacher that
+    is a column of scores has the clock that a person gives it, or none."""
+    if row["teacher_fastest_dtype"] == "given":
+        return f", {times(speed * row['teacher_fastest_s_per_pair'])} the teacher by the number given for it"
     parts = []
     if known(row["teacher_s_per_pair"]):
         parts.append(
@@ -596,7 +600,7 @@ def _speedups(row: pd.Series, speed: float) -> str:
     if known(row["teacher_fastest_s_per_pair"]):
         fastest = speed * row["teacher_fastest_s_per_pair"]
         parts.append(f"{times(fastest)} the teacher at its fastest ({plain(row['teacher_fastest_dtype'])})")
-    return (", " + " and ".join(parts)) if parts else ""
+    return (", " + " and ".join(parts)) if parts else ", the teacher's own speed being unknown"
 
 
 def _one_task(table: pd.DataFrame) -> None:
