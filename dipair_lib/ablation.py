@@ -1,14 +1,16 @@
 """Is it the distillation or the augmentation? The comparison Tang et al. 2019 leave open, drawn from the rows of `02_bilstm`.
 
-A *cell* is one set of training choices (loss, synthetic rows, share of the training rows), its rows differ by seed only. A *gain*
-is the difference of two cells on the same test rows and the same seeds; its interval draws test groups and seeds together.
+A *cell* is one choice of all that decides what is trained, its rows differ by seed only. Cells that differ in loss and synthetic rows
+only are one *set*; of several sets (other epochs, sizes, an earlier teacher) each is compared within itself. A *gain* is the difference of
+two cells of a set on the same test rows and the same seeds; its interval draws test groups and seeds together.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,10 @@ RULE_NAMES = {
 }
 LOSSES = {"hard": ("labels", "#e69f00", "s"), "logits": ("teacher's logits", "#0072b2", "o")}
 N_BOOT = paired.N_BOOT
+# Parameters with a field of their own in a cell.
+NAMED = {"share", "loss", "alpha", "augment", "n_iter", "synthetic_labels", "epochs"}
+# What a parameter was in rows that do not name it: they are from before it could be chosen.
+DEFAULTS = {"tagger": "pattern", "teacher_seed": "one"}
 
 
 @dataclass(frozen=True, order=True)
@@ -37,6 +43,8 @@ class Cell:
 
     Attributes:
         n_iter: 0 without augmentation. labels: of synthetic rows, where the loss looks at them.
+        teacher: newer ones of its seed that taught others here (see ``paired.teacher_ages``); 0 where nothing of a teacher is learned.
+        other: the remaining parameters that choose what is trained, as canonical JSON.
     """
 
     loss: str = "hard"
@@ -45,37 +53,40 @@ class Cell:
     share: float = 1.0
     alpha: float = 0.0
     labels: str = ""
-    other: str = ""  # the remaining parameters, as canonical JSON
+    epochs: float = 0.0
+    teacher: int = 0
+    other: str = ""
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any]) -> Cell:
+    def of(cls, parameters: Mapping[str, Any], teacher: int = 0) -> Cell:
         """The cell of a run's parameters."""
-        p = dict(parameters)
+        p = {**DEFAULTS, **parameters}
         made = p["augment"] != "none" and p["n_iter"] > 0
         looks = p["loss"] == "hard" or p["alpha"] > 0
-        ignored = {
-            "out",
-            "clock",
-            "threads",
-            "seed",
-            "n_seeds",
-            "share",
-            "loss",
-            "alpha",
-            "augment",
-            "n_iter",
-            "synthetic_labels",
-            "epochs",
-        }
-        return cls(
+        cell = cls(
             p["loss"],
             p["augment"] if made else "none",
             p["n_iter"] if made else 0,
             float(p["share"]),
             float(p["alpha"]) if p["loss"] != "hard" else 0.0,
             p["synthetic_labels"] if made and looks else "",
-            results.canonical_json({k: v for k, v in p.items() if k not in ignored}),
+            float(p["epochs"]),
+            teacher,
+            results.canonical_json({k: v for k, v in p.items() if k not in NAMED | tradeoff.NO_CHOICE}),
         )
+        return cell.own()
+
+    def own(self) -> Cell:
+        """Without a teacher where nothing of one is learned."""
+        return self if self.loss != "hard" or self.labels == "teacher" else replace(self, teacher=0)
+
+    def of_set(self) -> Cell:
+        """What the cells of a set share, as its cell of labels and nothing synthetic."""
+        return Cell(share=self.share, epochs=self.epochs, teacher=self.teacher, other=self.other)
+
+    def like(self, **changes: Any) -> Cell:
+        """The cell of its set with these choices, of labels and nothing synthetic in all else."""
+        return replace(self.of_set(), **changes).own()
 
 
 def name_of(parameters: Mapping[str, Any]) -> str:
@@ -90,6 +101,8 @@ def name_of(parameters: Mapping[str, Any]) -> str:
         parts.append("teacher's classes")
     if cell.share < 1:
         parts.append(f"{100 * cell.share:g} % of rows")
+    if parameters.get("teacher_seed") == "same":
+        parts.append("a teacher per seed")
     if parameters["vectors"] != "backbone":
         parts.append(f"{Path(parameters['vectors']).name} vectors")
     return f"BiLSTM {parameters['hidden']} ({', '.join(parts)})"
@@ -100,64 +113,102 @@ class Study(paired.Students[Cell]):
     """The cells of one task.
 
     Attributes:
-        n_train, n_synthetic: rows by cell.
+        n_train, n_synthetic: rows by cell. teachers: run ids of those that taught.
     """
 
     n_synthetic: dict[Cell, int] = field(default_factory=dict)
     n_train: dict[Cell, int] = field(default_factory=dict)
+    teachers: set[str] = field(default_factory=set)
+
+    def sets(self) -> list[Cell]:
+        """The sets of cells, that where most rules were tried first; then that of most rows, of the newest teacher, of most epochs."""
+        rules: dict[Cell, set[str]] = {}
+        for cell in self.quality:
+            rules.setdefault(cell.of_set(), set()).add(cell.augment)
+        return sorted(rules, key=lambda s: (-len(rules[s]), -s.share, s.teacher, -s.epochs, s.other))
+
+    def within(self, base: Cell) -> list[Cell]:
+        """The cells of a set, those that learn nothing of a teacher whoever that was."""
+        return [cell for cell in self.quality if cell.of_set() in {base, base.own()}]
 
     def base(self) -> Cell:
-        """Labels, nothing synthetic, at the share of rows where most rules were tried: what the others are compared with."""
-        rules: dict[float, set[str]] = {}
-        for cell in self.quality:
-            rules.setdefault(cell.share, set()).add(cell.augment)
-        share = max(sorted(rules, reverse=True), key=lambda s: len(rules[s]), default=1.0)
-        return next((c for c in self.quality if c == self.like(c, share=share)), Cell(share=share))
+        """The first set with a gain, or the first: what is drawn, and what the sentence tells of."""
+        return next((s for s in self.sets() if comparisons(self, s)), next(iter(self.sets()), Cell()))
 
-    def like(self, cell: Cell, **changes: Any) -> Cell:
-        """The plain cell (labels, nothing synthetic) of another one's remaining parameters, with changes."""
-        values = {
-            "loss": "hard",
-            "augment": "none",
-            "n_iter": 0,
-            "share": cell.share,
-            "alpha": 0.0,
-            "labels": "",
+    def beside(self) -> list[Cell]:
+        """The first set's own at each share of rows: all but share and epochs are the same; of several at a share the first."""
+        base, found = self.base(), dict[float, Cell]()
+        for one in self.sets():
+            if (one.teacher, one.other) == (base.teacher, base.other):
+                found.setdefault(one.share, one)
+        return list(found.values())
+
+    def compared(self) -> dict[Cell, str]:
+        """The sets at the first one's share that have a gain -> what tells each from the others, in words; nothing where there is one."""
+        found = [s for s in self.sets() if s.share == self.base().share and comparisons(self, s)]
+        said = [
+            {
+                "epochs": f"{s.epochs:g}",
+                "teacher": paired.generation(s.teacher),
+                **json.loads(s.other or "{}"),
+            }
+            for s in found
+        ]
+        differ = [
+            n for n in dict.fromkeys(k for one in said for k in one) if len({str(o.get(n)) for o in said}) > 1
+        ]
+        return {
+            s: ", ".join(
+                tradeoff.plain(str(one.get(n)) if n == "teacher" else f"{n} {one.get(n)}", 40) for n in differ
+            )
+            for s, one in zip(found, said, strict=True)
         }
-        return Cell(**{**values, "other": cell.other, **changes})
 
 
 def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
-    """The students that `02_bilstm` left in a results folder for one task, with their bootstrap draws."""
+    """The students that `02_bilstm` left in a results folder for one task, with their bootstrap draws.
+
+    Where a folder holds several builds of the data, the test rows that most students were measured on count; of a student that was trained
+    twice the newer row does.
+    """
     rows = [r for r in results.load_results(folder, damaged="warn") if r.task == task]
     students = [
         r for r in rows if r.notebook == "02_bilstm" and '"augment":' in r.parameters
     ]  # an earlier notebook had no grid
-    study = Study(task, students[0].metric if students else "")
-    by_id = {r.run_id: r for r in rows}
     drawn = paired.bootstrap(folder, students, n_boot)
-    for row in students:
-        cell, seed = Cell.of(json.loads(row.parameters)), int(row.seed or 0)
+    tests = Counter((drawn[r.run_id].test, r.metric) for r in students)
+    if not tests:
+        return Study(task, "")
+    counted = tests.most_common(1)[0][0]
+    students = [r for r in students if (drawn[r.run_id].test, r.metric) == counted]
+    study, ages = Study(task, counted[1]), paired.teacher_ages(students, rows)
+    by_id, seen = {r.run_id: r for r in rows}, dict[tuple[Cell, int], results.Result]()
+    for row in sorted(students, key=lambda r: r.created_utc):
+        cell, seed = Cell.of(json.loads(row.parameters), ages[row.teacher_run or ""]), int(row.seed or 0)
+        if (cell, seed) in seen:
+            paired.say_replaced(seen[cell, seed], row)
+        seen[cell, seed] = row
         study.quality.setdefault(cell, {})[seed] = float(row.quality or 0.0)
         study.draws.setdefault(cell, {})[seed] = drawn[row.run_id].draws
         study.n_synthetic[cell], study.n_train[cell] = int(row.n_synthetic or 0), int(row.n_train or 0)
-        study.teacher = by_id.get(row.teacher_run or "")
+        study.teachers.add(row.teacher_run or "")
         study.n_test = int(row.n_examples or 0)
+    taught = Counter(r.teacher_run or "" for r in students if not ages[r.teacher_run or ""])
+    study.teacher = by_id.get(taught.most_common(1)[0][0])
     return study
 
 
 # --- the gains --------------------------------------------------------------------------------------------------------------------
 
 
-def comparisons(study: Study) -> dict[str, dict[Cell, float]]:
-    """Name of each gain that can be computed, and its contrast: what changed (+1) against what it is compared with (-1)."""
-    plain = study.base()
-    rounds = study_rounds(study, plain.share)
+def comparisons(study: Study, base: Cell) -> dict[str, dict[Cell, float]]:
+    """Name of each gain that can be computed within a set, and its contrast: what changed (+1) against what it is compared with (-1)."""
+    rounds = rounds_of(study, base)
 
     def cell(loss: str, augment: str = "none", labels: str = "source") -> Cell:
         n_iter = rounds if augment != "none" else 0
         kept = labels if loss == "hard" and n_iter else ""
-        return study.like(plain, loss=loss, augment=augment, n_iter=n_iter, labels=kept)
+        return base.like(loss=loss, augment=augment, n_iter=n_iter, labels=kept)
 
     hard, logits = cell("hard"), cell("logits")
     wanted: dict[str, dict[Cell, float]] = {"distillation alone: logits, not labels": {logits: 1, hard: -1}}
@@ -169,37 +220,44 @@ def comparisons(study: Study) -> dict[str, dict[Cell, float]]:
     wanted["the teacher's classes for synthetic rows"] = {cell("hard", "all", "teacher"): 1, every: -1}
     wanted["logits, not labels, with all three rules"] = {taught: 1, every: -1}
     wanted["both together: what the paper reports"] = {taught: 1, hard: -1}
-    return {name: contrast for name, contrast in wanted.items() if study.seeds(*contrast)}
+    own = {name: c for name, c in wanted.items() if any(one.teacher == base.teacher for one in c)}
+    return {name: contrast for name, contrast in own.items() if study.seeds(*contrast)}
 
 
-def study_rounds(study: Study, share: float) -> int:
-    """The number of rounds at which most rules were tried."""
-    rounds = [c.n_iter for c in study.quality if c.n_iter and c.share == share]
+def rounds_of(study: Study, base: Cell) -> int:
+    """The number of rounds at which most rules of a set were tried."""
+    rounds = [cell.n_iter for cell in study.within(base) if cell.n_iter]
     return max(sorted(set(rounds)), key=rounds.count) if rounds else 0
 
 
 def gains(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
-    """One line per gain: its value in points (hundredths of the metric), its 95 % interval, and the seeds it is a mean of."""
+    """One line per gain: its value in points (hundredths of the metric), its 95 % interval, and the seeds it is a mean of; of several sets
+    also what tells the students apart."""
     study = load(folder, task, n_boot)
     lines = []
-    for name, contrast in comparisons(study).items():
-        value, low, high = (100 * v for v in study.contrast(contrast))
-        seeds = len(study.seeds(*contrast))
-        lines.append(
-            {
-                "gain": name,
-                "points": round(value, 2),
-                "low": round(low, 2),
-                "high": round(high, 2),
-                "seeds": seeds,
-            }
-        )
-    return pd.DataFrame(lines, columns=["gain", "points", "low", "high", "seeds"])
+    for base, students in study.compared().items():
+        for name, contrast in comparisons(study, base).items():
+            value, low, high = (round(100 * v, 2) for v in study.contrast(contrast))
+            seeds = len(study.seeds(*contrast))
+            lines.append(
+                {
+                    "gain": name,
+                    "students": students,
+                    "points": value,
+                    "low": low,
+                    "high": high,
+                    "seeds": seeds,
+                }
+            )
+    table = pd.DataFrame(lines, columns=["gain", "students", "points", "low", "high", "seeds"])
+    return table if table["students"].any() else table.drop(columns="students")
 
 
 def sentence(folder: Path | str, task: str) -> str:
     """What was seen, in words, for whoever reads no table; empty without the comparison."""
     table = gains(folder, task).set_index("gain")
+    students = [] if "students" not in table else list(dict.fromkeys(table["students"]))
+    table = table[table["students"] == students[0]] if students else table
     parts = []
     for name, words in (
         ("distillation alone: logits, not labels", "learning the teacher's logits instead of labels"),
@@ -216,11 +274,18 @@ def sentence(folder: Path | str, task: str) -> str:
     if not parts:
         return ""
     study = load(folder, task, n_boot=1)
+    rows = max(n for cell, n in study.n_train.items() if cell.share == study.base().share)
+    given = " given this teacher" if table["seeds"].min() > 1 and len(study.teachers) == 1 else ""
     return (
-        f"Mean {tradeoff._metric_name(study.metric)} on {study.n_test:,} test rows over {int(table['seeds'].min())} seeds, "
-        f"{study.n_train[study.base()]:,} training rows, every student with the same number of steps: "
+        f"Mean {tradeoff._metric_name(study.metric)} on {study.n_test:,} test rows over {int(table['seeds'].min())} seeds{given}, "
+        f"{rows:,} training rows, every student with the same number of steps{f' ({students[0]})' if students else ''}: "
         + "; ".join(parts)
         + "."
+        + (
+            f" Other students here have {'; '.join(students[1:])}: the table holds their gains."
+            if students
+            else ""
+        )
     )
 
 
@@ -259,15 +324,15 @@ def plot_cells(study: Study, ax: Axes) -> None:
     if not study.quality:
         return tradeoff._say(ax, "no student of 02_bilstm yet")
     base = study.base()
-    rounds = study_rounds(study, base.share)
-    rules = [r for r in RULES if any(c.augment == r and c.share == base.share for c in study.quality)]
+    rounds = rounds_of(study, base)
+    rules = [r for r in RULES if any(c.augment == r for c in study.within(base))]
     for loss, (name, colour, marker) in LOSSES.items():
         shift = -0.12 if loss == "hard" else 0.12
         label: str | None = name
         for place, rule in enumerate(rules):
             n_iter = rounds if rule != "none" else 0
             kept = "source" if loss == "hard" and n_iter else ""
-            cell = study.like(base, loss=loss, augment=rule, n_iter=n_iter, labels=kept)
+            cell = base.like(loss=loss, augment=rule, n_iter=n_iter, labels=kept)
             if cell not in study.quality:
                 continue
             value, low, high = study.mean(cell)
@@ -313,7 +378,8 @@ def plot_cells(study: Study, ax: Axes) -> None:
 def plot_gains(study: Study, ax: Axes) -> None:
     """The paired gains in points, grouped by what changed."""
     tradeoff._style(ax)
-    found = comparisons(study)
+    base = study.base()
+    found = comparisons(study, base)
     if not found:
         return tradeoff._say(ax, "needs students with labels and with logits")
     for place, contrast in enumerate(found.values()):
@@ -347,7 +413,9 @@ def plot_gains(study: Study, ax: Axes) -> None:
         xlabel="gain in points (hollow: may be nothing)",
     )
     ax.set_ylim(len(found) - 0.4, -0.6)
-    ax.set_title("What each part brings", loc="left", fontsize=10.5, color=tradeoff.INK)
+    students = study.compared().get(base, "")
+    title = "What each part brings" + (f" ({students})" if students else "")
+    ax.set_title(title, loc="left", fontsize=10.5, color=tradeoff.INK)
 
 
 Lines = dict[str, list[tuple[float, Cell]]]
@@ -355,42 +423,33 @@ Lines = dict[str, list[tuple[float, Cell]]]
 
 def by_rounds(study: Study) -> Lines:
     """Loss -> (synthetic rows per row, cell) for all three rules, at the share of rows where most numbers of rounds were tried."""
-    base = study.base()
-    tried = {(c.share, c.n_iter) for c in study.quality if c.augment == "all"}
-    shares = [share for share, _ in sorted(tried)]
-    if not shares:
-        return {}
-    base = study.like(base, share=max(shares, key=shares.count))
+    tried = {
+        base: sorted({c.n_iter for c in study.within(base) if c.augment == "all"})
+        for base in sorted(study.beside(), key=lambda s: s.share)
+    }
     lines: Lines = {}
-    for loss in LOSSES:
-        cells = [
-            c
-            for c in study.quality
-            if c.loss == loss and c.share == base.share and c.other == base.other and not c.alpha
-        ]
-        points = sorted((c.n_iter, c) for c in cells if c.augment == "all" and c.labels in {"", "source"})
+    for loss in LOSSES if tried else ():
+        base = max(tried, key=lambda s: len(tried[s]))
+        made = {"augment": "all", "labels": "source" if loss == "hard" else ""}
+        cells = [base.like(loss=loss, n_iter=n, **made) for n in tried[base]]
+        points = [(float(c.n_iter), c) for c in cells if c in study.quality]
         if len(points) > 1:
-            lines[loss] = [(0, study.like(base, loss=loss)), *points]
+            lines[loss] = [(0.0, base.like(loss=loss)), *points]
     return lines
 
 
 def by_share(study: Study) -> Lines:
     """Training choice -> (share of the rows, cell), where more than one share was tried."""
-    base = study.base()
-    rounds = study_rounds(study, base.share)
+    rounds = rounds_of(study, study.base())
     choices = {
-        "labels": ("hard", "none"),
-        "teacher's logits": ("logits", "none"),
-        "logits and synthetic rows": ("logits", "all"),
+        "labels": ("hard", {}),
+        "teacher's logits": ("logits", {}),
+        "logits and synthetic rows": ("logits", {"augment": "all", "n_iter": rounds}),
     }
     lines: Lines = {}
-    for name, (loss, rule) in choices.items():
-        cells = [
-            c
-            for c in study.quality
-            if c.loss == loss and c.augment == rule and c.other == base.other and not c.alpha
-        ]
-        points = sorted((c.share, c) for c in cells if c.n_iter in {0, rounds} and c.labels in {"", "source"})
+    for name, (loss, made) in choices.items():
+        cells = [base.like(loss=loss, **made) for base in study.beside()]
+        points = sorted((c.share, c) for c in cells if c in study.quality)
         if len(points) > 1:
             lines[name] = points
     return lines
@@ -426,8 +485,9 @@ def plot_shares(study: Study, lines: Lines, ax: Axes) -> None:
     for (name, points), (colour, marker) in zip(lines.items(), styles, strict=False):
         draw_line(study, ax, [(study.n_train[c], c) for _, c in points], name, colour, marker)
     ax.set_xscale("log")
-    ticks = sorted({study.n_train[c] for points in lines.values() for _, c in points})
-    ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
+    epochs = {study.n_train[c]: c.epochs for points in lines.values() for _, c in points}
+    apart = len(set(epochs.values())) > 1
+    ax.set_xticks(list(epochs), [f"{n:,}" + (f"\n{e:g} epochs" if apart else "") for n, e in epochs.items()])
     ax.minorticks_off()
     ax.set(
         xlabel="real training rows (the teacher saw all)",

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from . import progress
-from .models.words import MASK, words_of
+from .models.words import MASK, WORD, words_of
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,14 @@ def rules_of(name: str) -> Rules:
 
 @dataclass(frozen=True)
 class Source:
-    """The rows to make synthetic ones of, in words.
+    """The rows to make synthetic ones of, in pieces: words, and what stands before, between and after them.
 
     Attributes:
         frame: the rows: a text column per field, ``label``, ``group``.
         fields: the text columns.
-        words: object [distinct words], as written, [MASK] among them. mask: its id.
-        ids: per field, int32 [all words] of its distinct texts. offsets: per field, int64 [texts + 1].
+        strings: object [distinct pieces], as written; [MASK], nothing and a space among them. mask, nothing, space: their ids.
+        pieces: per field, int32 [2 * all words + texts] of its distinct texts: what stands before a text's first word, the word, what
+            stands before the next, ..., what stands after the last. offsets: per field, int64 [texts + 1], in words.
         kinds: per field, int32 [all words]: which (tag, word) of ``bounds`` each word is.
         index: int64 [rows, fields]: which distinct text a row has.
         bounds: int64 [kinds + 1]: running totals of the frequencies of (tag, word), sorted by tag.
@@ -90,9 +91,11 @@ class Source:
 
     frame: pd.DataFrame
     fields: tuple[str, ...]
-    words: np.ndarray
+    strings: np.ndarray
     mask: int
-    ids: tuple[np.ndarray, ...]
+    nothing: int
+    space: int
+    pieces: tuple[np.ndarray, ...]
     offsets: tuple[np.ndarray, ...]
     kinds: tuple[np.ndarray, ...]
     index: np.ndarray
@@ -101,6 +104,7 @@ class Source:
     kind_words: np.ndarray
 
 
+NOTHING_BUT_MASKS = r"[\s_]*(?:\[MASK\][\s_]*)+"  # between words stand spaces and underscores only
 Tagger = Callable[[list[str]], list[str]]
 
 
@@ -115,13 +119,16 @@ def tag(frame: pd.DataFrame, fields: Sequence[str], tagger: str | Tagger = "patt
     tag_of = tagger if callable(tagger) else load_tagger(tagger)
     codes: dict[str, int] = {}
     tag_codes: dict[str, int] = {}
-    ids, offsets, pos, index = [], [], [], []
+    pieces, ids, offsets, pos, index = [], [], [], [], []
     for field in fields:
         places, distinct = pd.factorize(frame[field])
         cut = [words_of(str(text)) for text in distinct]
         tagged = [tag_of(words) if words else [] for words in progress.track(cut, f"tagging {field}")]
         offsets.append(np.cumsum([0, *map(len, cut)], dtype=np.int64))
-        ids.append(np.array([codes.setdefault(w, len(codes)) for words in cut for w in words], np.int32))
+        between = [WORD.split(str(text)) for text in distinct]
+        whole = (p for gaps, words in zip(between, cut, strict=True) for p in interleaved(gaps, words))
+        pieces.append(np.array([codes.setdefault(p, len(codes)) for p in whole], np.int32))
+        ids.append(pieces[-1][word_places(np.diff(offsets[-1]))])
         pos.append(
             np.array([tag_codes.setdefault(t, len(tag_codes)) for tags in tagged for t in tags], np.int64)
         )
@@ -130,7 +137,7 @@ def tag(frame: pd.DataFrame, fields: Sequence[str], tagger: str | Tagger = "patt
             raise ValueError(
                 f"tagger: expected one tag per word, but got {len(pos[-1])} for {len(ids[-1])} words"
             )
-    codes.setdefault(MASK, len(codes))
+    mask, nothing, space = (codes.setdefault(piece, len(codes)) for piece in (MASK, "", " "))
     counted = np.concatenate(
         [np.bincount(i, minlength=len(o) - 1) for i, o in zip(index, offsets, strict=True)]
     )
@@ -138,7 +145,7 @@ def tag(frame: pd.DataFrame, fields: Sequence[str], tagger: str | Tagger = "patt
     lengths = np.concatenate([np.diff(o) for o in offsets])
     pairs, kinds = np.unique(np.concatenate(of_words), return_inverse=True)
     frequency = np.bincount(kinds, weights=np.repeat(counted, lengths), minlength=len(pairs)).astype(np.int64)
-    frequency[pairs % len(codes) == codes[MASK]] = 0  # never a replacement
+    frequency[pairs % len(codes) == mask] = 0  # never a replacement
     bounds = np.concatenate([[0], np.cumsum(frequency)])
     of_tag = pairs // len(codes)
     first, last = np.searchsorted(of_tag, of_tag, "left"), np.searchsorted(of_tag, of_tag, "right")
@@ -146,8 +153,10 @@ def tag(frame: pd.DataFrame, fields: Sequence[str], tagger: str | Tagger = "patt
         frame.reset_index(drop=True),
         tuple(fields),
         np.array(list(codes), dtype=object),
-        codes[MASK],
-        tuple(ids),
+        mask,
+        nothing,
+        space,
+        tuple(pieces),
         tuple(offsets),
         tuple(np.split(kinds.astype(np.int32), np.cumsum([len(i) for i in ids])[:-1])),
         np.stack(index, axis=1).astype(np.int64),
@@ -155,6 +164,18 @@ def tag(frame: pd.DataFrame, fields: Sequence[str], tagger: str | Tagger = "patt
         np.stack([bounds[first], bounds[last]], axis=1),
         (pairs % len(codes)).astype(np.int32),
     )
+
+
+def interleaved(gaps: list[str], words: list[str]) -> list[str]:
+    """A gap, a word, a gap, ..., a gap."""
+    both = [""] * (len(gaps) + len(words))
+    both[::2], both[1::2] = gaps, words
+    return both
+
+
+def word_places(lengths: np.ndarray) -> np.ndarray:
+    """Where the words of texts of so many words stand among their pieces, int64 [all words]: every second piece of a text is one."""
+    return 2 * np.arange(lengths.sum()) + np.repeat(np.arange(len(lengths)), lengths) + 1
 
 
 def load_tagger(name: str) -> Tagger:
@@ -183,10 +204,12 @@ def pattern_tags(tagger: Any, words: list[str]) -> list[str]:
 
 
 def synthesize(source: Source, rules: Rules, n_iter: int, seed: int = 0) -> pd.DataFrame:
-    """Synthetic rows: each row is changed ``n_iter`` times, duplicates of rows and of each other are dropped.
+    """Synthetic rows: each row is changed ``n_iter`` times; rows in which nothing changed and duplicates of each other are dropped.
 
     Of several fields, a row changes one at a time in turn and then all of them (the paper's cycle of first, second, both); the turn
-    starts at another field in each row, so that one round holds all. What is left unchanged keeps its text as it was written.
+    starts at another field in each row, so that one round holds all. What is left unchanged stays as it was written, what stands
+    between words too, so that the teacher reads text as people write it; a space is added only where a replacement would run together with
+    a word beside it.
 
     Args:
         n_iter: rounds; the paper takes 20 for SST-2 and 10 for MNLI and QQP. seed: of all draws.
@@ -205,7 +228,7 @@ def synthesize(source: Source, rules: Rules, n_iter: int, seed: int = 0) -> pd.D
         made = one_round(source, rules, np.random.default_rng([seed, number]), number)
         keys = pd.util.hash_pandas_object(made[fields], index=False).to_numpy().tolist()
         new = [key not in seen and not seen.add(key) for key in keys]  # type: ignore[func-returns-value]
-        masked = made[fields].apply(lambda texts: texts.str.fullmatch(r"(\[MASK\] ?)+")).any(axis=1)
+        masked = made[fields].apply(lambda texts: texts.str.fullmatch(NOTHING_BUT_MASKS)).any(axis=1)
         rounds.append(made[np.array(new, bool) & ~masked.to_numpy(bool)].assign(round=number))
     columns = [*fields, "label", "group", "source", "round"]
     return pd.concat(rounds, ignore_index=True) if rounds else pd.DataFrame(columns=columns)
@@ -229,21 +252,39 @@ def one_round(source: Source, rules: Rules, random: np.random.Generator, number:
 def change(
     source: Source, place: int, rows: np.ndarray, rules: Rules, random: np.random.Generator
 ) -> list[str]:
-    """The texts of one field of some rows, each changed by the rules. A text without any word stays as it is written."""
+    """The texts of one field of some rows, each changed by the rules: words in their places, the rest as it was written; an n-gram is that
+    part of the text. A text without any word stays as it is."""
     which = source.index[rows, place]
     starts, ends = source.offsets[place][which], source.offsets[place][which + 1]
     lengths = ends - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    at = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-    ids = replace_words(source, source.ids[place][at], source.kinds[place][at], rules, random)
+    kinds = source.kinds[place][ranges(starts, lengths)]
+    pieces = source.pieces[place][ranges(2 * starts + which, 2 * lengths + 1)]
+    places = word_places(lengths)
+    old = pieces[places]
+    pieces[places] = replace_words(source, old, kinds, rules, random)
+    keep_apart(source, pieces, places, pieces[places] != old)
     first, n = keep_ngram(lengths, rules, random)
-    words = source.words[ids].tolist()
-    begin = offsets[:-1] + first
-    old = source.frame[source.fields[place]].to_numpy(dtype=object)[rows]
-    return [
-        " ".join(words[a:b]) if b > a else text
-        for a, b, text in zip(begin.tolist(), (begin + n).tolist(), old, strict=True)
-    ]
+    text = np.concatenate([[0], np.cumsum(2 * lengths + 1)])
+    whole = n == lengths
+    begin = text[:-1] + np.where(whole, 0, 2 * first + 1)
+    end = np.where(whole, text[1:], text[:-1] + 2 * (first + n))
+    strings = source.strings[pieces].tolist()
+    return ["".join(strings[a:b]) for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
+
+
+def keep_apart(source: Source, pieces: np.ndarray, places: np.ndarray, changed: np.ndarray) -> None:
+    """Put a space beside a replacement that would be read as one word with its neighbour: "to and fro" for "to/fro", not "toandfro"."""
+    touching = (np.diff(places) == 2) & (pieces[places[:-1] + 1] == source.nothing)
+    for place in places[:-1][touching & (changed[:-1] | changed[1:])]:
+        both = source.strings[pieces[[place, place + 2]]].tolist()
+        if words_of("".join(both)) != both:
+            pieces[place + 1] = source.space
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The positions of several ranges, one after the other."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def replace_words(

@@ -118,6 +118,7 @@ def add_encode(commands: Any) -> None:
     encode.add_argument(
         "--dtype", default="float32", help="of what is kept: float32 (default), float16, bfloat16 or int8"
     )
+    add_device(encode, "where the texts are encoded")
 
 
 def add_score(commands: Any) -> None:
@@ -145,6 +146,9 @@ def add_score(commands: Any) -> None:
     )
     score.add_argument("--threshold", type=float, metavar="T", help="keep scores of at least T")
     score.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the parts, Parquet")
+    add_device(
+        score, "cuda and auto: where a GPU's kernel has the head, it finds what is kept; cpu leaves it aside"
+    )
     many = score.add_mutually_exclusive_group()
     many.add_argument(
         "--part",
@@ -158,6 +162,14 @@ def add_score(commands: Any) -> None:
         const="",
         metavar="ADDRESS",
         help="spread the job over Ray: on this machine, or a cluster (auto)",
+    )
+
+
+def add_device(command: Any, what: str) -> None:
+    """``--device``."""
+    known = ("auto", "cpu", "cuda", "mps")
+    command.add_argument(
+        "--device", choices=known, default="auto", help=f"{what} (default auto: a GPU if there is one)"
     )
 
 
@@ -208,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     ray=arguments.ray,
                 )
             case "report":
-                from dipair_lib import report
+                from dipair_lib import report, tradeoff
 
                 if arguments.notebooks:
                     written = [page for folder in arguments.folders for page in report.notebooks(folder)]
@@ -216,6 +228,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     written = [report.compare(arguments.folders, arguments.out)]
                 else:
                     written = [report.write(arguments.folders[0], arguments.out)]
+                for folder in [] if arguments.notebooks else arguments.folders:
+                    for said in tradeoff.failed_in(folder):
+                        say(f"{folder}: {said}", sys.stderr)
                 say("\n".join(map(str, written)))
                 return 0
             case "export":
@@ -242,20 +257,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def encode(asked: argparse.Namespace) -> int:
-    """``dipair encode``: says what the collection holds."""
-    from dipair_lib import collection
+    """``dipair encode``: says what the collection holds, and where it was encoded."""
+    from dipair_lib import collection, results
 
     found = collection.encode(
-        asked.student, asked.texts, asked.field, asked.out, text=asked.text, id=asked.id, dtype=asked.dtype
-    )
+        asked.student, asked.texts, asked.field, asked.out,
+        text=asked.text, id=asked.id, dtype=asked.dtype, device=asked.device,
+    )  # fmt: skip
     say(
-        f"{asked.out}: {len(found):,} distinct texts in {len(found.manifest['shards'])} shards, {asked.dtype}"
+        f"{asked.out}: {len(found):,} distinct texts in {len(found.manifest['shards'])} shards, {asked.dtype}, "
+        f"on {results.device_name(asked.device)}"
     )
     return 0
 
 
 def score(asked: argparse.Namespace) -> int:
-    """``dipair score``: says how many pairs were scored."""
+    """``dipair score``: says how many pairs were scored, and by what."""
     from dipair_lib import scoring
 
     if asked.top < 0 or (asked.top and asked.pairs):
@@ -269,14 +286,18 @@ def score(asked: argparse.Namespace) -> int:
         asked.threshold,
     )
     if asked.ray is None:
-        counts = scoring.score(job, asked.out, share(asked.part))
+        counts = scoring.score(job, asked.out, share(asked.part), asked.device)
+        where = f"; {scoring.where(asked.out, asked.device)}"
     else:
         from dipair_lib import on_ray
 
-        counts = on_ray.score(job, asked.out, asked.ray)
+        if asked.device != "auto":
+            raise ValueError("--device: on a Ray cluster each machine takes what it has: leave it at auto")
+        counts, where = on_ray.score(job, asked.out, asked.ray), ""
     say(
         f"{asked.out}: {counts['pairs']:,} pairs scored, {counts['rows']:,} rows in {counts['units']} parts"
         + (f", {counts['done_before']} of them from before" if counts["done_before"] else "")
+        + where
     )
     return 0
 

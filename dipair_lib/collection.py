@@ -30,7 +30,7 @@ import torch
 from . import models, results, tasks, training
 from .models.backbone import sha256_of
 from .models.tokens import tokenize
-from .training import encoder_dtype, in_dtype
+from .training.device import device_of, encoder_dtype, ready
 
 FORMAT = "dipair collection 1"
 DTYPES = ("float32", "float16", "bfloat16", "int8")
@@ -290,6 +290,7 @@ def encode(
     id: str = "",
     dtype: str = "float32",
     shard_texts: int = SHARD_TEXTS,
+    device: str | torch.device = "auto",
 ) -> Collection:
     """Encode the texts of a file, or go on where that was interrupted; texts and ids that the collection already has are passed over.
 
@@ -297,6 +298,7 @@ def encode(
         student: see ``student_folder``. source: a Parquet (streamed), CSV, TSV or JSONL file. side: which of the student's fields.
         text, id: columns; where there is no ``id`` column ids are row numbers from 0.
         dtype: of what is kept: float32, float16, bfloat16, or int8 with a scale for each text and tensor.
+        device: where the texts are encoded (to the same bytes on the same kind).
 
     Raises:
         CollectionError: the folder belongs to another student, field or dtype; an id came twice with different texts.
@@ -304,7 +306,7 @@ def encode(
     """
     if dtype not in DTYPES:
         raise CollectionError(f"--dtype: expected one of {', '.join(DTYPES)}, but got {dtype!r}")
-    folder, source, out = student_folder(student), Path(source), Path(out)
+    folder, source, out, there = student_folder(student), Path(source), Path(out), device_of(device)
     model: Any = models.load(folder)
     if not hasattr(model, "prepare") or not hasattr(model, "read_lengths"):
         raise CollectionError(
@@ -321,8 +323,8 @@ def encode(
         "dtype": dtype,
     }
     with writing(out):
-        manifest = begin(out, made)
-        writer = Writer(out, manifest, in_dtype(model, manifest["encoder_dtype"]), shard_texts)
+        manifest = begin(out, made, there)
+        writer = Writer(out, manifest, ready(model, there, manifest["encoder_dtype"]), shard_texts)
         writer.add(source, text, id)
     return Collection(out, manifest)
 
@@ -350,11 +352,12 @@ def writing(out: Path | str, *, shared: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def begin(out: Path, made: dict[str, Any]) -> dict[str, Any]:
+def begin(out: Path, made: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The manifest in the folder if it is of the same student, field and dtype; else a new one, whose encoder runs in the dtype that is
-    faster here and stays with it."""
+    faster on the device and stays with it."""
     if not (out / "manifest.json").exists():
-        return {**made, "encoder_dtype": encoder_dtype("auto"), "tensors": [], "shards": [], "sources": []}
+        dtype = encoder_dtype("auto", device)
+        return {**made, "encoder_dtype": dtype, "tensors": [], "shards": [], "sources": []}
     manifest = read_manifest(out)
     for name, value in made.items():
         if manifest[name] != value:
@@ -455,7 +458,7 @@ class Writer:
         field = self.manifest["field"]
         tokens = tokenize(self.tokenizer, self.texts, self.manifest["read_length"])
         with torch.inference_mode():
-            prepared = training.prepare_all(self.model, tokens, field, what=what)
+            prepared = [t.cpu() for t in training.prepare_all(self.model, tokens, field, what=what)]
         if not self.manifest["tensors"]:
             self.manifest["tensors"] = [
                 {"shape": list(t.shape[1:]), "mask": t.dtype == torch.bool} for t in prepared

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import paired, published, quality, results, tradeoff
+from . import paired, published, results, tradeoff
 from .results import Result
 from .tradeoff import known, plain
 
@@ -106,8 +105,8 @@ def same_data(before: pd.DataFrame, after: pd.DataFrame) -> bool:
 def lines(before: Opened, after: Opened, task: str) -> pd.DataFrame:
     """The models that both folders have of a task, by name, one line each, best quality of ``after`` first.
 
-    Columns: model, family; quality, quality_low, quality_high, pairs_per_s and machine, each with ``_before`` and ``_after``; difference,
-    difference_low, difference_high (``after`` less ``before``, NaN where it cannot be paired); differs.
+    Columns: model, family; quality, quality_low, quality_high, pairs_per_s, pairs_seen, rising and machine, each with ``_before`` and
+    ``_after``; difference, difference_low, difference_high (``after`` less ``before``, NaN where it cannot be paired); differs.
     """
     sides = [side.of(task).drop_duplicates("model").set_index("model") for side in (before, after)]
     both = [name for name in sides[1].sort_values("quality", ascending=False).index if name in sides[0].index]
@@ -120,7 +119,7 @@ def lines(before: Opened, after: Opened, task: str) -> pd.DataFrame:
         rows = [data.loc[name] for data in sides]
         line: dict[str, Any] = {"model": plain(name), "family": rows[1]["family"]}
         for row, when in zip(rows, ("before", "after"), strict=True):
-            line |= {f"{column}_{when}": row[column] for column in (*tradeoff.QUALITY, "pairs_per_s")}
+            line |= {f"{column}_{when}": row[column] for column in COMPARED}
             line[f"machine_{when}"] = machine_of(row)
         drawn = [[of.get(run) for run in row["runs"]] for of, row in zip(draws, rows, strict=True)]
         line |= dict(zip(DIFFERENCE, difference(rows, drawn), strict=True))
@@ -129,6 +128,7 @@ def lines(before: Opened, after: Opened, task: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+COMPARED = (*tradeoff.QUALITY, "pairs_per_s", "pairs_seen", "rising")
 DIFFERENCE = ["difference", "difference_low", "difference_high"]
 
 
@@ -150,11 +150,9 @@ def difference(
 ) -> tuple[float, float, float]:
     """The second row's quality less the first one's, with a 95 % interval that draws the same test groups for both, and seeds; NaN unless
     each of their seeds has logits on the same test rows and they share the metric."""
-    tests = {one.test if one else None for seeds in drawn for one in seeds}
-    if len(tests) != 1 or None in tests or rows[0]["metric"] != rows[1]["metric"]:
+    ends = paired.difference(*drawn)
+    if ends is None or rows[0]["metric"] != rows[1]["metric"]:
         return float("nan"), float("nan"), float("nan")
-    over = [paired.over_seeds(np.stack([one.draws for one in seeds if one])) for seeds in drawn]
-    ends = quality.bounds(over[1] - over[0])
     low, high = (float("nan") if end is None else end for end in ends)
     return float(rows[1]["quality"] - rows[0]["quality"]), low, high
 
@@ -186,13 +184,19 @@ def sentence(before: Opened, after: Opened, task: str, found: pd.DataFrame) -> s
     ]
     if not len(found):
         return " ".join([f"No model has the same name in {before.name} and {after.name}.", *alone])
-    up, down = (int(flags.sum()) for flags in sure(found))
+    up, down = sure(found)
     unpaired = int(found["difference"].isna().sum())
     said = []
     if n := len(found) - unpaired:
+        better, less = int(up.sum()), int(down.sum())
         said.append(
-            f"Of {n} models compared in pairs, {up} {'is' if up == 1 else 'are'} surely better in {after.name} and {down} surely worse; "
-            f"the other {n - up - down} may be the same. If nothing had changed, about one in twenty would still look sure."
+            f"Of {n} models compared in pairs, {better} {'is' if better == 1 else 'are'} surely better in {after.name} and {less} surely "
+            f"worse; the other {n - better - less} may be the same. If nothing had changed, about one in twenty would still look sure."
+        )
+    rising = int((up & found["rising_before"]).sum() + (down & found["rising_after"]).sum())
+    if rising:
+        said.append(
+            f"Of those that are surely worse {rising} {'was' if rising == 1 else 'were'} still rising: train longer."
         )
     if unpaired:
         said.append(
@@ -209,7 +213,7 @@ def table(before: Opened, after: Opened, found: pd.DataFrame, numbers: Mapping[s
         texts = {"model": line["model"]}
         for side, when in ((before, "before"), (after, "after")):
             texts[f"quality, {side.name}"] = tradeoff.within(*(line[f"{c}_{when}"] for c in tradeoff.QUALITY))
-        texts["difference"] = signed(*(line[c] for c in DIFFERENCE))
+        texts["difference"] = tradeoff.signed(*(line[c] for c in DIFFERENCE)) + worse(line)
         for side, when in ((before, "before"), (after, "after")):
             speed = tradeoff.si(line[f"pairs_per_s_{when}"])
             machine = line[f"machine_{when}"]
@@ -221,9 +225,12 @@ def table(before: Opened, after: Opened, found: pd.DataFrame, numbers: Mapping[s
     return pd.DataFrame(shown)
 
 
-def signed(value: float, low: float, high: float) -> str:
-    """A difference with its interval: "+0.012 (+0.004 to +0.020)"."""
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})" if known(value) and known(low) else tradeoff.DASH
+def worse(line: pd.Series) -> str:
+    """What stands beside a difference of which one side is surely the worse: whether that one was still rising, and whether both saw as
+    many pairs (``after``'s stand first)."""
+    loser = "after" if line["difference_high"] < 0 else "before" if line["difference_low"] > 0 else ""
+    pairs = line["pairs_seen_after"], line["pairs_seen_before"]
+    return tradeoff.budgets(line[f"rising_{loser}"], *pairs) if loser else ""
 
 
 def figure(before: Opened, after: Opened, found: pd.DataFrame) -> Figure | None:
@@ -266,6 +273,6 @@ def hovers(found: pd.DataFrame) -> dict[str, str]:
         now, then = (
             tradeoff.within(*(line[f"{c}_{w}"] for c in tradeoff.QUALITY)) for w in ("after", "before")
         )
-        return f"{line['model']}: {signed(*(line[c] for c in DIFFERENCE))}; {now}, before {then}"
+        return f"{line['model']}: {tradeoff.signed(*(line[c] for c in DIFFERENCE))}{worse(line)}; {now}, before {then}"
 
     return {str(number): said(line) for number, line in found.iterrows()}

@@ -110,6 +110,36 @@ class Students(Generic[Key]):
         return mean_over_seeds(values, draws)
 
 
+def teacher_ages(students: Iterable[results.Result], rows: Iterable[results.Result]) -> dict[str, int]:
+    """run_id of each teacher that students learned from -> how many newer ones of the same data and seed taught some too; 0 for the newest.
+
+    Students of a teacher and of the one that took its place are not compared as if nothing but their own training differed.
+    """
+    by_id = {row.run_id: row for row in rows}
+    known: dict[tuple[str | None, int], dict[str, str]] = {}
+    for student in students:
+        run = student.teacher_run or ""
+        seed, made = (by_id[run].seed or 0, by_id[run].created_utc) if run in by_id else (0, "")
+        known.setdefault((student.data_sha256, seed), {})[run] = made
+    return {
+        run: age
+        for made in known.values()
+        for age, run in enumerate(sorted(made, key=lambda one: (made[one], one), reverse=True))
+    }
+
+
+def generation(age: int) -> str:
+    """A teacher's age in words."""
+    return f"teacher {age} before the newest" if age else "newest teacher"
+
+
+def say_replaced(old: results.Result, new: results.Result) -> None:
+    """Warn that a row does not count, since the same student was trained again."""
+    warnings.warn(
+        f"row left out: {old.run_id}: the same student was trained again as {new.run_id}", stacklevel=3
+    )
+
+
 def mean_over_seeds(values: Sequence[float], draws: Sequence[np.ndarray]) -> Interval:
     """The mean of one value per seed, with a 95 % interval that draws test groups (each seed's draws [n_boot]) and seeds together."""
     low, high = quality.bounds(over_seeds(np.stack(draws)))
@@ -125,6 +155,18 @@ def share_over_seeds(
     return mean_over_seeds(
         [value / teacher for value, (teacher, _) in zip(values, taught, strict=True)], drawn
     )
+
+
+def difference(
+    first: Sequence[Drawn | None], second: Sequence[Drawn | None]
+) -> tuple[float | None, float | None] | None:
+    """95 % interval of the second's mean over its seeds less the first's, on the same draws of test groups, and of seeds; None unless
+    every seed was drawn on the same test rows."""
+    tests = {one.test if one else None for one in (*first, *second)}
+    if len(tests) != 1 or None in tests:
+        return None
+    before, after = (over_seeds(np.stack([one.draws for one in seeds if one])) for seeds in (first, second))
+    return quality.bounds(after - before)
 
 
 def over_seeds(stacked: np.ndarray) -> np.ndarray:

@@ -276,7 +276,7 @@ def as_row(
         **{
             **known, "run_id": run_id, "notebook": "06_scale", "model": label(entry),
             "family": entry.family, "n_examples": n, "n_groups": n_groups, "teacher_run": row.run_id, "quality_dtype": entry.dtype,
-            "dtype": entry.dtype, "threads": setting.threads, "device": "cpu", "device_name": results.device_name(), "metrics": None,
+            "dtype": entry.dtype, "threads": setting.threads, "device": "cpu", "device_name": results.device_name("cpu"), "metrics": None,
             "combine_s_per_pair": middle, "combine_s_per_pair_q1": q1, "combine_s_per_pair_q3": q3,
             "noisy": (q3 - q1) / middle > speed.NOISY, "encode_s_per_text": encode[1], "encode_s_per_text_q1": encode[0],
             "encode_s_per_text_q3": encode[2], "bytes_per_text": times.get("bytes"), "teacher_s_per_pair": float(teacher[1]),
@@ -421,7 +421,7 @@ def scored(model: Any, *sides: Sequence[str]) -> np.ndarray:
     tokenizer = models.tokenizer_of(model)
     texts = models.tokens.read(tokenizer, frame, list(frame), model.read_lengths)
     dtype = str(next(model.encoder.parameters()).dtype).removeprefix("torch.")
-    return training.predict(model, texts, dtype=dtype, what="")[:, 0]
+    return training.predict(model, texts, dtype=dtype, device="cpu", what="")[:, 0]
 
 
 def st_teacher(entry: Entry, setting: Setting) -> Peer:
@@ -544,17 +544,17 @@ def static_vectors(entry: Entry, setting: Setting) -> Peer:
 def own_student(entry: Entry, setting: Setting) -> Peer:
     """A student of this project: `dipair encode`, then what `dipair score --top` does of each block."""
     student = results.row_folder(setting.out, entry.run)
-    scorer = scoring.Scorer.load(student)
+    scorer = scoring.Scorer.load(student, "cpu")
 
     def search(left: Sequence[str], right: Sequence[str]) -> tuple[Callable[[], Any], float]:
         folder = Path(tempfile.mkdtemp(dir=setting.made, prefix="search-"))
         for side, texts in enumerate((left, right)):
             source = folder / f"{side}.parquet"
             pd.DataFrame({"id": range(len(texts)), "text": list(texts)}).to_parquet(source)
-            collection.encode(student, source, side, folder / str(side))
+            collection.encode(student, source, side, folder / str(side), device="cpu")
         job = scoring.Job(str(student), str(folder / "0"), str(folder / "1"), top=TOP)
         scoring.begin(job, folder / "scores")
-        work = scoring.Work(folder / "scores")
+        work = scoring.Work(folder / "scores", "cpu")
 
         def call() -> None:
             with torch.inference_mode():

@@ -37,7 +37,8 @@ FIGURES = {
     ),
     "kept": (
         "What the number of kept tokens brings",
-        "One line per head. The contrast is the teacher itself, retrained to read only its first word pieces. DiPair's claim is that "
+        "One line per head. The contrast is the teacher itself, retrained to read only its first word pieces, [CLS] and [SEP] counted; of "
+        "kept outputs the first is [CLS]'s, and [SEP]'s is among them only where a text is short. DiPair's claim is that "
         "truncating what the encoder hands on loses less than truncating what is read, at a far lower price per pair: see whether it "
         "holds here.",
     ),
@@ -127,6 +128,7 @@ def html(parts: Sequence[Mapping[str, Any]], against: Mapping[str, Any] | None =
         against=against,
         title=" and ".join(part["title"] for part in parts),
         n_boot=sorted({n for part in parts for n in part["n_boot"]}),
+        favours=next((part["favours"] for part in parts if part["favours"]), ""),
         reuse=f"{tradeoff.REUSE:,.0f}",
     )
 
@@ -156,6 +158,7 @@ def part(side: comparison.Opened) -> dict[str, Any]:
         "published": cells(tradeoff.published(side.data)),
         "damaged": damaged,
         "machine": machine(measured),
+        "favours": tradeoff.favours_cosine(measured),
         "command": command(measured.iloc[-1]) if len(measured) else "",
         "commits": sorted({str(c)[:12] for c in measured["git_commit"].dropna()}),
         "n_boot": sorted({int(n) for n in measured["n_boot"].dropna()}),
@@ -178,6 +181,7 @@ def task_compared(
     having = [side for side in sides if len(side.of(task))]
     data = {side.name: side.data[side.data["task"] == task] for side in having}
     choices = {name: [tradeoff.select(rows, limits) for limits in LIMITS] for name, rows in data.items()}
+    failed = {name: tradeoff.failed(rows) for name, rows in data.items()}
     pairs, other = [], []
     first = having[0]
     for side in having[1:]:
@@ -195,19 +199,27 @@ def task_compared(
     return {
         "name": tradeoff.plain(task),
         "alone": first.name if len(having) == 1 else "",
+        "guards": [(name, " ".join(said)) for name, said in failed.items() if said],
         "choices": [
             {
                 "limit": str(limits),
                 "found": [
                     (name, machine_said(data[name], of[i], numbers), of[i].sentence)
                     for name, of in choices.items()
+                    if not stopped(of[i], failed[name])
                 ],
             }
             for i, limits in enumerate(LIMITS)
+            if not all(stopped(of[i], failed[name]) for name, of in choices.items())
         ],
         "pairs": pairs,
         "other": other,
     }
+
+
+def stopped(choice: tradeoff.Choice, failed: Sequence[str]) -> bool:
+    """Whether nothing can be chosen because no teacher of the students is surely above the floor: the card before the choices says so."""
+    return bool(failed) and choice.winner is None and choice.nearest is None
 
 
 def machine_said(data: pd.DataFrame, choice: tradeoff.Choice, numbers: Mapping[str, int]) -> str:
@@ -240,6 +252,7 @@ def section(data: pd.DataFrame, folder: str) -> dict[str, Any]:
     whole = tradeoff.table(data)
     choices = [tradeoff.select(data, limits) for limits in LIMITS]
     winners = [choice.winner for choice in choices if choice.winner]
+    failed = tradeoff.failed(data)
     first = data[data["family"] != "published"].iloc[0]
     return {
         "name": tradeoff.plain(first["task"]),
@@ -247,7 +260,10 @@ def section(data: pd.DataFrame, folder: str) -> dict[str, Any]:
         "n_examples": number(first["n_examples"]),
         "n_groups": number(first["n_groups"]),
         "n_train": number(first["n_train"]),
-        "choices": answers(choices),
+        "guards": failed,
+        "choices": answers([choice for choice in choices if not stopped(choice, failed)]),
+        "given": bool(data["given"].any()),
+        "favours": tradeoff.favours_cosine(data),
         "one_seed": bool((data["seeds"].fillna(1) <= 1).all()),
         "noisy": int(data["noisy"].sum()),
         "figures": [
@@ -274,7 +290,7 @@ def section(data: pd.DataFrame, folder: str) -> dict[str, Any]:
 
 def split(whole: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The table of all models as three that fit a page: quality, speed, and what a model is and holds."""
-    quality = ["model", "family", "metric", "quality", "of the teacher", "seed", "remarks"]
+    quality = ["model", "family", "metric", "quality", "of the teacher", "seed", "pairs seen", "remarks"]
     sizes = ["model", "tokens kept", "tokens read", "cache per text", "parameters", "FLOP per pair"]
     speed = ["model", *(column for column in whole if column not in {*quality, *sizes})]
     return {
@@ -311,6 +327,7 @@ def factors(folder: Path) -> dict[str, dict[str, Any]]:
         found[task] = {
             "said": study.sentence(folder, task),
             "claims": study.claims(lines),
+            "given": bool(lines["given"].any()),
             "n": int((lines["points"].notna() & (lines["value"] != lines["against"])).sum()),
             "svg": inline(study.figure(folder, task), label, f"factors {task}"),
             "table": cells(study.shown(lines)),
@@ -345,7 +362,7 @@ def architectures(content: Mapping[str, Any]) -> dict[str, Any]:
 def answers(choices: list[tradeoff.Choice]) -> list[dict[str, str]]:
     """A heading and a sentence per limit; limits that the same model answers share one."""
     found: list[dict[str, str]] = []
-    for limits, choice in zip(LIMITS, choices, strict=True):
+    for limits, choice in zip(LIMITS, choices, strict=False):  # of none or of all
         if choice.winner and found and found[-1]["winner"] == choice.winner:
             found[-1]["limit"] += f" (or {100 * (limits.min_retained or 0):g} %)"
         else:
@@ -450,7 +467,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def machine(data: pd.DataFrame) -> list[tuple[str, str]]:
-    """Where it ran: each property with every value found in the rows."""
+    """Where the teacher is from and where all ran: each property with every value found in the rows."""
     names = {
         "device_name": "processor", "hardware": "instructions", "quality_dtype": "encoder arithmetic behind quality",
         "threads": "threads on the clock", "device": "device on the clock",
@@ -458,7 +475,8 @@ def machine(data: pd.DataFrame) -> list[tuple[str, str]]:
         "request_candidates": "candidates in one request", "python": "Python", "torch": "torch", "transformers": "transformers",
         "platform": "platform",
     }  # fmt: skip
-    found = []
+    origin = tradeoff.origin(data)
+    found = [("teacher", origin)] if origin else []
     for column, name in names.items():
         values = data[column].dropna().unique().tolist()
         if values:

@@ -30,7 +30,7 @@ import subprocess
 import types
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -38,6 +38,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from dipair_lib import contents
 
 if TYPE_CHECKING:
     from dipair_lib.tasks import Task
@@ -63,7 +65,10 @@ FAMILIES = (
     "published",
 )
 # Where a run writes and how fast it is allowed to be do not change what it computes: not part of its identity.
-NOT_IDENTITY = frozenset({"out", "clock", "threads"})
+NOT_IDENTITY = frozenset({"out", "clock", "threads", "device"})
+# Parameters that may name a model's folder or a file of rows or vectors, and names that never mean one.
+OF_CONTENT = frozenset({"backbone", "teacher", "vectors", "unlabelled", "warm_on"})
+NAMES = frozenset({"", "embedded", "backbone", "random"})
 # No count, time or rate of ours is outside; far beyond them sums and ratios overflow.
 SMALLEST, LARGEST = 1e-18, 1e18
 MOST_DRAWS = 100_000  # of a bootstrap, which ``verify`` draws again
@@ -600,14 +605,16 @@ def find_teacher(folder: Path | str, task: Task | str, split: str = "test") -> R
     return find_teachers(folder, task, split=split)[0]
 
 
-def find_teachers(folder: Path | str, task: Task | str, n: int = 1, split: str = "test") -> list[Result]:
+def find_teachers(
+    folder: Path | str, task: Task | str, n: int | None = 1, split: str = "test"
+) -> list[Result]:
     """The rows of the teachers for this task, in the order of their seeds: cross-encoders and scores that have no teacher themselves.
 
     Of those trained here with one seed the newest; of those brought along, or read from the data, every run is one, the newest of a seed
     first. Under a suite those that this suite made.
 
     Args:
-        task: the Task, or the sha256 of its data. n: teachers wanted.
+        task: the Task, or the sha256 of its data. n: teachers wanted; None takes all.
 
     Raises:
         ResultError: there are fewer.
@@ -632,12 +639,42 @@ def find_teachers(folder: Path | str, task: Task | str, n: int = 1, split: str =
         raise ResultError(
             f"{folder}: no teacher for this task yet: run 01_teacher with the same `task` and `out` first, or a suite, which does: {FIRST}"
         )
-    if n < 1 or n > len(found):
+    if n is not None and not 1 <= n <= len(found):
         raise ResultError(
             f"{folder}: teachers: expected 1 to {len(found)}, as many as were trained with different seeds or brought along, but got {n}: "
             "run 01_teacher with further seeds first, in a suite at an earlier stage that is `required`"
         )
     return sorted(found.values(), key=lambda row: row.seed or 0)[:n]
+
+
+TEACHER_SEEDS = ("one", "same")
+
+
+def teacher_for_seed(teachers: Sequence[Result], seed: int, how: str = "one") -> Result:
+    """The teacher that a student of some seed learns from.
+
+    With ``one`` the students' spread is that of students, given their teacher; with ``same`` the teacher's own spread is in it.
+
+    Args:
+        teachers: all there are, from ``find_teachers``.
+        how: ``one`` takes the first for every seed, ``same`` the one of the student's seed.
+
+    Raises:
+        ResultError: there is no teacher of that seed. ValueError: another ``how``.
+    """
+    if how not in TEACHER_SEEDS:
+        raise ValueError(f"teacher_seed: expected {' or '.join(TEACHER_SEEDS)}, but got {how!r}")
+    if how == "one":
+        return teachers[0]
+    for teacher in teachers:
+        if (teacher.seed or 0) == seed:
+            return teacher
+    there = ", ".join(str(teacher.seed or 0) for teacher in teachers)
+    raise ResultError(
+        f"teacher_seed 'same': expected a teacher of seed {seed} for the student of that seed, but those there are have seed {there}: "
+        "run 01_teacher with each student's seed first (in a suite `grid: {seed: [0, 1, 2]}`, in a stage that is `required`), "
+        "or leave teacher_seed at 'one'"
+    )
 
 
 def verify(folder: Path | str) -> list[str]:
@@ -770,17 +807,45 @@ def damaged_weights(folder: Path) -> list[str]:
 # Identity
 
 
-def run_key(notebook: str, parameters: Mapping[str, Any], data_sha256: str, device: str) -> str:
+def run_key(
+    notebook: str, parameters: Mapping[str, Any], data_sha256: str, device: str, folder: Path | str = "."
+) -> str:
     """Name of a run: the notebook and ten digits that change with whatever changes its outcome.
 
     Args:
-        parameters: of the notebook; where it writes, its threads and its clock do not count.
+        parameters: of the notebook; where it writes, its threads, clock and ``device`` do not count; a local file or model's folder counts
+            by what it holds. A hub name counts as a name: what the hub has under it may change unseen.
         data_sha256: fingerprint of the task's data.
-        device: name of the processor it runs on, from `device_name`.
+        device: name of the processor it runs on, from `device_name` of that parameter.
+        folder: what relative paths start from: the notebook's own.
+
+    Raises:
+        ResultError: a file that counts cannot be read.
     """
-    counted = {name: value for name, value in parameters.items() if name not in NOT_IDENTITY}
+    counted = {
+        name: held(value, Path(folder)) if name in OF_CONTENT else value
+        for name, value in parameters.items()
+        if name not in NOT_IDENTITY
+    }
     text = canonical_json([notebook, counted, data_sha256, device])
     return f"{notebook}-{hashlib.sha256(text.encode('utf8')).hexdigest()[:10]}"
+
+
+def held(value: Any, folder: Path) -> Any:
+    """The hash of what a local file or model's folder holds, in place of its path; any other value as it is."""
+    if not isinstance(value, str) or value in NAMES:
+        return value
+    try:
+        digest = contents.digest_of(folder / Path(value).expanduser())
+    except RuntimeError:  # "~name" of nobody: no path
+        return value
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no path either
+            return value
+        raise ResultError(
+            f"{value}: cannot be read ({error.strerror}): its content tells runs apart; check its permissions"
+        ) from error
+    return f"sha256 {digest}" if digest else value
 
 
 def slug(name: str) -> str:
@@ -789,12 +854,12 @@ def slug(name: str) -> str:
 
 
 @functools.cache
-def device_name() -> str:
-    """The processor models run on here: the CUDA device's name if there is one, else the CPU model's."""
+def device_name(device: str = "auto") -> str:
+    """The processor that models run on here, by a parameter ``device``: the CUDA GPU's name if it is one, else the CPU model's."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    if device.startswith(("auto", "cuda")) and torch.cuda.is_available():
+        return torch.cuda.get_device_name(None if device == "auto" else device)
     return cpu_info().get("model name") or platform.processor() or platform.machine() or "unknown"
 
 
@@ -946,7 +1011,7 @@ class Run:
             "data_notes": canonical_json(self.task.notes),
             "metric": self.task.metrics[0],
             "seed": self.parameters.get("seed"),
-            "device_name": device_name(),
+            "device_name": device_name(str(self.parameters.get("device", "auto"))),
             **environment(),
         }
         return Result(model=model, family=family, **{**filled, **fields})
@@ -996,5 +1061,6 @@ def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     out = Path(parameters["out"])
     (out / "rows").mkdir(parents=True, exist_ok=True)
     # Under a suite the key is the one it planned with: what it looks for afterwards is what was written.
-    key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.identity, device_name())
+    device = device_name(str(parameters.get("device", "auto")))
+    key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.identity, device)
     return Run(notebook, key, out, os.environ.get("DIPAIR_SUITE") or out.resolve().name, parameters, task)

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from . import collection, gpu, progress, results, scoring, speed, tradeoff
+from . import collection, gpu, progress, results, scoring, speed, tradeoff, training
 from .models import Prepared
 from .models.heads import FFNNHead
 from .scoring import Scorer
@@ -60,12 +60,12 @@ def student_of(out: Path | str, run: str = "", least: float = 0.9) -> results.Re
 
 
 def collections(
-    out: Path | str, row: results.Result, most: int = 0
+    out: Path | str, row: results.Result, most: int = 0, device: str = "auto"
 ) -> tuple[collection.Collection, collection.Collection, pd.DataFrame]:
     """Encode the distinct texts of the task that a student was measured on, each side its own collection in ``scale/`` beside the rows.
 
     Args:
-        most: texts of a side at most; 0 takes all.
+        most: texts of a side at most; 0 takes all. device: where they are encoded.
 
     Returns:
         Both collections, and per side: texts, seconds (None where nothing was left to encode), bytes on disk.
@@ -84,7 +84,7 @@ def collections(
         target = folder / f"{side}-{len(texts)}"
         known = (target / "manifest.json").exists()
         begun = time.perf_counter()
-        found = collection.encode(student, source, side, target)
+        found = collection.encode(student, source, side, target, device=device)
         seconds = None if known else time.perf_counter() - begun
         kept = sum(path.stat().st_size for path in target.iterdir())
         lines.append({"side": name, "texts": len(found), "seconds": seconds, "bytes": kept})
@@ -272,11 +272,19 @@ def shown(lines: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def cosine_pairs_per_s(width: int = 384, side: int = 4096, seconds: float = 0.5) -> float:
+def cosine_pairs_per_s(
+    width: int = 384, side: int = 4096, seconds: float = 0.5, device: str = "auto"
+) -> float:
     """How many pairs of vectors of MiniLM's width this machine compares per second, by float32 matrix products: what an exact search for
     candidates can reach."""
-    a = torch.randn(side, width)
-    return side * side / speed.median_of(lambda: a @ a.T, seconds)
+    there = training.device_of(device)
+    a = torch.randn(side, width, device=there)
+
+    def compare() -> None:
+        a @ a.T
+        training.synchronize(there)
+
+    return side * side / speed.median_of(compare, seconds)
 
 
 def rates(lines: pd.DataFrame, encoded: pd.DataFrame, row: results.Result) -> dict[str, float]:
@@ -348,7 +356,7 @@ def recheck(out: Path | str, n: int = 20, seed: int = 0) -> pd.DataFrame:
         One line per left text: ``left`` (its place), ``kept`` (rows in the parts), ``missing`` (rows of the float32 ranking that the part
         lacks, by more than 1e-5 in score), ``difference`` (the largest between a part's score and the new one).
     """
-    work = scoring.Work(Path(out))
+    work = scoring.Work(Path(out), "cpu")
     if work.job.pairs:
         raise collection.CollectionError(
             f"{out}: scored explicit pairs: only jobs of all pairs can be looked at again"

@@ -29,7 +29,7 @@ from .collection import Collection, CollectionError
 from .models import Prepared
 from .models.backbone import sha256_of
 from .models.tokens import tokenize
-from .training import encoder_dtype, in_dtype
+from .training.device import device_of, encoder_dtype, ready
 
 LEFT, RIGHT = 2048, 2048  # texts of a tile's sides
 LINES = 32  # left texts of its pieces, at least: a right text's tokens are read once for all of them
@@ -43,10 +43,12 @@ UNIT_PAIRS = 4_000_000  # explicit pairs of a unit at most
 class Scorer:
     """A student that scores texts, in five lines: load, ``prepare`` each side once, ``score`` pairs, ``rank`` candidates.
 
-    Scores are the student's logits: for two classes the log-odds of the second, for graded labels the grade.
+    Scores are the student's logits: for two classes the log-odds of the second, for graded labels the grade. Texts are encoded on
+    ``device``, and what was prepared of them lies in the computer's memory; pairs are scored on the CPU, except by ``fast_tile`` where the
+    head has a kernel for the GPU.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: str | torch.device = "auto") -> None:
         if not hasattr(model, "prepare") or not hasattr(model, "read_lengths"):
             raise models.ModelError(
                 f"{models.describe(model)['model']}: expected a student that encodes each text once"
@@ -55,15 +57,25 @@ class Scorer:
             raise models.ModelError(
                 f"expected a student with one score, but it has {model.settings['outputs']} classes"
             )
-        self.model = model
-        self.encoder = in_dtype(model, encoder_dtype("auto"))
-        self.compiled: Any = gpu.Tile.of(model) or native.Tile.of(model)
+        self.model, self.device = model, device_of(device)
+        self.encoder = ready(model, self.device, encoder_dtype("auto", self.device))
+        self.compiled: Any = (gpu.Tile.of(model) if str(device) != "cpu" else None) or native.Tile.of(model)
         self.tokenizer = models.tokenizer_of(model)
 
     @classmethod
-    def load(cls, run: Path | str) -> Scorer:
+    def load(cls, run: Path | str, device: str | torch.device = "auto") -> Scorer:
         """A run's student (``results/demo/rows/<run>``) or an exported folder."""
-        return cls(models.load(collection.student_folder(run)))
+        return cls(models.load(collection.student_folder(run)), device)
+
+    @property
+    def where(self) -> str:
+        """Where pairs are scored, in words; with a GPU that does not score them, why."""
+        if isinstance(self.compiled, gpu.Tile):
+            return f"the best found by a kernel on {results.device_name(str(self.device))}, then scored on the CPU"
+        cpu = f"scored on the CPU, {results.device_name('cpu')}"
+        if self.device.type == "cpu":
+            return cpu
+        return f"{cpu}: {gpu.why_not() or 'this head has no kernel for the GPU'}"
 
     def prepare(self, texts: Sequence[str], field: int) -> Prepared:
         """Encode texts of a field, everything that is done once per text: tensors [texts, ...]."""
@@ -71,7 +83,7 @@ class Scorer:
             raise ValueError(f"prepare: expected at least one text of field {field}, but got none")
         tokens = tokenize(self.tokenizer, list(texts), self.model.read_lengths[field])
         with torch.inference_mode():
-            return training.prepare_all(self.encoder, tokens, field, what="")
+            return tuple(t.cpu() for t in training.prepare_all(self.encoder, tokens, field, what=""))
 
     def score(self, *sides: Sequence[str] | Prepared) -> np.ndarray:
         """Scores float32 [pairs] of aligned texts: one sequence of texts, or what ``prepare`` gave of them, for each field."""
@@ -255,11 +267,12 @@ def manifest_hash(folder: Path | str) -> str:
     return sha256_of(Path(folder) / "manifest.json")
 
 
-def score(job: Job, out: Path | str, part: tuple[int, int] = (0, 1)) -> dict[str, int]:
+def score(job: Job, out: Path | str, part: tuple[int, int] = (0, 1), device: str = "auto") -> dict[str, int]:
     """Do every unit of a job that has no part yet, here, one after the other.
 
     Args:
         part: (i, n) does only units i, i + n, i + 2n ...: n processes, on as many machines as see the folder, share a job.
+        device: of ``Scorer``; ``cpu`` leaves a GPU's kernel aside.
 
     Returns:
         Counts of those units: units, done_before, rows (written), pairs (scored).
@@ -270,17 +283,17 @@ def score(job: Job, out: Path | str, part: tuple[int, int] = (0, 1)) -> dict[str
     out = Path(out)
     if part == (0, 1):
         with collection.writing(out):
-            return do(out, range(begin(job, out)))
+            return do(out, range(begin(job, out)), device)
     with collection.writing(out, shared=True):
         units = begin(job, out)
-    return do(out, range(units)[part[0] :: part[1]])
+    return do(out, range(units)[part[0] :: part[1]], device)
 
 
-def do(out: Path, units: Sequence[int]) -> dict[str, int]:
+def do(out: Path, units: Sequence[int], device: str = "auto") -> dict[str, int]:
     """Do those of some units that have no part yet."""
     left = [number for number in units if not is_whole(out, number)]
     for number in progress.track(left, "scoring"):
-        run_unit(out, number)
+        run_unit(out, number, device)
     return counts(out, units, len(units) - len(left))
 
 
@@ -402,13 +415,13 @@ def read_part(out: Path, number: int) -> dict[str, Any]:
 class Work:
     """What a process keeps open for a job."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, device: str = "auto") -> None:
         noted = read_job(out)
         self.out, self.units, self.identity = out, noted["units"], noted["identity"]
         job = Job(**noted["job"])
         self.job = replace(job, tile=(job.tile[0], job.tile[1]))
         self.left, self.right = opened_sides(self.job, self.identity)
-        self.scorer = Scorer.load(self.job.student)
+        self.scorer = Scorer.load(self.job.student, device)
         self.names = [names_of(side) for side in (self.left, self.right)]
         self.pairs = places_in(out / "pairs.npy") if self.job.pairs else None
         last, n = self.units[-1][1] if self.units else 0, len(self.left if self.pairs is None else self.pairs)
@@ -460,19 +473,25 @@ def names_of(side: Collection) -> pa.Array:
 
 
 @functools.lru_cache(maxsize=1)
-def work_of(out: Path, digest: str) -> Work:
+def work_of(out: Path, digest: str, device: str = "auto") -> Work:
     """One job stays open in a process, by the hash of its ``job.json``."""
-    return Work(out)
+    return Work(out, device)
 
 
-def run_unit(out: Path | str, number: int) -> dict[str, Any]:
+def where(out: Path | str, device: str = "auto") -> str:
+    """Where this process scores the job in a folder, in words."""
+    out = Path(out)
+    return work_of(out, sha256_of(out / "job.json"), device).scorer.where
+
+
+def run_unit(out: Path | str, number: int, device: str = "auto") -> dict[str, Any]:
     """Score one unit of the job in a folder and write its part. Needs nothing else, and may be done twice: it gives the same bytes.
 
     Returns:
         What is noted of the part: rows, pairs, sha256.
     """
     out = Path(out)
-    work = work_of(out, sha256_of(out / "job.json"))
+    work = work_of(out, sha256_of(out / "job.json"), device)
     for side, path in (("left", work.job.left), ("right", work.job.right)):
         if manifest_hash(path) != work.identity[side]:
             raise CollectionError(f"{path}: changed while it was scored: score into another folder")

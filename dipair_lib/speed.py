@@ -4,6 +4,11 @@ Rules (shared by every contestant): warm-up first; contestants take turns within
 slows everyone; medians with quartiles; length-sorted batches; each at its own best batch size of ``BATCH_SIZES``; a run whose quartiles
 spread more than ``NOISY`` is marked, never averaged away. Two scenarios: offline (seconds per text and per pair in bulk; pairs in tiles:
 each text of a block with each of another) and single (one request: a new query against stored candidates).
+
+On a GPU models, inputs and cached texts lie there, every timed call ends when it has done its work, and the sample is repeated until it
+fills the largest batch. Two things differ: batches are cut out of word pieces lying there, as in use, and a cross-encoder's tokenisation,
+which many cores do ahead of it, is not in its price per pair, so that the speed-up of a student comes out too small rather than too large.
+A request's scores are back in the computer's memory at its end.
 """
 
 from __future__ import annotations
@@ -26,9 +31,19 @@ from . import models, progress, results, tasks, training
 from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, TfIdf
 from .models.heads import SimilarityHead
 from .models.tokens import Texts, length_sorted, read
-from .training import in_dtype
+from .training.device import device_of, moved, placed_on, ready, synchronize
+from .training.inputs import taking
 
-BATCH_SIZES = {"cross-encoder": (16, 48), "encode": (16, 48), "combine": (256, 1024, 4096)}
+BATCH_SIZES = {
+    "cpu": {"cross-encoder": (16, 48), "encode": (16, 48), "combine": (256, 1024, 4096)},
+    "cuda": {
+        "cross-encoder": (256, 1024, 4096),
+        "encode": (256, 1024),
+        "combine": (1 << 16, 1 << 18, 1 << 20),
+    },
+    "mps": {"cross-encoder": (64, 256), "encode": (64, 256), "combine": (1 << 12, 1 << 14, 1 << 16)},
+}
+CPU = torch.device("cpu")
 NOISY = 0.25
 CANDIDATES = 20
 
@@ -124,14 +139,13 @@ def params_in_combine(model: Any, prepared: Sequence[models.Prepared]) -> int:
 
 
 def ceiling(seconds: float = 0.3, device: str = "cpu") -> dict[str, float]:
-    """What this machine can do at the threads in force, or its GPU (``cuda``): matrix products in GFLOP/s by dtype, the faster of two
-    sizes, and memory copy in GB/s; medians."""
-    on_gpu, found = device == "cuda", {}
+    """What this machine can do at the threads in force, or its GPU (``cuda``, ``mps``): matrix products in GFLOP/s by dtype, the faster of
+    two sizes, and memory copy in GB/s; medians."""
+    there, on_gpu, found = torch.device(device), device != "cpu", {}
 
     def waited(call: Callable[[], Any]) -> None:
         call()
-        if on_gpu:  # which has only been told what to do
-            torch.cuda.synchronize()
+        synchronize(there)  # a GPU has only been told what to do
 
     for dtype in (torch.float32, torch.bfloat16):
         rates = []
@@ -156,10 +170,12 @@ def median_of(call: Callable[[], Any], seconds: float) -> float:
     return float(np.median(times))
 
 
-def timed(call: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one call."""
+def timed(call: Callable[[], Any], device: torch.device = CPU) -> float:
+    """Wall-clock seconds of one call, until the device has done what it was told in it."""
+    synchronize(device)
     begun = time.perf_counter()
     call()
+    synchronize(device)
     return time.perf_counter() - begun
 
 
@@ -171,7 +187,7 @@ class Contestant:
         run_id: its row. dtype: of the encoder and the head.
         parts: name of a part (``tokenize``, ``encode``, ``combine``) to the call and how many texts or pairs one call works off.
         request: one request of the single scenario, given its number.
-        batch_size: pairs per call of ``combine``. pairing: "tile" or "list", see ``results.Result``.
+        batch_size: pairs per call of ``combine``. pairing: "tile" or "list", see ``results.Result``. device: where it computes.
         times: seconds per unit, per part, one entry per repeat.
     """
 
@@ -181,12 +197,13 @@ class Contestant:
     request: Callable[[int], Any]
     batch_size: int
     pairing: str = "list"
+    device: torch.device = CPU
     times: dict[str, list[float]] = field(default_factory=dict)
 
     def measure(self) -> None:
         """One turn: each part once."""
         for name, (call, units) in self.parts.items():
-            self.times.setdefault(name, []).append(timed(call) / units)
+            self.times.setdefault(name, []).append(timed(call, self.device) / units)
 
     def per_unit(self, part: str) -> float | None:
         """Median seconds per text or pair, None for a part it does not have."""
@@ -201,15 +218,18 @@ def clock_rows(
     repeats: int = 5,
     requests: int = 24,
     sample: int = 40,
+    device: str | torch.device = "auto",
 ) -> list[str]:
     """Clock the models of a results folder against their teacher, in turns, and fill the speed group of their rows.
 
     Args:
         folder: a suite's results.
-        which: ``missing`` clocks rows that have no clock yet (their teacher runs along), ``all`` every row, ``none`` nothing. Only rows
-            with a saved model have one: of several seeds the first. Rows of one architecture share a clock (``clocked_for``).
+        which: ``missing`` clocks rows that have no clock on this device yet (their teacher runs along), ``all`` every row, ``none``
+            nothing. Only rows with a saved model have one: of several seeds the first. Rows of one architecture share a clock
+            (``clocked_for``).
         threads: for torch; 0 leaves torch's own choice.
         repeats: turns of the offline scenario. requests: of the single scenario. sample: texts of each field, and pairs, per turn.
+        device: of all networks in the session; baselines compute on the CPU beside it.
 
     Returns:
         The run ids that were clocked. Nothing else may run on the machine meanwhile: the suite sees to that.
@@ -218,6 +238,7 @@ def clock_rows(
         raise ValueError(f"clock: expected none, missing or all, but got {which!r}")
     if which == "none":
         return []
+    there = device_of(device)
     if threads:
         torch.set_num_threads(threads)
     rows = results.load_results(Path(folder), damaged="warn")
@@ -225,16 +246,22 @@ def clock_rows(
     clocked: list[str] = []
     for data in dict.fromkeys(r.data_sha256 for r in rows):
         of_data = [r for r in rows if r.data_sha256 == data]
-        clocked += clock_task(Path(folder), of_data, which, repeats, requests, sample)
+        clocked += clock_task(Path(folder), of_data, which, repeats, requests, sample, there)
     return clocked
 
 
 def clock_task(
-    folder: Path, rows: list[results.Result], which: str, repeats: int, requests: int, sample: int
+    folder: Path,
+    rows: list[results.Result],
+    which: str,
+    repeats: int,
+    requests: int,
+    sample: int,
+    device: torch.device,
 ) -> list[str]:
     """Clock the rows of one task in one session."""
     teachers = {r.run_id for r in rows if r.teacher_run == r.run_id}
-    wanted = [r for r in rows if which == "all" or r.combine_s_per_pair is None]
+    wanted = [r for r in rows if which == "all" or r.combine_s_per_pair is None or r.device != device.type]
     along = [r for r in rows if r.run_id in {w.teacher_run for w in wanted} and r not in wanted]
     if not wanted:
         return []
@@ -245,7 +272,7 @@ def clock_task(
     clocked = clocked_for(folder, [*wanted, *along], teachers)
     todo = [row for row in [*wanted, *along] if clocked[row.run_id] == row.run_id]
     tracked = progress.track(todo, "warm-up and batch sizes")
-    entered = [entry for row in tracked for entry in enter(folder, row, frame, row.run_id in teachers)]
+    entered = [e for row in tracked for e in enter(folder, row, frame, row.run_id in teachers, device)]
     with torch.inference_mode():
         for _ in progress.track(range(repeats), "offline clocks"):
             for contestant in entered:
@@ -254,9 +281,10 @@ def clock_task(
         for number in progress.track(range(requests + 1), "request clocks"):
             for contestant in entered:
                 if contestant.dtype == "float32":
-                    latencies[id(contestant)].append(timed(partial(contestant.request, number)))
+                    call = partial(contestant.request, number)
+                    latencies[id(contestant)].append(timed(call, contestant.device))
         latencies = {key: seconds[1:] for key, seconds in latencies.items()}  # the first request is warm-up
-    session = shared_fields(repeats)
+    session = shared_fields(repeats, device)
     for row in wanted:
         found = clock_fields(clocked[row.run_id], clocked.get(row.teacher_run or "", ""), entered, latencies)
         results.update_result(
@@ -303,13 +331,13 @@ def given_clock(folder: Path, teacher_run: str | None) -> dict[str, Any]:
     return given(1 / teacher.teacher_s_per_pair)
 
 
-def shared_fields(repeats: int) -> dict[str, Any]:
+def shared_fields(repeats: int, device: torch.device) -> dict[str, Any]:
     """Fields that are the same for every row of a session."""
-    found = ceiling()
+    found = ceiling(device=device.type)
     return {
         "clock_id": uuid.uuid4().hex[:12],
-        "device": "cpu",
-        "device_name": results.device_name(),
+        "device": device.type,
+        "device_name": results.device_name(str(device)),
         "threads": torch.get_num_threads(),
         "repeats": repeats,
         "request_candidates": CANDIDATES,
@@ -351,7 +379,9 @@ def clock_fields(
     }
 
 
-def enter(folder: Path, row: results.Result, frame: Any, is_teacher: bool) -> list[Contestant]:
+def enter(
+    folder: Path, row: results.Result, frame: Any, is_teacher: bool, device: torch.device
+) -> list[Contestant]:
     """A row's contestants: itself in float32, and a teacher also in bfloat16, whichever is faster."""
     model = models.load(folder / "rows" / row.run_id / "model")
     fields = list(json.loads(row.parameters).get("fields") or []) or [
@@ -364,8 +394,10 @@ def enter(folder: Path, row: results.Result, frame: Any, is_teacher: bool) -> li
     words = [frame[f].tolist() for f in fields]
     if isinstance(model, CrossEncoder):
         dtypes = ("float32", "bfloat16") if is_teacher else ("float32",)
-        return [cross_encoder(row.run_id, in_dtype(model, d), d, tokenizer, words, texts) for d in dtypes]
-    return [dual(row.run_id, model, tokenizer, words, texts)]
+        return [
+            cross_encoder(row.run_id, ready(model, device, d), d, tokenizer, words, texts) for d in dtypes
+        ]
+    return [dual(row.run_id, ready(model, device, "float32"), tokenizer, words, texts)]
 
 
 def tokenize_call(tokenizer: Any, words: list[list[str]], lengths: Sequence[int]) -> Callable[[], Any]:
@@ -376,61 +408,81 @@ def tokenize_call(tokenizer: Any, words: list[list[str]], lengths: Sequence[int]
 def cross_encoder(
     run_id: str, model: CrossEncoder, dtype: str, tokenizer: Any, words: list[list[str]], texts: Texts
 ) -> Contestant:
-    """A cross-encoder on the clock: tokenisation and the whole pass are per pair."""
-    tokenise = tokenize_call(tokenizer, words, model.read_lengths)
-    n = len(texts)
+    """A cross-encoder on the clock: tokenisation (on a CPU) and the whole pass are per pair."""
+    device, n = placed_on(model), len(texts)
+    sizes, on_cpu = BATCH_SIZES[device.type]["cross-encoder"], device.type == "cpu"
+    rows, inputs = filled(n, 0 if on_cpu else max(sizes)), training.Inputs(model, texts, device)
 
-    def score_all(size: int, rows: int = n) -> Any:
-        for batch in length_sorted(model.pair_lengths(texts)[:rows], size):
-            model(*model.batch(texts, batch))
+    def score_all(size: int, some: np.ndarray = rows) -> None:
+        batches = [some[part] for part in length_sorted(model.pair_lengths(texts)[some], size)]
+        for batch in map(inputs.rows, batches):
+            model(*batch)
 
-    size = best_size(BATCH_SIZES["cross-encoder"], lambda s: score_all(s, min(n, 64)))
+    size = best_size(sizes, lambda s: score_all(s, rows[:64] if on_cpu else rows), device)
 
     def request(number: int) -> None:
-        rows = (number + np.arange(CANDIDATES)) % n
-        tokenizer([words[0][rows[0]]], truncation=True, max_length=model.read_lengths[0])
-        model(*model.batch(texts, rows))
+        asked = (number + np.arange(CANDIDATES)) % n
+        tokenizer([words[0][asked[0]]], truncation=True, max_length=model.read_lengths[0])
+        model(*moved(model.batch(texts, asked), device)).cpu()
 
-    return Contestant(run_id, dtype, {"combine": (lambda: [tokenise(), score_all(size)], n)}, request, size)
+    tokenise = tokenize_call(tokenizer, words, model.read_lengths)
+
+    def combine() -> None:
+        if on_cpu:
+            tokenise()
+        score_all(size)
+
+    return Contestant(run_id, dtype, {"combine": (combine, len(rows))}, request, size, device=device)
+
+
+def filled(n: int, most: int) -> np.ndarray:
+    """int64: the positions 0 to n - 1, over and over until there are ``most``."""
+    return np.resize(np.arange(n), max(n, most))
 
 
 def dual(
     run_id: str, model: DualEncoder | BiLSTM, tokenizer: Any, words: list[list[str]], texts: Texts
 ) -> Contestant:
     """A student behind the seam: tokenise and encode per text, gather and combine per pair."""
-    lengths = model.read_lengths
-    n_texts = sum(len(t) for t in texts.tokens)
+    lengths, device = model.read_lengths, placed_on(model)
+    sizes = BATCH_SIZES[device.type]
+    which = [filled(len(t), 0 if device.type == "cpu" else 4 * max(sizes["encode"])) for t in texts.tokens]
+    n_texts = sum(map(len, which))
+    take = [taking(tokens, device) for tokens in texts.tokens]
 
     def encode_all(size: int) -> None:
-        for number, tokens in enumerate(texts.tokens):
-            for batch in length_sorted(tokens.lengths, size):
-                encode_and_prepare(model, tokens.take(batch), number)
+        for number, (tokens, some) in enumerate(zip(texts.tokens, which, strict=True)):
+            batches = [some[part] for part in length_sorted(tokens.lengths[some], size)]
+            for batch in map(take[number], batches):
+                encode_and_prepare(model, batch, number)
 
     with torch.inference_mode():
-        size = best_size(BATCH_SIZES["encode"], encode_all)
+        size = best_size(sizes["encode"], encode_all, device)
         prepared = [training.prepare_all(model, tokens, number) for number, tokens in enumerate(texts.tokens)]
-        units = max(BATCH_SIZES["combine"])
+        units = max(sizes["combine"])
         combine = (
             combine_tiles(model, prepared, units)
             if len(prepared) == 2
             else combine_list(model, prepared, units)
         )
-        batch = best_size(BATCH_SIZES["combine"], combine)
+        batch = best_size(sizes["combine"], combine, device)
 
     def request(number: int) -> None:
         query = words[0][number % len(words[0])]
         encoded = tokenizer([query], truncation=True, max_length=lengths[0])["input_ids"]
-        ids = torch.tensor(encoded)
+        ids = torch.tensor(encoded).to(device)
         asked = model.prepare(model.encode(ids, torch.ones_like(ids, dtype=torch.bool), 0), 0)
         rows = [(number + np.arange(CANDIDATES)) % len(t) for t in texts.tokens]
-        model.combine(asked, *(training.gather(p, r) for p, r in zip(prepared[1:], rows[1:], strict=True)))
+        found = [training.gather(p, r) for p, r in zip(prepared[1:], rows[1:], strict=True)]
+        model.combine(asked, *found).cpu()
 
     parts = {
         "tokenize": (tokenize_call(tokenizer, words, lengths), sum(len(w) for w in words)),
         "encode": (lambda: encode_all(size), n_texts),
         "combine": (lambda: combine(batch), units),
     }
-    return Contestant(run_id, "float32", parts, request, batch, "tile" if len(prepared) == 2 else "list")
+    pairing = "tile" if len(prepared) == 2 else "list"
+    return Contestant(run_id, "float32", parts, request, batch, pairing, device)
 
 
 def combine_tiles(model: Any, prepared: Sequence[models.Prepared], units: int) -> Callable[[int], None]:
@@ -496,10 +548,16 @@ def baseline(run_id: str, model: Constant | TfIdf, words: list[list[str]]) -> Co
     return Contestant(run_id, "float32", parts, request, 2048)
 
 
-def best_size(sizes: Sequence[int], call: Callable[[int], Any]) -> int:
-    """The batch size with the least time for the same work, after one call of warm-up each."""
-    times = {}
+def best_size(sizes: Sequence[int], call: Callable[[int], Any], device: torch.device = CPU) -> int:
+    """The batch size with the least time for the same work, after one call of warm-up each; of rising ones those a GPU has room for."""
+    times: dict[int, float] = {}
     for size in sizes:
-        call(size)
-        times[size] = timed(partial(call, size))
+        try:
+            call(size)
+            times[size] = timed(partial(call, size), device)
+        except torch.OutOfMemoryError:
+            if not times:
+                raise
+            torch.cuda.empty_cache()
+            break
     return min(times, key=times.__getitem__)

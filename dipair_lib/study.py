@@ -29,14 +29,15 @@ RETAINED, FASTER = 0.995, 10_000.0  # the bar: the share of the teacher's qualit
 PAID = 1_000.0  # and at so many times its speed with the encoding of every text paid for
 MOST_SERIES = 5
 LIST = ("keep", "projection", "hidden", "read_lengths")
-IGNORED = frozenset({"task", "out", "clock", "threads", "seed", "n_seeds"})
+IGNORED = frozenset({"task", "out", "clock", "threads", "device", "seed", "n_seeds"})
 # What a parameter was in rows that do not name it: they are from before it could be chosen.
 DEFAULTS: dict[str, Any] = {
     "fields": [], "label": "", "group": "", "kind": "", "max_train": 0, "teacher_score": "", "backbone": "embedded", "read_lengths": [],
     "head": "ffnn", "keep": [8], "select": "first", "pooled": False, "residual": "", "projection": [128], "hidden": [256, 128],
     "head_layers": 1, "head_ffn": 256, "layers": 0, "start": "pretrained", "shared": True, "loss": "logits", "alpha": 0.0,
-    "match": 0.0, "average": 0.0, "pool": 0, "pool_kind": "near", "teachers": 1, "unlabelled": "", "stage1_epochs": 3.0,
-    "stage2_epochs": 0.25, "stage1_rate": 1e-3, "stage2_rate": 1e-4, "batch_size": 64,
+    "match": 0.0, "average": 0.0, "pool": 0, "pool_kind": "near", "teachers": 1, "teacher_seed": "one", "unlabelled": "",
+    "stage1_epochs": 3.0, "stage2_epochs": 0.25, "stage1_rate": 1e-3, "stage2_rate": 1e-4, "batch_size": 64, "cosine_pairs": 0,
+    "head_rate": 0,
 }  # fmt: skip
 # Okabe-Ito without the vermilion of the teacher, and a marker for whoever sees no colour.
 STYLES = (
@@ -56,11 +57,12 @@ Value = tuple[Any, ...]
 # --- configurations ---------------------------------------------------------------------------------------------------------------
 
 
-def settings_of(parameters: Mapping[str, Any], n_train: int | None = None) -> Settings:
+def settings_of(parameters: Mapping[str, Any], n_train: int | None = None, teacher_age: int = 0) -> Settings:
     """What was trained, of a run's parameters: hashable, equal numbers and equal lists alike.
 
     Args:
         n_train: training rows there were, in place of the limit on them.
+        teacher_age: of its teacher, see ``paired.teacher_ages``; it does not count where nothing of a teacher is learned.
     """
     settings = {k: plain(v) for k, v in {**DEFAULTS, **parameters}.items() if k not in IGNORED}
     settings["residual"] = {True: "cosine", False: ""}.get(settings["residual"], settings["residual"])
@@ -70,6 +72,8 @@ def settings_of(parameters: Mapping[str, Any], n_train: int | None = None) -> Se
         settings[name] = value[:1] if one else value
     if n_train:
         settings["max_train"] = n_train
+    taught = settings["loss"] != "hard" or settings["start"] == "teacher" or settings["match"]
+    settings["teacher_age"] = teacher_age if taught else 0
     return dict(sorted(settings.items()))
 
 
@@ -94,7 +98,13 @@ def inert(settings: Settings) -> set[str]:
     if not settings["stage1_epochs"]:
         names |= {"stage1_rate"}
     if not settings["stage2_epochs"]:
-        names |= {"stage2_rate"}
+        names |= {"stage2_rate", "head_rate"}
+    if (
+        settings["head"] not in {"ffnn", "transformer"}
+        or settings["residual"]
+        or settings["start"] == "random"
+    ):
+        names |= {"cosine_pairs"}
     if not settings["pool"]:
         names |= {"pool_kind"}
     return names
@@ -129,6 +139,14 @@ class Study(paired.Students[str]):
         """The row that speaks for a configuration: the first seed with a clock, or the first."""
         rows = [row for _, row in sorted(self.rows[key].items())]
         return next((row for row in rows if row.combine_s_per_pair), rows[0])
+
+    def rising(self, key: str) -> bool:
+        """Whether dev was still rising when a seed's budget ended."""
+        return any(row.dev_rising for row in self.rows[key].values())
+
+    def given(self, key: str) -> bool:
+        """Whether its seeds are students of one teacher, so that an interval over them is given this teacher."""
+        return len(self.rows[key]) > 1 and len({row.teacher_run for row in self.rows[key].values()}) == 1
 
     def difference(self, key: str, other: str) -> paired.Interval | None:
         """In points (hundredths of the metric), on the seeds both have; None where they share none."""
@@ -165,7 +183,8 @@ class Study(paired.Students[str]):
 def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
     """The students that `03_dipair` left in a results folder for one task, with their bootstrap draws.
 
-    Where a folder holds several builds of the data, the test rows that most students were measured on count.
+    Where a folder holds several builds of the data, the test rows that most students were measured on count; students of an earlier teacher
+    are other configurations; of a student that was trained twice the newer row counts.
     """
     rows = [r for r in results.load_results(folder, damaged="warn") if r.task == task]
     students = [r for r in rows if r.notebook == "03_dipair" and r.quality is not None]
@@ -176,7 +195,7 @@ def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
     if not tests:
         return Study(task, "")
     counted = tests.most_common(1)[0][0]
-    study = Study(task, counted[1])
+    study, ages = Study(task, counted[1]), paired.teacher_ages(students, rows)
     for row in sorted(students + teachers, key=lambda r: r.created_utc):
         if row.run_id not in drawn or (drawn[row.run_id].test, row.metric) != counted:
             continue
@@ -186,8 +205,10 @@ def load(folder: Path | str, task: str, n_boot: int = N_BOOT) -> Study:
             usual = study.teacher is None or named[row.run_id] >= named[study.teacher.run_id]
             study.teacher = row if usual else study.teacher
             continue
-        settings = settings_of(json.loads(row.parameters), row.n_train)
+        settings = settings_of(json.loads(row.parameters), row.n_train, ages[row.teacher_run or ""])
         key, seed = key_of(settings), int(row.seed or 0)
+        if seed in study.rows.get(key, {}):
+            paired.say_replaced(study.rows[key][seed], row)
         study.settings[key] = settings
         study.quality.setdefault(key, {})[seed] = value
         study.draws.setdefault(key, {})[seed] = draws
@@ -245,11 +266,15 @@ TERMS: dict[str, Callable[[Any], str]] = {
     "pool_kind": lambda v: f"{v} pairs",
     "unlabelled": lambda v: f"pairs of {Path(v).name}" if v else "no file of pairs",
     "teachers": lambda v: plural(v, "teacher"),
+    "teacher_age": paired.generation,
+    "teacher_seed": lambda v: "a teacher per seed" if v == "same" else "one teacher for all seeds",
     "max_train": lambda v: f"{v:,} rows" if v else "all rows",
     "stage1_epochs": lambda v: f"stage 1: {v:g}" if v else "no stage 1",
     "stage2_epochs": lambda v: f"stage 2: {v:g}" if v else "encoder frozen",
+    "cosine_pairs": lambda v: f"{count(v)} cosine pairs" if v else "no cosine start",
     "stage1_rate": lambda v: f"stage 1 at {v:g}",
     "stage2_rate": lambda v: f"stage 2 at {v:g}",
+    "head_rate": lambda v: f"head at {v:g}" if v else "one rate",
     "batch_size": lambda v: f"batches of {v}",
     "read_lengths": lambda v: f"reads {joined(v)}" if v else "reads as the teacher",
     "backbone": lambda v: Path(str(v)).name,
@@ -385,6 +410,10 @@ QUESTIONS = (
         "One stage or two", "passes over the data", ("stage1_epochs", "stage2_epochs"), (), "category", say=say_stages,
     ),
     Question(
+        "Cosine start", "pairs on which the head first learns the cosine", ("cosine_pairs",), (0,), "log10",
+        say=lambda v: count(v) if v else "none", number=lambda v: float(v) if v else None,
+    ),
+    Question(
         "What the encoder starts from", "", ("start",), ("pretrained",), "category",
         say=lambda v: STARTS.get(v, tradeoff.plain(v, 20)), order=place_in(STARTS),
     ),
@@ -506,7 +535,7 @@ def questions_of(study: Study) -> dict[Question, list[Series]]:
 
 def table(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     """One line per question, series and value: quality with its 95 % interval, the difference in points to the reference with its own,
-    the seeds, and what a pair costs."""
+    the seeds, what a pair costs, the pairs seen in training, whether dev was still rising, and whether the seeds share one teacher."""
     study = load(folder, task, n_boot)
     lines = []
     for question, found in questions_of(study).items():
@@ -530,18 +559,24 @@ def table(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
                         "seeds": len(study.quality[key]),
                         "params_per_pair": row.params_per_pair,
                         "flops_per_pair": row.flops_per_pair,
+                        "pairs_seen": row.pairs_seen,
+                        "rising": study.rising(key),
+                        "given": study.given(key),
                     }
                 )
     columns = "question series value quality low high against points points_low points_high seeds".split()
-    made = pd.DataFrame(lines, columns=[*columns, "params_per_pair", "flops_per_pair"])
-    numbers = [c for c in made.columns if c not in {"question", "series", "value", "against", "seeds"}]
+    costs = ["params_per_pair", "flops_per_pair", "pairs_seen"]
+    made = pd.DataFrame(lines, columns=[*columns, *costs, "rising", "given"])
+    texts = {"question", "series", "value", "against", "seeds", "rising", "given"}
+    numbers = [c for c in made.columns if c not in texts]
     return made.astype(dict.fromkeys(numbers, float))
 
 
 def claims(lines: pd.DataFrame) -> list[str]:
     """One sentence per question from the lines of ``table``: the best value of its longest series against the reference, with the interval.
 
-    The best was picked on the same test rows: an interval that excludes 0 speaks for the choice, not for the size of the gain.
+    The best was picked on the same test rows: an interval that excludes 0 speaks for the choice, not for the size of the gain. Of the one
+    that is worse it is said if it was still rising when its budget ended, and of both if they saw different numbers of pairs.
     """
     said = []
     for question, asked in lines.groupby("question", sort=False):
@@ -553,6 +588,9 @@ def claims(lines: pd.DataFrame) -> list[str]:
         gain = points_within(best["points"], best["points_low"], best["points_high"])
         against = series["against"].iloc[0]
         sure = best["points_low"] > 0 or best["points_high"] < 0
+        other = series[series["value"] == against].iloc[0]
+        loser = other if best["points"] > 0 else best
+        beside = tradeoff.budgets(loser.get("rising"), best.get("pairs_seen"), other.get("pairs_seen"))
         if best["points"] > 0:
             text = f"{best['value']} in place of {against} brings {gain} points" + (
                 "" if sure else ", which may be nothing"
@@ -562,7 +600,7 @@ def claims(lines: pd.DataFrame) -> list[str]:
                 "" if sure else ", which may be no difference"
             )
         seeds = plural(int(series["seeds"].min()), "seed")
-        said.append(f"{question} ({best['series']}, {seeds}): {text}.")
+        said.append(f"{question} ({best['series']}, {seeds}): {text}{beside}.")
     return said
 
 
@@ -598,9 +636,12 @@ def bar(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     trained DE-Cos in points, its pairs/s as a multiple of the teacher's at the same dtype, how many pairs must share a text for it to be
     1,000 times as fast with the encoding paid for (``paid_from``), and whether it reaches the bar.
 
-    ``reached`` is None where the student is not clocked; ``sure`` asks the lower end of the share's interval too.
+    ``reached`` is None where the student is not clocked, or its teacher is not surely above the floor (``failed``, see
+    ``tradeoff.guards``); ``sure`` asks the lower end of the share's interval too.
     """
     study = load(folder, task, n_boot)
+    rows = [r for r in results.load_results(folder, damaged="warn") if r.task == task] if study.rows else []
+    guards = tradeoff.guards(rows, folder)
     usual, cosine = study.usual(), study.cosine()
     lines = []
     for key, settings in study.settings.items():
@@ -611,6 +652,18 @@ def bar(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
         points = (study.difference(key, cosine) if cosine else None) or (None, None, None)
         clocked = row.teacher_s_per_pair and row.combine_s_per_pair
         faster = row.teacher_s_per_pair / row.combine_s_per_pair if clocked else None  # type: ignore[operator]
+        guard = guards.get(row.teacher_run or "")
+        failed = guard is not None and not guard.sure
+        judged = None if failed else faster
+        beside = (
+            tradeoff.budgets(
+                study.rising(cosine if (points[0] or 0) > 0 else key),
+                row.pairs_seen,
+                study.row(cosine).pairs_seen,
+            )
+            if cosine and points[0]
+            else ""
+        )
         lines.append(
             {
                 "student": name_of(settings, usual),
@@ -623,15 +676,21 @@ def bar(folder: Path | str, task: str, n_boot: int = N_BOOT) -> pd.DataFrame:
                 "points_high": points[2],
                 "faster": faster,
                 "paid_from": paid_from(row),
-                "reached": None if faster is None else faster >= FASTER and kept[0] >= RETAINED,
-                "sure": None if faster is None else faster >= FASTER and kept[1] >= RETAINED,
+                "reached": None if judged is None else judged >= FASTER and kept[0] >= RETAINED,
+                "sure": None if judged is None else judged >= FASTER and kept[1] >= RETAINED,
                 "run": row.run_id,
+                "clocked": bool(row.combine_s_per_pair),
+                "speed_given": row.teacher_fastest_dtype == "given",
+                "rising": study.rising(key),
+                "given": study.given(key),
+                "beside": beside,
+                "failed": failed,
             }
         )
     columns = "student retained low high seeds points points_low points_high faster paid_from reached sure run".split()
-    made = pd.DataFrame(lines, columns=columns)
+    made = pd.DataFrame(lines, columns=[*columns, *"clocked speed_given rising given beside failed".split()])
     numbers = "retained low high points points_low points_high faster paid_from".split()
-    made = made.astype({**dict.fromkeys(numbers, float), "reached": object, "sure": object})
+    made = made.astype({**dict.fromkeys(numbers, float), "reached": object, "sure": object, "failed": bool})
     return made.sort_values(["retained", "low"], ascending=False, kind="stable", ignore_index=True)
 
 
@@ -662,9 +721,16 @@ def bar_shown(lines: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "student": lines["student"],
-            "of the teacher": [tradeoff.percent_within(p.retained, p.low, p.high) for p in pairs],
-            "points against DE-Cos": [points_within(p.points, p.points_low, p.points_high) for p in pairs],
-            "speed-up, same dtype": [tradeoff.times(p.faster) for p in pairs],
+            "of the teacher": [
+                tradeoff.DASH if p.failed else tradeoff.percent_within(p.retained, p.low, p.high)
+                for p in pairs
+            ],
+            "points against DE-Cos": [
+                points_within(p.points, p.points_low, p.points_high) + p.beside for p in pairs
+            ],
+            "speed-up, same dtype": [
+                tradeoff.times(p.faster) + (" at the speed given" if p.speed_given else "") for p in pairs
+            ],
             f"{PAID:,.0f}x with encoding, from pairs per text": [
                 pairs_per_text(p.paid_from) if tradeoff.known(p.paid_from) else tradeoff.DASH for p in pairs
             ],
@@ -682,7 +748,14 @@ def sentence(folder: Path | str, task: str, n_boot: int = N_BOOT) -> str:
     lines = bar(folder, task, n_boot)
     if not len(lines):
         return ""
+    if lines["failed"].all():
+        return (
+            f"No student is held against the bar ({BAR}): the teacher is not surely above the untrained rows."
+        )
+    lines = lines[~lines["failed"]]
     clocked = lines[lines["faster"].notna()]
+    if not len(clocked) and lines["clocked"].any():
+        return f"The teacher has no clock: whether a student keeps {BAR} the teacher's speed cannot be said until its speed is given."
     if not len(clocked):
         return f"No student is clocked yet: whether one keeps {BAR} the teacher's speed cannot be said."
     fast = clocked[clocked["faster"] >= FASTER]
@@ -690,14 +763,17 @@ def sentence(folder: Path | str, task: str, n_boot: int = N_BOOT) -> str:
     kept = tradeoff.percent_within(best["retained"], best["low"], best["high"])
     metric = tradeoff._metric_name(load(folder, task, n_boot).metric)
     what = f"keeps {kept} of the teacher's {metric} over {plural(int(best['seeds']), 'seed')}"
+    what += " given this teacher" if best["given"] else ""
     speed = f"at {tradeoff.times(best['faster'])} its pairs per second"
+    speed += " (at the speed given)" if best["speed_given"] else ""
+    rising = " Its dev metric was still rising when its budget ended: train longer." if best["rising"] else ""
     if not len(fast):
         return (
             f"No student is {FASTER:,.0f} times as fast as the teacher: the fastest, {best['student']}, {what} {speed}; "
-            f"the bar is {BAR}."
+            f"the bar is {BAR}.{rising}"
         )
     against = (
-        f", {points_within(best['points'], best['points_low'], best['points_high'])} points against DE-Cos"
+        f", {points_within(best['points'], best['points_low'], best['points_high'])} points against DE-Cos{best['beside']}"
         if tradeoff.known(best["points"]) and best["points"]
         else ""
     )
@@ -722,6 +798,7 @@ def sentence(folder: Path | str, task: str, n_boot: int = N_BOOT) -> str:
     return (
         f"{best['student']} {what} {speed}{against}: the best of {plural(len(fast), 'student')} that fast, "
         f"chosen on these test rows. The bar ({BAR}) {verdict}."
+        + rising
         + encoded
         + (f" {unclocked} more are not clocked." if unclocked else "")
     )

@@ -59,6 +59,7 @@ PATH_PARAMETERS = (
     "task",
     "backbone",
     "teacher",
+    "vectors",
     "unlabelled",
     "warm_on",
 )  # a name, or a file or folder of the user's
@@ -366,7 +367,8 @@ def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
             if at not in fingerprints:
                 fingerprints[at], identities[at] = fingerprint_of(run.parameters, suite.notebooks, say)
             identity = identities[at]
-        key = results.run_key(run.notebook, run.parameters, identity, results.device_name())
+        device = results.device_name(str(run.parameters.get("device", "auto")))
+        key = results.run_key(run.notebook, run.parameters, identity, device, suite.notebooks)
         runs.append(dataclasses.replace(run, key=key))
     refuse_changed_data(suite.out, fingerprints)
     keys = [run.key for run in runs]
@@ -925,8 +927,10 @@ def conclude(suite: Suite, display: Display) -> str:
                 f"note: {suite.out} also holds rows of {len(others)} runs that are not in this suite as it is now "
                 f"({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}); --fresh would begin without them"
             )
-        from dipair_lib import report
+        from dipair_lib import report, tradeoff
 
+        for said in tradeoff.failed_in(suite.out):
+            display.line(f"teacher  {said}")
         display.line(f"report   {report.write(suite.out)}")
     except (
         Exception

@@ -13,9 +13,10 @@ import itertools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from dipair_lib import paired
-from dipair_lib.results import Result, printable, row_folder
+from dipair_lib.results import Result, canonical_json, load_results, printable, row_folder
 
 REUSE = 1000.0  # pairs that share a text, where an end-to-end price is stated without another number
 TIE = 0.10  # speeds this close to the fastest are one speed: quality decides between them
@@ -77,7 +78,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "cross-encoder": Family("cross-encoder", "#d55e00", "D"),
-    "scores": Family("given scores", "#d55e00", "s"),
+    "scores": Family("column of scores", "#d55e00", "d"),
     "dipair": Family("DiPair", "#0072b2", "o"),
     "dual-encoder": Family("dual encoder", "#56b4e9", "v"),
     "bilstm": Family("BiLSTM", "#009e73", "^"),
@@ -149,6 +150,13 @@ def within(value: float | None, low: float | None, high: float | None, digits: i
     return f"{value:.{digits}f}{interval}"
 
 
+def signed(value: float | None, low: float | None, high: float | None) -> str:
+    """A difference with its interval: "+0.012 (+0.004 to +0.020)"."""
+    if not known(value):
+        return DASH
+    return f"{value:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if known(low) and known(high) else "")
+
+
 def percent_within(value: float | None, low: float | None, high: float | None) -> str:
     """A share with its interval: "98.9 % (97.0 to 100.9)"."""
     if not known(value):
@@ -172,8 +180,9 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
     text encoded once for `reuse` pairs), `pairs_per_s_once` (for one pair), `text_s` (tokenise and encode one text),
     `speedup` (against the teacher at this row's dtype, in this row's clock session), `speedup_vs_fastest` (against the
     teacher at its fastest dtype), the same two with `_reuse`, `peak_fraction` (of the measured matrix peak),
-    `kept_tokens` (over all fields), `seeds` (how many seeds of this model are here), `runs` (those whose quality the line is), `teacher`,
-    `pareto`.
+    `kept_tokens` (over all fields), `seeds` (how many seeds of this model are here), `runs` (those whose quality the line is), `given`
+    (their mean is that of one teacher's students), `teacher`, `guard` (why no share of its teacher counts, or nothing: see ``guards``),
+    `rising` (a seed's dev metric was still rising when its budget ended), `training_notes` (of all its seeds), `pareto`.
 
     Raises ValueError when two rows share a run_id.
     """
@@ -222,6 +231,12 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
     if folder is not None:
         average(table, [run for run in chosen if table.loc[run, "seeds"] > 1], rows, folder)
     number = table.groupby(ONE_MODEL, dropna=False).ngroup()
+    table["guard"] = _failed_of(rows, folder)
+    table["guard"] = table["guard"].groupby(number).transform("max")
+    table["rising"] = table["dev_rising"].eq(True).groupby(number).transform("any")
+    notes = table["training_notes"].groupby(number).agg(lambda said: "; ".join(dict.fromkeys(said.dropna())))
+    table["training_notes"] = number.map(notes)
+    table["given"] = table["averaged"] & table["teacher_run"].groupby(number).transform("nunique").eq(1)
     seeds = table["run_id"].groupby(number).agg(tuple)
     table["runs"] = [
         seeds[n] if mean else (run,)
@@ -230,7 +245,7 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
     table = table[table.index.isin(chosen)].copy()
     combine, measured = combine[table.index], measured[table.index]
     table["noisy"] = table["noisy"].eq(True) & combine.notna()
-    table["teacher"] = _is_teacher(table)
+    table["teacher"] = table.index.isin([row.run_id for row in teachers(rows)])
     table["pareto"] = False
     for _, part in table[measured & (table["family"] != "constant")].groupby("task"):
         table.loc[part.index, "pareto"] = pareto(part)
@@ -321,11 +336,17 @@ def _kept(keep: object, n_fields: float) -> float:
     return float(sum(map(int, parts)) * (1 if len(parts) > 1 else int(n_fields)))
 
 
-def _is_teacher(table: pd.DataFrame) -> pd.Series:
-    """The rows the others name as their teacher; alone in its folder, a teacher is the row called so."""
-    named = table["run_id"].isin(set(table["teacher_run"].dropna()))
-    called = (table["family"] == "cross-encoder") & (table["model"].astype(str).str.lower() == "teacher")
-    return named | called
+def teachers(rows: Iterable[Result]) -> list[Result]:
+    """The rows the others name as their teacher, or that say what kind of teacher they are; of older rows also the one called so."""
+    rows = [row for row in rows if row.family != "published"]
+    named = {row.teacher_run for row in rows}
+    return [
+        row
+        for row in rows
+        if row.run_id in named
+        or row.teacher_kind
+        or (row.family == "cross-encoder" and row.model.lower() == "teacher")
+    ]
 
 
 def teacher_of(table: pd.DataFrame) -> pd.Series | None:
@@ -337,12 +358,12 @@ def teacher_of(table: pd.DataFrame) -> pd.Series | None:
 def sanity(table: pd.DataFrame) -> pd.DataFrame:
     """The order that must hold before any claim: constant < lexical < frozen cosine < teacher, for one task.
 
-    Returns one line per step (step, model, quality, holds); `holds` compares with the step before and is None for the
-    first step and wherever a row is missing.
+    Returns one line per step (step, model, quality, holds); `holds` compares with the last step before of which there is
+    a row, and is None for the first and wherever a row is missing.
     """
     _one_task(table)
     cosine = (table["family"] == "dual-encoder") & (table["head"].astype(str).str.startswith("cos"))
-    frozen = cosine & ~(table["train_seconds"].fillna(0) > 0) & ~(table["steps"].fillna(0) > 0)
+    frozen = cosine & pd.Series([untrained(row) for _, row in table.iterrows()], table.index, dtype=bool)
     steps = {
         "constant": table["family"] == "constant",
         "lexical": table["family"] == "lexical",
@@ -357,8 +378,219 @@ def sanity(table: pd.DataFrame) -> pd.DataFrame:
         holds = quality > before if quality is not None and before is not None else None
         model = plain(rows["model"].iloc[-1]) if len(rows) else None
         lines.append({"step": step, "model": model, "quality": quality, "holds": holds})
-        before = quality
+        before = before if quality is None else quality
     return pd.DataFrame(lines).astype({"holds": object})
+
+
+# ------------------------------------------------------------------------------------------------- the guard
+
+
+class Guard(NamedTuple):
+    """Whether a teacher is surely above the best row that nothing trained, and that in words.
+
+    Attributes:
+        sure: the whole 95 % interval of the difference, teacher less floor, is above 0.
+    """
+
+    sure: bool
+    said: str
+
+
+WHAT_TO_DO = {  # by the kind of teacher, where it is not surely above the floor
+    "trained": "train longer (-p budget=4), look at its dev metric, try other learning rates, bring a teacher of your own "
+    "(-p teacher=folder), or check labels and fields",
+    "brought": "check that it was made for this task and reads these fields in this order, fine-tune it on these rows, train one here "
+    "instead, or check labels and fields",
+    "scores": "check that a higher score stands for a higher label and that scores and rows belong together, train a teacher here instead, "
+    "or check labels and fields",
+}
+NO_FLOOR = (
+    "Whether a teacher learned anything cannot be said: no constant, TF-IDF or cosine of an untrained encoder stands beside it; "
+    "01_teacher makes them."
+)
+
+
+def guard(folder: Path | str, task: str = "") -> str:
+    """What is to be read first of a results folder: whether each teacher (of one task, where one is named) is surely above the best row
+    that nothing trained. A line per teacher, those that failed first, with what to do."""
+    rows = [row for row in load_results(folder, damaged="warn") if task in {"", row.task}]
+    return "\n".join(one.said for one in sorted(set(guards(rows, folder).values()))) or NO_FLOOR
+
+
+def failed_in(folder: Path | str) -> list[str]:
+    """The sentence of each teacher of a results folder that is not surely above the floor, with its task before it."""
+    rows = load_results(folder, damaged="warn")
+    tasks = {row.run_id: row.task for row in rows}
+    found = guards(rows, folder)
+    return list(
+        dict.fromkeys(f"{plain(tasks[run])}: {one.said}" for run, one in found.items() if not one.sure)
+    )
+
+
+def failed(table: pd.DataFrame) -> list[str]:
+    """The sentences of the teachers that are not surely above the floor, of the rows of a frame."""
+    return [said for said in table["guard"].unique() if said]
+
+
+def guards(rows: Iterable[Result], folder: Path | str | None = None) -> dict[str, Guard]:
+    """Run id of each teacher -> its guard; seeds of one teacher are judged together, by their mean.
+
+    The floor is the best, by its quality, of the rows of the same test data that learned nothing by gradient. The difference is paired:
+    teacher and floor on the same draws of test groups. Without raw logits its interval is made of the two rows' own (Zou and Donner
+    2008, without their correlation, which is positive on the same test rows: so it is the wider one), which the sentence says. A teacher
+    beside which there is no such row has no guard.
+
+    Args:
+        folder: results folder with the raw logits of the rows.
+    """
+    rows = list(rows)
+    floors = [row for row in rows if untrained(row) and row.quality is not None]
+    taught: dict[tuple[Any, ...], list[Result]] = {}
+    for row in teachers(rows):
+        key = row.model, canonical_json(parameters_of(row.parameters))
+        taught.setdefault((*_test_of(row), *key), []).append(row)
+    here = Counter(_test_of(seeds[0]) for seeds in taught.values())
+    found: dict[str, Guard] = {}
+    for seeds in taught.values():
+        beside = [row for row in floors if _test_of(row) == _test_of(seeds[0])]
+        if beside:
+            run = seeds[0].run_id.split(".")[0]
+            name = f"The teacher of {run}" if here[_test_of(seeds[0])] > 1 else "The teacher"
+            one = _judged(name, seeds, max(beside, key=lambda row: row.quality or 0.0), folder)
+            found |= dict.fromkeys((row.run_id for row in seeds), one)
+    return found
+
+
+def untrained(row: Result | pd.Series) -> bool:
+    """Whether a row learned nothing by gradient: a constant, words in common, or a dual encoder without a step of training."""
+    if row.family == "dual-encoder":
+        return not (known(row.steps) and row.steps) and not (known(row.train_seconds) and row.train_seconds)
+    return row.family in {"constant", "lexical"}
+
+
+def _test_of(row: Result) -> tuple[Any, ...]:
+    """What two rows share whose qualities may be compared."""
+    return row.task, row.data_sha256, row.split, row.metric
+
+
+def _judged(name: str, seeds: list[Result], floor: Result, folder: Path | str | None) -> Guard:
+    """One teacher held against its floor."""
+    metric = _metric_name(plain(floor.metric))
+    advice = WHAT_TO_DO.get(seeds[0].teacher_kind or "trained", WHAT_TO_DO["trained"])
+    no_share = "No student is recommended by its share of it. What to do:"
+    values = [row.quality for row in seeds if row.quality is not None]
+    if len(values) < len(seeds):
+        undefined = f"its {metric} is not defined, as where a model says the same of every row"
+        return Guard(False, f"{name} failed: {undefined}. {no_share} {advice}.")
+    own = float(np.mean(values)), *_ends(seeds)
+    best = float(floor.quality or 0.0), *_ends([floor])
+    difference = own[0] - best[0]
+    stored = [
+        row for row in (*seeds, floor) if folder and (row_folder(folder, row.run_id) / "logits.npz").exists()
+    ]
+    drawn = paired.bootstrap(folder, stored, damaged="warn") if folder else {}
+    ends = paired.difference([drawn.get(floor.run_id)], [drawn.get(row.run_id) for row in seeds])
+    low, high = ends or _unpaired(own, best)
+    sure = low is not None and low > 0
+    against = f"{plain(floor.model)}, {within(*best)}"
+    text = f"difference {signed(difference, low, high)}."
+    if ends is None:
+        text += (
+            " That interval is made of the two rows' own, because raw logits are not at hand: a paired one would be narrower."
+            if low is not None
+            else " Their intervals are not known."
+        )
+    if sure:
+        return Guard(
+            True,
+            f"{name} is surely above the best untrained row: {metric} {within(*own)} against {against}; {text}",
+        )
+    if difference > 0:
+        said = f"{name} may have failed: {metric} {within(*own)} is not surely above the untrained {against}"
+        return Guard(False, f"{said}; {text} {no_share} {advice}, or test on more rows.")
+    said = f"{name} failed: {metric} {within(*own)} is not above the untrained {against}"
+    return Guard(False, f"{said}; {text} {no_share} {advice}.")
+
+
+def _ends(rows: list[Result]) -> tuple[float | None, float | None]:
+    """The lowest and the highest end of the rows' own intervals; None where one has none."""
+    lows, highs = [row.quality_low for row in rows], [row.quality_high for row in rows]
+    if None in lows or None in highs:
+        return None, None
+    return min(low for low in lows if low is not None), max(high for high in highs if high is not None)
+
+
+def _unpaired(
+    own: tuple[float, float | None, float | None], floor: tuple[float, float | None, float | None]
+) -> tuple[float | None, float | None]:
+    """95 % interval of a difference from two intervals as if they were independent; None where one is missing."""
+    (value, low, high), (least, floor_low, floor_high) = own, floor
+    if low is None or high is None or floor_low is None or floor_high is None:
+        return None, None
+    return (
+        value - least - math.hypot(value - low, floor_high - least),
+        value - least + math.hypot(high - value, least - floor_low),
+    )
+
+
+def _failed_of(rows: list[Result], folder: Path | str | None) -> list[str]:
+    """For each row the sentence of its teacher, where that one failed; of a row that names none, of a teacher on its test data."""
+    why = {run: one.said for run, one in guards(rows, folder).items() if not one.sure}
+    some = {_test_of(row): why[row.run_id] for row in rows if row.run_id in why}
+    return [
+        why.get(row.teacher_run or row.run_id, "" if row.teacher_run else some.get(_test_of(row), ""))
+        for row in rows
+    ]
+
+
+# ----------------------------------------------------------------------------------------- budgets and origins
+
+
+def budgets(rising: object, first: float | None, second: float | None) -> str:
+    """What stands beside "worse": " (still rising: train longer; different budgets: 30,000 against 15,000 pairs seen)", as far as it is so.
+
+    Args:
+        rising: of the worse one. first, second: pairs seen by the two, in the order in which they are named.
+    """
+    said = ["still rising: train longer"] if known(rising) and rising else []
+    if known(first) and known(second) and abs(first - second) > 0.1 * min(first, second):  # type: ignore[operator, type-var]
+        said.append(f"different budgets: {first:,.0f} against {second:,.0f} pairs seen")
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def origin(data: pd.DataFrame) -> str:
+    """Where the teachers are from: trained here, brought along, or a column of scores, and then whether its speed is known."""
+    said = []
+    for _, row in data[data["teacher"]].iterrows():
+        kind = row["teacher_kind"] if known(row["teacher_kind"]) else "trained"
+        backbone = f" ({plain(row['backbone'])})" if known(row["backbone"]) else ""
+        if kind != "scores":
+            said.append({"brought": "brought along"}.get(str(kind), "trained here") + backbone)
+            continue
+        own = data[data["teacher_run"].isin(row["runs"]) & speed_given(data)]
+        speed = (
+            f"its speed is the one given, {si(1 / own['teacher_s_per_pair'].iloc[0])} pairs/s"
+            if len(own)
+            else "its speed is not known, so nothing is said of a speed-up"
+        )
+        said.append(f"a column of scores of the data; {speed}")
+    return "; ".join(dict.fromkeys(said))
+
+
+def speed_given(data: pd.DataFrame) -> pd.Series:
+    """Flags of the rows whose teacher's speed a person gave."""
+    return data["teacher_fastest_dtype"].eq("given") & data["teacher_s_per_pair"].gt(0)
+
+
+def favours_cosine(data: pd.DataFrame) -> str:
+    """What must stand beside every comparison of students on the embedded backbone; nothing where there is none."""
+    names = {str(name).rstrip("/").rsplit("/", 1)[-1] for name in data["backbone"].dropna()}
+    if not names & {"embedded", "all-MiniLM-L6-v2"}:
+        return ""
+    return (
+        "The mean cosine of this backbone (all-MiniLM-L6-v2) was trained on about 10^9 pairs, which favours DE-Cos and every head that "
+        "corrects the cosine; a backbone not trained on pairs may rank them otherwise."
+    )
 
 
 # --------------------------------------------------------------------------------------------------- limits
@@ -426,7 +658,8 @@ def select(table: pd.DataFrame, limits: Limits | None = None) -> Choice:
     The rule: among the students within every limit, the fastest: at the stated reuse, or (scenario "single") at one
     request. Students within 10 % of that speed count as equally fast (clocks do not tell them apart), and of these the
     best quality wins. The teacher, the constant and published rows are no students; a row without a clock cannot be
-    called fast.
+    called fast. A share of a teacher that is not surely above the floor recommends nothing: where no other student is
+    left, there is no winner and the sentence is that teacher's (see ``guards``).
     """
     limits = limits or Limits()
     _one_task(table)
@@ -441,7 +674,9 @@ def select(table: pd.DataFrame, limits: Limits | None = None) -> Choice:
             excluded[run] = [kind]
             continue
         excluded[run] = _broken_limits(row, float(speed[run]), limits)
-        if known(rate[run]) and known(row["retained"]):
+        if row["guard"]:
+            excluded[run].insert(0, "its teacher is not surely above the untrained rows")
+        elif known(rate[run]) and known(row["retained"]):
             students.append(run)
             broken[run] = len(excluded[run])
     within_limits = [run for run in students if not excluded[run]]
@@ -461,7 +696,16 @@ def select(table: pd.DataFrame, limits: Limits | None = None) -> Choice:
 
 
 # The columns that a row is judged by.
-JUDGED = ["family", "teacher", "retained", "retained_low", "latency_p95_s", "bytes_per_text", "params_total"]
+JUDGED = [
+    "family",
+    "teacher",
+    "guard",
+    "retained",
+    "retained_low",
+    "latency_p95_s",
+    "bytes_per_text",
+    "params_total",
+]
 
 
 def _no_student(row: Mapping[str, Any]) -> str:
@@ -532,6 +776,8 @@ def _sentence(
 ) -> str:
     """The answer in words, every number with its interval."""
     if winner is None and nearest is None:
+        if failures := failed(table):
+            return " ".join(failures)
         if not table["pairs_per_s"].notna().any():
             return "No row is clocked yet, so no student can be called fast: measure the clocks first."
         return "No student here has both a clock and a share of the teacher's quality: train one first."
@@ -540,6 +786,7 @@ def _sentence(
         return (
             f"No model here {limits}. The nearest is {plain(row['model'])} ({'; '.join(excluded[str(nearest)])}): "
             f"it keeps {percent_within(row['retained'], row['retained_low'], row['retained_high'])} of the teacher."
+            + _said_of_training(row)
         )
     row = table.loc[winner]
     teacher = teacher_of(table)
@@ -559,7 +806,13 @@ def _sentence(
         text += f" Not certain: the interval reaches below {100 * limits.min_retained:g} %."
     if row["noisy"]:
         text += " Its clock was noisy: measure it again before relying on the speed."
-    return text
+    return text + _said_of_training(row)
+
+
+def _said_of_training(row: pd.Series) -> str:
+    """What a reader must know of how a student was trained; nothing where all went well."""
+    text = " Its dev metric was still rising when its budget ended: train longer." if row["rising"] else ""
+    return text + (f" Of its training: {plain(row['training_notes'])}." if row["training_notes"] else "")
 
 
 def _said_offline(row: pd.Series, speed: float, limits: Limits) -> str:
@@ -588,10 +841,11 @@ def _said_single(row: pd.Series, teacher: pd.Series | None, limits: Limits) -> s
 
 
 def _speedups(row: pd.Series, speed: float) -> str:
-    """ ", 3,100x the teacher at float32 and 800x the teacher at its fastest (bfloat16)", as far as clocked. A teacher that
-    is a column of scores has the clock that a person gives it, or none."""
+    """ ", 3,100x the teacher at float32 and 800x the teacher at its fastest (bfloat16)", as far as clocked; of a teacher whose speed a
+    person gave ", 500x the teacher at the speed given"."""
     if row["teacher_fastest_dtype"] == "given":
-        return f", {times(speed * row['teacher_fastest_s_per_pair'])} the teacher by the number given for it"
+        given = known(row["teacher_s_per_pair"])
+        return f", {times(speed * row['teacher_s_per_pair'])} the teacher at the speed given" if given else ""
     parts = []
     if known(row["teacher_s_per_pair"]):
         parts.append(
@@ -617,7 +871,8 @@ def _one_task(table: pd.DataFrame) -> None:
 
 
 def table(data: pd.DataFrame) -> pd.DataFrame:
-    """Every measured row as text for people, best quality first, by run_id; a dash where nothing was measured."""
+    """Every measured row as text for people, best quality first, by run_id; a dash where nothing was measured, and for a
+    share of a teacher that is not surely above the floor."""
     data = data[data["family"] != "published"].sort_values("quality", ascending=False, kind="stable")
     reuse = data.attrs.get("reuse", REUSE)
     lines = []
@@ -627,19 +882,28 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
             row["noisy"] and "noisy clock",
             row["teacher"] and "teacher",
             row["seeds"] > 1 and f"{'mean' if row['averaged'] else 'one'} of {row['seeds']:.0f} seeds",
+            row["rising"] and "still rising: train longer",
+            plain(row["training_notes"]),
         ]
+        given = " at the speed given" if row["teacher_fastest_dtype"] == "given" else ""
+        faster = {
+            price: times(row[price]) + (given if known(row[price]) else "")
+            for price in ("speedup", "speedup_vs_fastest", "speedup_reuse")
+        }
         lines.append(
             {
                 "model": plain(row["model"]),
                 "family": plain(row["family"]),
                 "metric": plain(row["metric"]),
                 "quality": within(row["quality"], row["quality_low"], row["quality_high"]),
-                "of the teacher": percent_within(row["retained"], row["retained_low"], row["retained_high"]),
+                "of the teacher": DASH
+                if row["guard"]
+                else percent_within(row["retained"], row["retained_low"], row["retained_high"]),
                 "pairs/s, cached": si(row["pairs_per_s"]),
-                "speed-up, same dtype": times(row["speedup"]),
-                "speed-up, teacher's fastest": times(row["speedup_vs_fastest"]),
+                "speed-up, same dtype": faster["speedup"],
+                "speed-up, teacher's fastest": faster["speedup_vs_fastest"],
                 f"pairs/s at {reuse:,.0f} pairs per text": si(row["pairs_per_s_reuse"]),
-                "speed-up at that reuse": times(row["speedup_reuse"]),
+                "speed-up at that reuse": faster["speedup_reuse"],
                 "pairs/s at 1 pair per text": si(row["pairs_per_s_once"]),
                 "once per text": si(row["text_s"], "s"),
                 "per pair": si(row["combine_s_per_pair"], "s"),
@@ -652,6 +916,7 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
                 "tokens kept": plain(row["keep"]) if known(row["keep"]) else DASH,
                 "tokens read": plain(row["read_lengths"]) if known(row["read_lengths"]) else DASH,
                 "seed": f"{row['seed']:.0f}" if known(row["seed"]) else DASH,
+                "pairs seen": si(row["pairs_seen"]),
                 "remarks": ", ".join(mark for mark in marks if mark) or DASH,
             }
         )
@@ -671,13 +936,15 @@ def published(data: pd.DataFrame) -> pd.DataFrame:
 
 def hover(row: pd.Series) -> str:
     """One row in one line: what a point says when it is pointed at or read aloud."""
+    given = " at the speed given" if row["teacher_fastest_dtype"] == "given" else ""
     parts = [
         f"{plain(row['model'])}: {plain(row['metric'])} "
         f"{within(row['quality'], row['quality_low'], row['quality_high'])}",
         f"keeps {percent_within(row['retained'], row['retained_low'], row['retained_high'])} of the teacher"
-        if known(row["retained"])
+        if known(row["retained"]) and not row["guard"]
         else "",
-        f"{si(row['pairs_per_s'])} pairs/s cached, {times(row['speedup'])} the teacher"
+        f"{si(row['pairs_per_s'])} pairs/s cached"
+        + (f", {times(row['speedup'])} the teacher{given}" if known(row["speedup"]) else "")
         if known(row["pairs_per_s"])
         else "not clocked",
         f"{si(row['text_s'], 's')} once per text, {si(row['combine_s_per_pair'], 's')} per pair"
@@ -685,6 +952,7 @@ def hover(row: pd.Series) -> str:
         else "",
         f"95 % of requests within {si(row['latency_p95_s'], 's')}" if known(row["latency_p95_s"]) else "",
         "noisy clock" if row["noisy"] else "",
+        "still rising: train longer" if row["rising"] else "",
     ]
     return "; ".join(part for part in parts if part)
 

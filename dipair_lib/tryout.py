@@ -25,7 +25,7 @@ from .models import BiLSTM, CrossEncoder, DualEncoder
 from .models.heads import ResidualHead, TransformerHead, join
 from .models.tokens import Tokens, read, tokenize
 from .tradeoff import Choice, plain, si
-from .training import encoder_dtype, in_dtype
+from .training.device import device_of, encoder_dtype, moved, placed_on, ready, synchronize
 
 TURNS = 3  # on the clock, after one of warm-up
 WORST = 20
@@ -66,8 +66,8 @@ def with_weights(folder: Path | str, data: pd.DataFrame) -> list[str]:
 
 
 @functools.lru_cache(maxsize=8)
-def load(folder: str, run: str) -> Loaded:
-    """A run's model, its encoder in the faster dtype.
+def load(folder: str, run: str, device: str = "auto") -> Loaded:
+    """A run's model on a device, its encoder in the faster dtype.
 
     Raises:
         ResultError: its weights are not here. ModelError: they are damaged.
@@ -78,7 +78,8 @@ def load(folder: str, run: str) -> Loaded:
             f"{path}: no weights here (a folder of rows alone cannot score): run the suite of {run} again to have them"
         )
     model: Any = models.load(path)
-    fast = in_dtype(model, encoder_dtype("auto"))
+    there = device_of(device)
+    fast = ready(model, there, encoder_dtype("auto", there))
     return Loaded(results.load_result(folder, run).model, fast, models.tokenizer_of(model))
 
 
@@ -87,12 +88,14 @@ def given_texts(data: pd.DataFrame, query: str) -> list[str]:
     return [query] * (int(data["n_fields"].max()) - 1)
 
 
-def loadable(folder: Path | str, runs: Sequence[str]) -> tuple[dict[str, Loaded], list[str]]:
+def loadable(
+    folder: Path | str, runs: Sequence[str], device: str = "auto"
+) -> tuple[dict[str, Loaded], list[str]]:
     """The models that load, by run, and of each other one a line that says why not."""
     found, problems = {}, []
     for run in runs:
         try:
-            found[run] = load(str(folder), run)
+            found[run] = load(str(folder), run, device)
         except ValueError as error:
             problems.append(f"{run}: {error}")
     return found, problems
@@ -110,19 +113,20 @@ def texts_for(fields: int, given: Sequence[str], candidates: Sequence[str]) -> p
 def score(one: Loaded, frame: pd.DataFrame) -> tuple[np.ndarray, dict[str, float]]:
     """Logits [lines, outputs] of texts, one field per column, and seconds (medians): ``texts`` (tokenise, encode, prepare; all that is done
     once per text), ``pairs`` (combine; of a cross-encoder everything) and ``together``."""
-    turns = []
+    turns, device = [], placed_on(one.model)
     for _ in range(TURNS + 1):
         begun = time.perf_counter()
         texts = read(one.tokenizer, frame, list(frame.columns), one.model.read_lengths)
         with torch.inference_mode():
             if isinstance(one.model, CrossEncoder):
                 between = begun
-                logits = training.predict(one.model, texts, what="")
+                logits = training.predict(one.model, texts, device=device, what="")
             else:
                 prepared = [
                     training.prepare_all(one.model, side, field, what="")
                     for field, side in enumerate(texts.tokens)
                 ]
+                synchronize(device)
                 between = time.perf_counter()
                 logits = training.combine_all(one.model, prepared, texts)
         turns.append((between - begun, time.perf_counter() - between))
@@ -225,7 +229,8 @@ def kept_places(model: DualEncoder, tokens: Tokens, field: int) -> list[int]:
     if model.select == "first" or k == 0:
         return list(range(k))
     with torch.inference_mode():
-        found = model.outputs_of(*tokens.take(np.array([0])), field)
+        ids, mask = moved(tokens.take(np.array([0])), placed_on(model))
+        found = model.outputs_of(ids, mask, field)
         if model.select == "learned":
             return (model.queries[field] @ found.hidden[0].T).argmax(1).tolist()
         return model.places(found.hidden, found.mask, found.received, k)[0].tolist()
@@ -244,7 +249,8 @@ def attention(one: Loaded, texts: Sequence[str]) -> pd.DataFrame | None:
     with torch.inference_mode():
         for field, text in enumerate(texts):
             tokens = tokenize(one.tokenizer, [text], model.read_lengths[field])
-            prepared.append(model.prepare(model.encode(*tokens.take(np.array([0])), field), field))
+            batch = moved(tokens.take(np.array([0])), placed_on(model))
+            prepared.append(model.prepare(model.encode(*batch, field), field))
             pieces = pieces_of(one.tokenizer, tokens)
             kept = [pieces[place] for place in kept_places(model, tokens, field)]
             if model.select == "learned":
@@ -254,7 +260,7 @@ def attention(one: Loaded, texts: Sequence[str]) -> pd.DataFrame | None:
         if isinstance(head, ResidualHead):
             prepared = head.parts(prepared)[0]
         real = join([tensors[-1] for tensors in prepared])[0]
-        weights = inner.attention(*prepared)[0].mean(0)[real][:, real]
+        weights = inner.attention(*prepared)[0].mean(0)[real][:, real].cpu()
     found = pd.DataFrame(weights.numpy(), index=names, columns=names)
     found.attrs["sides"] = np.diff(ends, prepend=0).tolist()
     return found
@@ -278,9 +284,15 @@ def heat_map(weights: pd.DataFrame) -> Figure:
     return figure
 
 
-def shown(folder: Path | str, runs: Sequence[str], given: Sequence[str], candidates: Sequence[str]) -> str:
+def shown(
+    folder: Path | str,
+    runs: Sequence[str],
+    given: Sequence[str],
+    candidates: Sequence[str],
+    device: str = "auto",
+) -> str:
     """Ranking, clocks, and what each model keeps of the first texts, as HTML, everything escaped; or why there is nothing to show."""
-    loaded, problems = loadable(folder, runs)
+    loaded, problems = loadable(folder, runs, device)
     if not loaded:
         problems.append(
             f"{folder}: no weights of these models here: run the suite again to try them on texts"
@@ -323,10 +335,12 @@ def as_marks(one: Side) -> str:
     return said + (f" <i>({html.escape(one.note)})</i>" if one.note else "")
 
 
-def heat_maps(folder: Path | str, runs: Sequence[str], texts: Sequence[str]) -> dict[str, bytes]:
+def heat_maps(
+    folder: Path | str, runs: Sequence[str], texts: Sequence[str], device: str = "auto"
+) -> dict[str, bytes]:
     """PNG by model name of each transformer head's attention; of what does not load ``shown`` says why."""
     found = {}
-    for one in loadable(folder, runs)[0].values():
+    for one in loadable(folder, runs, device)[0].values():
         weights = attention(one, texts) if len(texts) == len(one.model.read_lengths) else None
         if weights is not None:
             buffer = io.BytesIO()
@@ -452,8 +466,9 @@ class TryOut(widgets.VBox):
         runs: Sequence[str],
         given: Sequence[str],
         candidates: Sequence[str],
+        device: str = "auto",
     ) -> None:
-        self.folder, self.data, self.turn = folder, data, 0
+        self.folder, self.data, self.device, self.turn = folder, data, device, 0
         wide = {"description_width": "9em"}
         full = widgets.Layout(width="100%")
         names = [(plain(data.loc[run, "model"], 60), run) for run in with_weights(folder, data)]
@@ -485,8 +500,8 @@ class TryOut(widgets.VBox):
         given = [box.value for box in self.given]
         candidates = [line for line in self.candidates.value.splitlines() if line.strip()]
         runs = list(self.models.value)
-        self.said.value = shown(self.folder, runs, given, candidates)
-        maps = heat_maps(self.folder, runs, [*given, *candidates[:1]])
+        self.said.value = shown(self.folder, runs, given, candidates, self.device)
+        maps = heat_maps(self.folder, runs, [*given, *candidates[:1]], self.device)
         self.maps.children = [
             widgets.HTML(
                 f"<p>Attention in the head of {html.escape(plain(name))}</p>"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -76,6 +78,28 @@ def pairs() -> pd.DataFrame:
         rows.append((query, " ".join(random.permutation(mixed)), 1, group))
         rows += [(query, text, 0, group) for text in other]
     return pd.DataFrame(rows, columns=["query", "passage", "label", "group"])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for ``device`` runs on the CPU, on one that is not there (``stand_in``), and on a CUDA GPU if there is one."""
+    if "device" in metafunc.fixturenames:
+        import torch
+
+        gpu = ["cuda"] if torch.cuda.is_available() else []
+        metafunc.parametrize("device", ["cpu", "stand-in", *gpu], indirect=True)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A ``torch.device`` that models can be on."""
+    import torch
+    from stand_in import stand_in
+
+    if request.param != "stand-in":
+        yield torch.device(request.param)
+        return
+    with torch.no_grad(), stand_in() as there:
+        yield there
 
 
 @pytest.fixture

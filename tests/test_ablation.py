@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipair_lib import ablation, report, results
+from dipair_lib import ablation, report, results, tradeoff
 from dipair_lib.ablation import Cell
 
 PARAMETERS = {
@@ -19,19 +19,34 @@ PARAMETERS = {
 N = 200
 
 
-def student(folder: Path, seed: int, right: float, **parameters: Any) -> None:
-    """Store a student of which the first ``right`` share of its test rows, shifted by the seed, is classified correctly."""
+def student(folder: Path, seed: int, right: float, run: str = "", **parameters: Any) -> str:
+    """Store a student of which the first ``right`` share of its test rows, shifted by the seed, is classified correctly; fields of the row
+    begin with ``row_``, ``run`` tells runs apart whose students have one name."""
+    fields = {k.removeprefix("row_"): parameters.pop(k) for k in list(parameters) if k.startswith("row_")}
     p = {**PARAMETERS, **parameters}
     name = ablation.name_of(p)
     labels = np.arange(N) % 2
     correct = (np.arange(N) + 7 * seed) % N < right * N
     logits = np.where(correct == (labels == 1), 1.0, -1.0)[:, None]
     row = results.Result(
-        run_id=f"02_bilstm-{results.slug(name)}.s{seed}", created_utc="", notebook="02_bilstm", suite="s", task=p["task"], split="test",
+        run_id=f"02_bilstm-{results.slug(name)}{run}.s{seed}", notebook="02_bilstm", suite="s", task=p["task"], split="test",
         n_examples=N, n_train=50, n_synthetic=0, model=name, family="bilstm", metric="accuracy", quality=right, seed=seed,
-        parameters=json.dumps(p), data_sha256="d",
+        parameters=json.dumps(p), data_sha256="d", **{"created_utc": "", **fields},
     )  # fmt: skip
     results.save_result(folder, row, logits, labels, np.arange(N))
+    return row.run_id
+
+
+def teacher(folder: Path, run: str, created: str, seed: int = 0) -> str:
+    """Store a teacher that is right in 9 of 10 test rows."""
+    labels = np.arange(N) % 2
+    logits = np.where((np.arange(N) < 0.9 * N) == (labels == 1), 1.0, -1.0)[:, None]
+    row = results.Result(
+        run_id=run, created_utc=created, notebook="01_teacher", suite="s", task="t", split="test", n_examples=N, model="teacher",
+        family="cross-encoder", metric="accuracy", quality=0.9, seed=seed, data_sha256="d", teacher_run=run,
+    )  # fmt: skip
+    results.save_result(folder, row, logits, labels, np.arange(N))
+    return run
 
 
 @pytest.fixture
@@ -74,6 +89,98 @@ class TestCells:
         )
 
 
+class TestNothingIsOverwritten:
+    """Whatever else differs makes other cells, compared among themselves and named by what differs."""
+
+    def test_epochs_part_cells(self, folder: Path) -> None:
+        for seed in (0, 1):
+            student(folder, seed, 0.62, run="long", epochs=9.0)
+            student(folder, seed, 0.92, run="long", epochs=9.0, loss="logits")
+        loaded = ablation.load(folder, "t", n_boot=10)
+        plain = {cell.epochs: seeds for cell, seeds in loaded.quality.items() if cell == cell.of_set()}
+        assert plain == {4.0: {0: 0.6, 1: 0.6}, 9.0: {0: 0.62, 1: 0.62}}
+        table = ablation.gains(folder, "t", n_boot=50)
+        alone = table[table["gain"] == "distillation alone: logits, not labels"]
+        assert dict(zip(alone["students"], alone["points"], strict=True)) == pytest.approx(
+            {"epochs 4": 15.0, "epochs 9": 30.0}
+        )
+        said = ablation.sentence(folder, "t")
+        assert (
+            "the same number of steps (epochs 4): learning the teacher's logits instead of labels changed it by +15.0"
+            in said
+        )
+        assert said.endswith("Other students here have epochs 9: the table holds their gains.")
+        titles = [ax.get_title(loc="left") for ax in ablation.figure(folder, "t", n_boot=20).axes]
+        assert "What each part brings (epochs 4)" in titles
+
+    @pytest.mark.parametrize(
+        "changes", [{"hidden": 300}, {"batch_size": 9}, {"teacher_seed": "same"}, {"brand_new": 1}]
+    )
+    def test_so_does_every_parameter_that_chooses_what_is_trained(
+        self, folder: Path, changes: dict[str, Any]
+    ) -> None:
+        before = ablation.load(folder, "t", n_boot=10).quality
+        student(folder, 0, 0.99, run="other", **changes)
+        after = ablation.load(folder, "t", n_boot=10).quality
+        assert len(after) == len(before) + 1
+        assert {cell: after[cell] for cell in before} == before
+
+    def test_a_parameter_that_committed_rows_lack_has_a_value_for_them(self) -> None:
+        """One that the table lacks would part old rows from new ones."""
+        root = Path(__file__).parents[1]
+        rows = results.load_results(root / "results" / "reference" / "tang2019" / "sst2")
+        named = set.intersection(*(set(json.loads(r.parameters)) for r in rows if r.notebook == "02_bilstm"))
+        notebook = results.notebook_parameters(root / "notebooks" / "02_bilstm.ipynb")
+        assert notebook.keys() - named - tradeoff.NO_CHOICE - ablation.DEFAULTS.keys() == set(), (
+            "for ablation.DEFAULTS"
+        )
+        assert Cell.of(PARAMETERS) == Cell.of({**PARAMETERS, **ablation.DEFAULTS})
+
+    def test_students_of_an_earlier_teacher_are_a_set_of_their_own(self, tmp_path: Path) -> None:
+        for day, run in enumerate(("old", "new"), 1):
+            teacher(tmp_path, run, f"2026-01-0{day}")
+            for augment in ("none", "all"):
+                student(
+                    tmp_path, 0, 0.5 + 0.1 * day, run=run, loss="logits", augment=augment, row_teacher_run=run
+                )
+        student(
+            tmp_path, 0, 0.5, row_teacher_run="old"
+        )  # learns from labels: either teacher's students are held against it
+        table = ablation.gains(tmp_path, "t", n_boot=20)
+        alone = table[table["gain"] == "distillation alone: logits, not labels"]
+        assert dict(zip(alone["students"], alone["points"], strict=True)) == pytest.approx(
+            {"newest teacher": 20.0, "teacher 1 before the newest": 10.0}
+        )
+        loaded = ablation.load(tmp_path, "t", n_boot=10)
+        assert loaded.base().teacher == 0
+        assert loaded.teacher is not None and loaded.teacher.run_id == "new"
+
+    def test_a_teacher_per_seed_is_one_cell(self, tmp_path: Path) -> None:
+        for seed in (0, 1):
+            run = teacher(tmp_path, f"taught{seed}", f"2026-01-0{seed + 1}", seed)
+            student(tmp_path, seed, 0.7, loss="logits", teacher_seed="same", row_teacher_run=run)
+        (cell,) = ablation.load(tmp_path, "t", n_boot=10).quality.values()
+        assert cell == {0: 0.7, 1: 0.7}
+
+    def test_of_a_student_that_was_trained_twice_the_newer_row_counts_and_it_is_said(
+        self, tmp_path: Path
+    ) -> None:
+        new = student(tmp_path, 0, 0.8, run="a", row_created_utc="2026-01-02")
+        old = student(tmp_path, 0, 0.6, run="b", n_seeds=3, row_created_utc="2026-01-01")
+        with pytest.warns(
+            UserWarning, match=f"row left out: {old}: the same student was trained again as {new}"
+        ):
+            loaded = ablation.load(tmp_path, "t", n_boot=10)
+        assert list(loaded.quality.values()) == [{0: 0.8}]
+
+    def test_rows_of_another_build_of_the_data_are_not_mixed_in(self, folder: Path) -> None:
+        before = ablation.load(folder, "t", n_boot=10).quality
+        run_id = student(folder, 5, 0.9, run="other")
+        row, stored = results.load_result(folder, run_id), results.load_logits(folder, run_id)
+        results.save_result(folder, row, stored.logits, 1 - stored.labels, stored.groups)
+        assert ablation.load(folder, "t", n_boot=10).quality == before
+
+
 class TestGains:
     def test_by_hand(self, folder: Path) -> None:
         table = ablation.gains(folder, "t", n_boot=200).set_index("gain")
@@ -112,7 +219,7 @@ class TestGains:
 
     def test_the_sentence_says_what_was_seen(self, folder: Path) -> None:
         said = ablation.sentence(folder, "t")
-        assert "200 test rows over 2 seeds, 50 training rows" in said
+        assert "200 test rows over 2 seeds given this teacher, 50 training rows" in said
         assert "learning the teacher's logits instead of labels changed it by +15.0 points" in said
 
     def test_without_a_comparison_it_says_nothing(self, tmp_path: Path) -> None:

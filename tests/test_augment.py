@@ -84,6 +84,72 @@ class TestByHand:
         assert changed(self.source, Rules(0.1, 0, 0.5), random)[0] == "[MASK]"
 
 
+class TestAsWritten:
+    """All but the replaced words stays byte for byte: what stands between words, before the first and after the last."""
+
+    texts: ClassVar[list[str]] = [
+        "  The cat,\tsees (a dog).\n",
+        "_the cat's_owl__and…",
+        "北京the cat",
+        "",
+        " _ ",
+        "[mask] a[MASK]b",
+    ]
+
+    def test_without_a_change_every_byte_is_there_and_no_row_is_new(self) -> None:
+        source = augment.tag(frame(*self.texts), ["left"], by_table)
+        assert changed(source, Rules(0, 0, 0), np.random.default_rng(0)) == self.texts
+        assert len(augment.synthesize(source, Rules(0, 0, 0), 3)) == 0
+
+    def test_words_are_replaced_and_masked_in_their_places(self) -> None:
+        source = augment.tag(frame("The cat,  sees\ta dog.", "a_dog!"), ["left"], by_table)
+        # The, cat, ",", sees, a, dog, "." and a, dog, "!": cat and both a are masked, dog becomes cat (once there, dog twice).
+        random = Uniform([0.5, 0.0, 0.5, 0.5, 0.0, 0.15, 0.5, 0.0, 0.15, 0.5], [1.0, 1.0])
+        assert changed(source, Rules(), random) == ["The [MASK],  sees\t[MASK] cat.", "[MASK]_cat!"]
+
+    def test_an_ngram_is_a_piece_of_the_text(self) -> None:
+        source = augment.tag(frame("(The cat,  sees_a dog.)"), ["left"], by_table)
+        # 4 of 9 words (a bracket is one) from the fourth on.
+        random = Uniform([0.9] * 9, [0.0], pick=3)
+        assert changed(source, Rules(0, 0, 1), random) == [",  sees_a dog"]
+        pieces = augment.synthesize(source, Rules(0, 0, 1), 40)["left"]
+        assert len(pieces) > 10
+        assert all(piece in "(The cat,  sees_a dog.)" for piece in pieces)
+
+    def test_an_ngram_of_all_words_is_the_text_with_its_edges(self) -> None:
+        source = augment.tag(frame(" a cat\n"), ["left"], by_table)
+        assert changed(source, Rules(0, 0, 1), Uniform([0.9] * 2, [0.0], pick=1)) == [" a cat\n"]
+
+    def test_rows_in_which_nothing_changed_are_dropped_however_they_are_punctuated(self) -> None:
+        source = augment.tag(
+            frame("It works."), ["left"], lambda words: list(words)
+        )  # no word has another of its tag
+        assert len(augment.synthesize(source, Rules(0, 1, 0), 5)) == 0
+        made = augment.synthesize(source, Rules(0.3, 0, 0), 20)["left"].tolist()
+        assert set(made) <= {
+            "[MASK] works.",
+            "It [MASK].",
+            "It works[MASK]",
+            "[MASK] [MASK].",
+            "[MASK] works[MASK]",
+            "It [MASK][MASK]",
+        }
+        assert len(made) == len(set(made)) > 3
+
+    def test_masks_alone_are_dropped_whatever_stands_between_them(self) -> None:
+        source = augment.tag(frame("_works.\nwell"), ["left"], by_table)
+        made = augment.synthesize(source, Rules(0.9, 0, 0), 30)["left"].tolist()
+        assert made
+        assert "_[MASK][MASK]\n[MASK]" not in made
+
+    def test_a_replacement_does_not_run_together_with_its_neighbours(self) -> None:
+        tags = {"and": "C", "/": "C"}
+        source = augment.tag(
+            frame("cat/dog", "an owl and he"), ["left"], lambda words: [tags.get(w, w) for w in words]
+        )
+        assert changed(source, Rules(0, 1, 0), np.random.default_rng(0)) == ["cat and dog", "an owl / he"]
+
+
 class TestProbabilities:
     n = 40_000
     text = "the cat sees a dog and the owl"
@@ -193,7 +259,7 @@ class TestTaggers:
             "a/b/c",
         ]
         source = augment.tag(frame(*texts), ["left"])
-        assert len(source.ids[0]) == sum(len(words_of(t)) for t in texts)
+        assert len(source.kinds[0]) == sum(len(words_of(t)) for t in texts)
 
     def test_pattern_tells_nouns_from_determiners(self) -> None:
         source = augment.tag(frame(*["the cat sees a dog"] * 3), ["left"])

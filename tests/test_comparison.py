@@ -123,7 +123,7 @@ class TestPages:
 
     def test_the_answer_comes_first_and_the_table_holds_both(self, tmp_path: Path) -> None:
         save(tmp_path / "before", "student", logits_of(0.5, 0))
-        save(tmp_path / "before", "gone", logits_of(0.4, 0))
+        save(tmp_path / "before", "gone", logits_of(0.4, 0), parameters='{"layers":2}')
         save(tmp_path / "after", "student", logits_of(3.0, 1))
         page = self.page(tmp_path)
         assert page.index("1 is surely better in after") < page.index("<svg") < page.index("<td>gone</td>")

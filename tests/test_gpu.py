@@ -1,6 +1,6 @@
 """Facts about the GPU's tile: the head's own scores whatever the shapes, nothing written beside them, nothing above its floor lost.
 
-Without a GPU the kernel runs in Triton's interpreter (``conftest`` asks for it); with one, ``TRITON_INTERPRET=0`` runs them on it.
+Without a GPU the kernel runs in Triton's interpreter (``conftest`` asks for it); with one, ``make test-gpu`` runs them on it.
 """
 
 from __future__ import annotations
@@ -163,7 +163,10 @@ class TestAbove:
     def test_the_best_of_all_whatever_the_room(
         self, made: Any, room: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Spans that find too much are halved: the order is the worst, each right text better than those before."""
+        """Spans that find too much are halved: the order is the worst, each right text better than those before.
+
+        A GPU sums the same pair in another order where its tile is another; the interpreter gives the same bits.
+        """
         tile, left, right, scores = made
         monkeypatch.setattr(gpu, "ROOM", room)
         monkeypatch.setattr(gpu, "ROWS", 32)
@@ -182,7 +185,9 @@ class TestAbove:
         places, highest = best.sorted()
         want = Best(9, 4)
         want.add(scores.cpu(), torch.arange(100))
-        assert places.cpu().equal(want.sorted()[0]) and highest.cpu().equal(want.sorted()[1])
+        assert places.cpu().equal(want.sorted()[0])
+        near = 0.0 if gpu.interpreted() else 1e-5
+        torch.testing.assert_close(highest.cpu(), want.sorted()[1], atol=near, rtol=near)
         assert pairs == 9 * 100
         assert any(a == c for (a, _), (c, _) in itertools.pairwise(asked)) == (room < 1000)
 

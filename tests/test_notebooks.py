@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import sentences
@@ -116,7 +117,22 @@ def test_suites_fit_the_notebooks() -> None:
         assert "04_tradeoff" in {r.notebook for r in read.runs if r.stage == last}, path.name
 
 
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("tang2019", 66_977), ("tang2019-sst2", 66_977), ("tang2019-reduced", 3_441), ("tang2019-pairs", 5_000)],
+)
+def test_the_papers_suites_say_how_many_rows_a_student_sees(name: str, rows: int) -> None:
+    """Rows of the task at each share (as committed rows count them) times the epochs, in the comment above the suite."""
+    path = FOLDER / "suites" / f"{name}.yaml"
+    said = path.read_text(encoding="utf8").partition("name:")[0]
+    for run in suite.read_suite(path).runs:
+        if run.notebook == "02_bilstm":
+            seen = run.parameters["epochs"] * round(run.parameters["share"] * rows)
+            assert f"{seen:,.0f}" in said, run.label
+
+
 DIPAIR = [f"DiPair-{head} k=4 w=16 (frozen for 1 epochs)" for head in ("FFNN", "TSF")]
+STARTED = [name.replace("(", "(2,000 cosine pairs, ") for name in DIPAIR]  # of pairs, in the smoke suite
 OWN = {"projection": "16", "keep": "[4]", "stage1_epochs": "1.0", "clock": "none"}
 
 
@@ -145,7 +161,7 @@ class TestOwnData:
         )
         rows = {r.model: r for r in results.load_results(out)}
         assert set(rows) == {
-            "constant", "TF-IDF", "frozen cosine", "teacher", "BiLSTM 150 (logits)", *DIPAIR,
+            "constant", "TF-IDF", "frozen cosine", "teacher", "BiLSTM 150 (logits)", *STARTED,
         }  # fmt: skip
         assert results.verify(out) == []
         teacher = rows["teacher"]
@@ -154,7 +170,7 @@ class TestOwnData:
             assert row.combine_s_per_pair is not None and row.combine_s_per_pair > 0
             assert row.clock_id == teacher.clock_id
         page = (out / "report.html").read_text(encoding="utf8")
-        assert DIPAIR[1] in page
+        assert STARTED[1] in page
         assert "pairs.csv" in page
 
     def test_single_sentences_of_three_classes(self, tiny_backbone: str, tmp_path: Path) -> None:
@@ -282,3 +298,31 @@ class TestDiPair:
         teachers = sorted((r for r in rows if r.teacher_run == r.run_id), key=lambda r: r.seed or 0)
         assert [row.seed for row in teachers] == [0, 1]
         assert {row.teacher_run for row in made} == {teachers[0].run_id}
+
+
+class TestBiLSTM:
+    """02_bilstm beyond its defaults, really executed."""
+
+    def test_each_seed_has_its_own_teacher_and_random_vectors(
+        self, pairs: pd.DataFrame, tiny_backbone: str, tmp_path: Path
+    ) -> None:
+        """The second of two seeds is the student that a run of that seed alone gives, down to its logits."""
+        pairs.to_csv(tmp_path / "pairs.csv", index=False)
+        asked = {"teacher_seed": "same", "vectors": "random", "epochs": 1.0}
+        students = [
+            {"notebook": "02_bilstm", "parameters": {**asked, **more}}
+            for more in ({"n_seeds": 2}, {"seed": 1})
+        ]
+        rows = run_own(
+            tmp_path, task=str(tmp_path / "pairs.csv"), fields="query, passage", backbone=tiny_backbone, lengths="8, 12",
+            seeds="0, 1", students="\n".join(f"      - {json.dumps(s)}" for s in students),
+        )  # fmt: skip
+        teachers = {row.seed: row.run_id for row in rows if row.teacher_run == row.run_id}
+        made = [row for row in rows if row.family == "bilstm"]
+        assert sorted((row.seed, row.teacher_run) for row in made) == [
+            (0, teachers[0]), (1, teachers[1]), (1, teachers[1]),
+        ]  # fmt: skip
+        first, second = (
+            results.load_logits(tmp_path / "mine", row.run_id).logits for row in made if row.seed == 1
+        )
+        np.testing.assert_allclose(first, second, atol=1e-5)

@@ -336,6 +336,22 @@ class TestTeacher:
         monkeypatch.setenv("DIPAIR_INPUTS", "00_x-1111111111 01_teacher-aaaaaaaaaa")
         assert results.find_teacher(folder, "d" * 64).run_id == "01_teacher-aaaaaaaaaa.teacher"
 
+    def test_a_student_learns_from_the_first_or_from_that_of_its_seed(self, folder: Path) -> None:
+        for seed in (2, 1):
+            other = measured(f"01_teacher-{seed}.teacher", STUDENT, family="cross-encoder", seed=seed)
+            results.save_result(folder, other, STUDENT, LABELS, GROUPS)
+        teachers = results.find_teachers(folder, "d" * 64, None)
+        assert [row.seed or 0 for row in teachers] == [0, 1, 2]
+        assert [results.teacher_for_seed(teachers, s).seed or 0 for s in (0, 1, 5)] == [0, 0, 0]
+        assert [results.teacher_for_seed(teachers, s, "same").seed or 0 for s in (0, 1, 2)] == [0, 1, 2]
+        with pytest.raises(
+            ResultError,
+            match=r"a teacher of seed 3 .* have seed 0, 1, 2: run 01_teacher with each student's seed first",
+        ):
+            results.teacher_for_seed(teachers, 3, "same")
+        with pytest.raises(ValueError, match="teacher_seed: expected one or same, but got 'each'"):
+            results.teacher_for_seed(teachers, 0, "each")
+
     def test_without_one_the_message_says_what_to_run(self, tmp_path: Path) -> None:
         with pytest.raises(ResultError, match="run 01_teacher"):
             results.find_teacher(tmp_path, "d" * 64)
@@ -364,7 +380,22 @@ class TestIdentity:
         told: dict[str, Any] = results.environment()
         assert told["python"] == ".".join(map(str, sys.version_info[:3]))
         assert row(**told).torch == told["torch"]
-        assert results.device_name()
+        assert results.device_name() == results.device_name("auto")
+
+    def test_a_device_that_was_asked_for_is_the_one_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda which=None: f"GPU {which}")
+        name = results.device_name.__wrapped__
+        assert [name(), name("cuda"), name("cuda:1")] == ["GPU None", "GPU cuda", "GPU cuda:1"]
+        on_cpu = name("cpu")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert name() == name("auto") == on_cpu and not on_cpu.startswith("GPU ")
+
+    def test_the_parameter_device_counts_by_the_name_alone(self) -> None:
+        keys = [results.run_key("03_x", {"keep": 8, **more}, "f", "chip") for more in ({}, {"device": "cpu"})]
+        assert keys[0] == keys[1] != results.run_key("03_x", {"keep": 8, "device": "cpu"}, "f", "another")
 
 
 def notebook(source: str, path: Path, tag: str = "parameters") -> Path:

@@ -43,7 +43,7 @@ def save_student(backbone: str, folder: Path, seed: int = 0, **settings: Any) ->
 @pytest.fixture(autouse=True)
 def encoder_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (collection, scoring):
-        monkeypatch.setattr(module, "encoder_dtype", lambda _: "float32")
+        monkeypatch.setattr(module, "encoder_dtype", lambda *_: "float32")
 
 
 @pytest.fixture
@@ -1109,13 +1109,15 @@ class TestCommandLine:
         for side, name in enumerate("ab"):
             source = f"--student @s --texts @{name}.parquet --field {side} --dtype float16 --out @new/{name}"
             assert dipair("encode", *source.split()) == 0
-        assert "a: 11 distinct texts in 1 shards, float16" in capsys.readouterr().out
+        on = results.device_name()
+        assert f"a: 11 distinct texts in 1 shards, float16, on {on}" in capsys.readouterr().out
         asked = ["score", *"--student @s --left @new/a --right @new/b".split()]
-        best = [*asked, *"--all --top 2 --out @out".split()]
+        best = [*asked, *"--all --top 2 --device cpu --out @out".split()]
+        where = f"; scored on the CPU, {results.device_name('cpu')}"
         assert dipair(*best) == dipair(*best) == 0
         assert capsys.readouterr().out.splitlines() == [
-            f"{sides}/out: 253 pairs scored, 22 rows in 1 parts",
-            f"{sides}/out: 253 pairs scored, 22 rows in 1 parts, 1 of them from before",
+            f"{sides}/out: 253 pairs scored, 22 rows in 1 parts{where}",
+            f"{sides}/out: 253 pairs scored, 22 rows in 1 parts, 1 of them from before{where}",
         ]
         assert dipair("verify", "@new/a") == dipair("verify", "@out") == 0
         (sides / "out" / "part-00000.parquet").unlink()
@@ -1123,6 +1125,8 @@ class TestCommandLine:
         assert "part-00000.parquet: missing" in capsys.readouterr().out
         assert dipair(*asked, *"--pairs @x.csv --top 3 --out @z".split()) == 2
         assert "--top: expected a whole number from 1 on, and --all" in capsys.readouterr().err
+        assert dipair(*asked, *"--all --device cpu --ray --out @z".split()) == 2
+        assert "--device: on a Ray cluster each machine takes what it has" in capsys.readouterr().err
         assert dipair(*asked, *"--all --part 2/2 --out @z".split()) == 2
         assert (
             "--part: expected I/N with I from 0 to N - 1, such as 0/4, but got 2/2" in capsys.readouterr().err

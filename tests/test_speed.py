@@ -76,7 +76,7 @@ class TestContestants:
         self, tiny_backbone: str, texts: Texts, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            speed, "BATCH_SIZES", {"encode": (4, 8), "combine": (16, 64), "cross-encoder": (4,)}
+            speed, "BATCH_SIZES", {"cpu": {"encode": (4, 8), "combine": (16, 64), "cross-encoder": (4,)}}
         )
         model = models.DualEncoder(tiny_backbone, (8, 12), (2, 2), projection=8).eval()
         seen = {"encoded": 0, "pairs": 0}

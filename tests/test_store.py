@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dipair_lib import models, training
 from dipair_lib.models.tokens import Texts, read
@@ -58,6 +60,41 @@ class TestOutputs:
         training.stored_outputs(model, texts, tmp_path)
         other = read(models.load_tokenizer(tiny_backbone), pairs[:30], ["query", "passage"], LENGTHS)
         assert training.stored_outputs(model, other, tmp_path)[1]["from_store"] == 0
+
+    def test_other_weights_in_the_same_folder_do_not_meet_a_store(
+        self, tiny_backbone: str, texts: Texts, tmp_path: Path
+    ) -> None:
+        """And the same weights in another folder do: what counts is the encoder, not what it is called."""
+        folder = tmp_path / "backbone"
+        shutil.copytree(tiny_backbone, folder)
+        before = student(str(folder), pooled=True)
+        old, _ = training.stored_outputs(before, texts, tmp_path / "store")
+        weights = load_file(folder / "model.safetensors")
+        name = "encoder.layer.1.output.LayerNorm.weight"
+        save_file({**weights, name: weights[name] * 2}, folder / "model.safetensors", {"format": "pt"})
+        model = student(str(folder), pooled=True)
+        new, counts = training.stored_outputs(model, texts, tmp_path / "store")
+        assert counts["from_store"] == 0
+        assert (new[0].hidden.float() - old[0].hidden.float()).abs().max() > 0.1
+        with torch.no_grad():
+            fresh = model.outputs_of(*texts.tokens[0].take(np.arange(len(texts.tokens[0]))), 0)
+        found = new[0].outputs(slice(None)).hidden
+        torch.testing.assert_close(found, fresh.hidden * fresh.mask[..., None], atol=0.05, rtol=0.05)
+        counts = training.stored_outputs(student(tiny_backbone), texts, tmp_path / "store")[1]
+        assert counts["encoded"] == 0
+
+    def test_each_of_two_encoders_has_outputs_of_its_own(
+        self, tiny_backbone: str, texts: Texts, tmp_path: Path
+    ) -> None:
+        """They start alike; once one of them was trained, its outputs are not the other's."""
+        model = student(tiny_backbone, shared=False)
+        training.stored_outputs(model, texts, tmp_path)
+        with torch.no_grad():
+            model.encoder[1].encoder.layer[0].output.dense.weight.mul_(2)
+        assert training.stored_outputs(model, texts, tmp_path)[1] == {
+            "encoded": len(texts.tokens[1]),
+            "from_store": len(texts.tokens[0]),
+        }
 
 
 class TestTeacherLogits:

@@ -27,8 +27,8 @@ def store(folder: Path, run_id: str, right: float, seed: int, **fields: Any) -> 
     correct = (np.arange(N) + 7 * seed) % N < right * N
     logits = np.where(correct == (labels == 1), 1.0, -1.0)[:, None]
     row = results.Result(
-        run_id=run_id, created_utc="", suite="s", split="test", n_examples=N, metric="accuracy", quality=right, seed=seed, data_sha256="d",
-        **{"task": "t", "n_train": 50, "teacher_run": TEACHER, **fields},
+        run_id=run_id, suite="s", split="test", n_examples=N, metric="accuracy", quality=right, seed=seed, data_sha256="d",
+        **{"created_utc": "", "task": "t", "n_train": 50, "teacher_run": TEACHER, **fields},
     )  # fmt: skip
     results.save_result(folder, row, logits, labels, np.arange(N))
     return row
@@ -206,6 +206,38 @@ class TestSeries:
         assert list(found[0].keys) == [(300,), (1200,)]
         assert found[0].reference == (1200,)
 
+    def test_students_of_an_earlier_teacher_are_other_configurations(self, tmp_path: Path) -> None:
+        """Two teachers of one seed: k = 4 learned from both, and neither row is lost; labels are learned whoever taught."""
+        for day, run in enumerate(("old", "new"), 1):
+            told: dict[str, Any] = {"row_teacher_run": run, "row_created_utc": f"2026-01-0{day}"}
+            store(
+                tmp_path, run, 0.9, 0, model="teacher", family="cross-encoder", notebook="01_teacher", created_utc=f"2026-01-0{day}"
+            )  # fmt: skip
+            student(tmp_path, 0.5 + 0.1 * day, keep=[4], n_seeds=day, **told)
+        student(tmp_path, 0.8, row_teacher_run="new")
+        student(tmp_path, 0.65, keep=[4], loss="hard", row_teacher_run="old")
+        loaded = study.load(tmp_path, "t", n_boot=10)
+        named = {study.name_of(s, loaded.usual()): s["teacher_age"] for s in loaded.settings.values()}
+        assert named == {
+            "FFNN + pooled + cosine k=4": 0,
+            "FFNN + pooled + cosine k=4, teacher 1 before the newest": 1,
+            "FFNN + pooled + cosine k=8": 0,
+            "FFNN + pooled + cosine k=4, learns labels": 0,
+        }
+        (found,) = [s for q, s in study.questions_of(loaded).items() if q.title == "Kept tokens"]
+        assert [loaded.mean(key)[0] for key in found[0].keys.values()] == pytest.approx([0.7, 0.8])
+
+    def test_of_a_student_that_was_trained_twice_the_newer_row_counts_and_it_is_said(
+        self, tmp_path: Path
+    ) -> None:
+        new = student(tmp_path, 0.8, row_created_utc="2026-01-02")
+        old = student(tmp_path, 0.6, n_seeds=3, row_created_utc="2026-01-01")
+        with pytest.warns(
+            UserWarning, match=f"row left out: {old}: the same student was trained again as {new}"
+        ):
+            loaded = study.load(tmp_path, "t", n_boot=10)
+        assert [list(seeds.values()) for seeds in loaded.quality.values()] == [[0.8]]
+
     def test_at_most_five_the_longest_first(self, tmp_path: Path) -> None:
         for i in range(7):
             for k in range(1, 3 + (i == 6)):
@@ -328,7 +360,7 @@ class TestBar:
     def test_the_sentence_names_the_best_that_is_fast_enough(self, folder: Path) -> None:
         said = study.sentence(folder, "t", n_boot=200)
         assert said.startswith("FFNN + pooled + cosine k=8 keeps 91.7 % (")
-        assert "over 2 seeds at 12,500x its pairs per second, +12.5 (" in said
+        assert "over 2 seeds given this teacher at 12,500x its pairs per second, +12.5 (" in said
         assert "the best of 1 student that fast" in said
         assert "The bar (99.5 % at 10,000x) is 7.8 points away" in said
         assert "it is 1,000 times as fast from 680 pairs per text on." in said

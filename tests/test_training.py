@@ -15,7 +15,7 @@ import torch
 from dipair_lib import models, quality, results, training
 from dipair_lib.models.tokens import read
 from dipair_lib.tasks import Task
-from dipair_lib.training import Data, TrainConfig, encoder_dtype
+from dipair_lib.training import Data, TrainConfig, encoder_dtype, losses
 
 LENGTHS = (10, 14)
 
@@ -42,6 +42,26 @@ class TestLosses:
         # (1 - 0)^2 and (3 - 1)^2
         loss = training.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss="logits"))
         assert float(loss) == pytest.approx((1 + 4) / 2)
+
+    def test_the_squared_error_is_summed_over_classes(self) -> None:
+        """The paper's squared distance of logits, a mean over rows only: (1 + 4 + 9) and (0 + 1 + 0)."""
+        data = Data(None, np.zeros(2), np.arange(2), 3, np.array([[0, 1, 2], [3, 0, 0]], np.float32))  # type: ignore[arg-type]
+        logits = torch.tensor([[1.0, 3.0, -1.0], [3.0, 1.0, 0.0]])
+        loss = training.loss_of(logits, data, np.arange(2), TrainConfig(loss="logits"))
+        assert float(loss) == pytest.approx((14 + 1) / 2)
+
+    def test_two_logits_weigh_half_as_much_as_their_log_odds(self) -> None:
+        """What the docstring says of two classes: (d0^2 + d1^2) = (d1 - d0)^2 / 2 + (d0 + d1)^2 / 2 of the errors d of two logits."""
+        student, teacher = torch.tensor([[0.5, -1.0], [2.0, 1.5]]), torch.tensor([[-1.0, 3.0], [1.0, 1.0]])
+        config = TrainConfig(loss="logits")
+        two = float(losses.soft_loss(student, teacher, config))
+        odds = float(losses.soft_loss(student.diff(dim=1), teacher.diff(dim=1), config))
+        of_sums = float(losses.soft_loss(student.sum(1, keepdim=True), teacher.sum(1, keepdim=True), config))
+        assert two == pytest.approx(odds / 2 + of_sums / 2)
+        centred = float(
+            losses.soft_loss(student - student.mean(1, True), teacher - teacher.mean(1, True), config)
+        )
+        assert centred == pytest.approx(odds / 2)
 
     def test_cross_entropy_of_the_log_odds_by_hand(self) -> None:
         loss = training.loss_of(self.logits, self.data([1, 0], 2), np.arange(2), TrainConfig(loss="hard"))
@@ -122,7 +142,9 @@ class TestTraining:
         grads = {}
         for dtype in ("float32", "bfloat16"):
             model.zero_grad()
-            training.outputs_in(model, data.texts, np.arange(12), dtype)[0].square().sum().backward()
+            inputs = training.Inputs(model, data.texts, torch.device("cpu"))
+            batch = training.Step(model).batch(inputs, np.arange(12))
+            training.outputs_in(model, batch, dtype)[0].square().sum().backward()
             grads[dtype] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         assert float(torch.cosine_similarity(grads["float32"], grads["bfloat16"], dim=0)) > 0.99
 
@@ -155,10 +177,41 @@ class TestTraining:
             torch.manual_seed(0)
             return models.CrossEncoder(tiny_backbone, LENGTHS)
 
-        config = TrainConfig(loss="hard", batch_size=16)
-        rate, tried = training.choose_learning_rate(build, data, data, "auc", config, [1e-9, 3e-3], share=10)
-        assert rate == 3e-3
-        assert tried[3e-3] > tried[1e-9]  # type: ignore[operator]
+        config = TrainConfig(loss="hard", batch_size=16, epochs=10)
+        model, found = training.train_best(build, data, data, "auc", config, [1e-9, 3e-3])
+        assert found.fitted.learning_rate == 3e-3
+        assert found.tried[3e-3] > found.tried[1e-9]
+        auc = quality.evaluate(["auc"], data.labels, training.predict(model, data.texts))["auc"]
+        assert auc == pytest.approx(max(found.fitted.dev), abs=1e-6)
+
+    def test_a_rate_that_is_behind_twice_running_is_given_up(self, tiny_backbone: str, data: Data) -> None:
+        def build() -> models.CrossEncoder:
+            torch.manual_seed(0)
+            return models.CrossEncoder(tiny_backbone, LENGTHS)
+
+        config = TrainConfig(loss="hard", batch_size=16, epochs=10)
+        _, found = training.train_best(build, data, data, "auc", config, [3e-3])
+        behind = training.fit(
+            build(),
+            data,
+            replace(config, learning_rate=1e-9, looks=2),
+            dev=data,
+            metric="auc",
+            against=found.fitted.dev,
+        )
+        assert len(behind.dev) == 2 < len(found.fitted.dev)
+        assert behind.pairs < found.fitted.pairs
+
+    def test_a_training_below_the_floor_is_made_again_at_a_lower_rate(
+        self, tiny_backbone: str, data: Data
+    ) -> None:
+        config = TrainConfig(loss="hard", batch_size=16, epochs=2)
+        build = lambda: models.CrossEncoder(tiny_backbone, LENGTHS)  # noqa: E731
+        _, found = training.train_best(build, data, data, "auc", config, [3e-3], floor=2.0)
+        assert list(found.tried) == pytest.approx([3e-3, 1e-3, 1e-3 / 3])
+        assert "trained again" in found.fitted.notes and "still not above" in found.fitted.notes
+        _, found = training.train_best(build, data, data, "auc", config, [3e-3], floor=0.0)
+        assert list(found.tried) == [3e-3] and not found.fitted.notes
 
 
 def squared(model: Any, data: Data) -> float:

@@ -57,6 +57,21 @@ def data(folder: Path) -> pd.DataFrame:
     return tradeoff.frame(results.load_results(folder))
 
 
+def test_a_model_on_a_device_says_what_it_says_on_the_cpu(folder: Path, device: torch.device) -> None:
+    frame = tryout.texts_for(2, [QUERY], CANDIDATES)
+    for run in ("run.tsf", "run.cos", TEACHER):
+        here, there = (tryout.load.__wrapped__(str(folder), run, at) for at in ("cpu", device))
+        found, seconds = tryout.score(there, frame)
+        np.testing.assert_allclose(
+            found, tryout.score(here, frame)[0], atol=0.05
+        )  # the encoder may be bfloat16
+        assert seconds["together"] > 0
+        assert tryout.sides(there, [QUERY, "river"]) == tryout.sides(here, [QUERY, "river"])
+        one, other = (tryout.attention(loaded, [QUERY, "river"]) for loaded in (here, there))
+        if one is not None:
+            pd.testing.assert_frame_equal(one, other, atol=0.05)
+
+
 class TestScores:
     def test_they_are_the_models_own(self, folder: Path, data: pd.DataFrame) -> None:
         runs = tryout.default_runs(folder, data, tradeoff.select(data, Limits()))

@@ -162,16 +162,22 @@ class BiLSTM(nn.Module):
     def gates(self, ids: torch.Tensor | None = None) -> torch.Tensor:
         """[2, words + 2, 4 * hidden]: word vectors through the input weights and biases of both directions, of these ids (None: of all).
 
-        Each word's is computed when it is first asked for and kept until the weights change; other words' places hold nothing.
+        Each word's is computed when it is first asked for and kept until the weights change; other words' places hold nothing. A GPU
+        computes all of them at once: to learn which are new it would be waited for at every batch.
         """
         parts = [self.frozen.weight, self.trained.weight, *(w for d in self.directions() for w in d)]
         versions = [number for p in parts for number in (p._version, p.data_ptr())]
         with torch.inference_mode(False), torch.no_grad():
-            if self.folded[0] != versions:
-                weight = self.frozen.weight
+            weight = self.frozen.weight
+            outdated = self.folded[0] != versions
+            if outdated:
                 known = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
                 self.folded = (versions, weight.new_empty(2, len(weight), 4 * self.settings["hidden"]), known)
             _, table, known = self.folded
+            if weight.device.type != "cpu":
+                if not outdated:
+                    return table
+                ids = None
             asked = torch.arange(len(known), device=known.device) if ids is None else ids.flatten()
             new = asked[~known[asked]].unique()
             if len(new):

@@ -1,7 +1,7 @@
 """Cross-encoder: one pass over all fields of a pair together. Right, and slow: everything it costs, it costs per pair.
 
-The teacher is one with all layers; BERT-Tiny's row is one with the first two, distilled; the truncated-input teacher is one that reads
-only the first word pieces of each field.
+The teacher is one with all layers; a cheaper one is the backbone's first two, distilled (never pre-trained so; BERT-Tiny, which was, is a
+backbone by name); the truncated-input teacher is one that reads only the first word pieces of each field, [CLS] and [SEP] among them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class CrossEncoder(nn.Module):
 
     def batch(self, texts: Texts, rows: np.ndarray) -> Batch:
         """ids, mask, types [n, tokens] of some rows: the fields joined, each later one without its [CLS]."""
-        lengths = joined_lengths(texts)[rows]
+        lengths = joined_lengths(texts, rows)
         width = int(lengths.max(initial=1))
         ids = np.zeros((len(rows), width), np.int64)
         types = np.zeros((len(rows), width), np.int64)
@@ -109,11 +109,13 @@ class CrossEncoder(nn.Module):
         return torch.from_numpy(ids), torch.from_numpy(column < lengths[:, None]), torch.from_numpy(types)
 
 
-def joined_lengths(texts: Texts) -> np.ndarray:
+def joined_lengths(texts: Texts, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
     """int64 [rows]: word pieces of all fields together, one [CLS] at the front."""
-    total = np.zeros(len(texts.index), np.int64)
+    index = texts.index[rows]
+    total = np.zeros(len(index), np.int64)
     for field, tokens in enumerate(texts.tokens):
-        total += tokens.lengths[texts.index[:, field]] - int(field > 0)
+        which = index[:, field]
+        total += tokens.offsets[which + 1] - tokens.offsets[which] - int(field > 0)
     return total
 
 

@@ -178,7 +178,7 @@ class DualEncoder(nn.Module):
         else:
             places = self.places(hidden, mask, received, min(k, hidden.shape[1]))
             first = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
-            kept_mask = torch.arange(places.shape[1]) < mask.sum(1, keepdim=True)
+            kept_mask = torch.arange(places.shape[1], device=mask.device) < mask.sum(1, keepdim=True)
         first = F.pad(first, (0, 0, 0, missing))
         kept_mask = F.pad(kept_mask, (0, missing))
         return Kept(first * kept_mask[..., None].to(hidden.dtype), kept_mask, pooled)
@@ -187,15 +187,14 @@ class DualEncoder(nn.Module):
         self, hidden: torch.Tensor, mask: torch.Tensor, received: torch.Tensor | None, k: int
     ) -> torch.Tensor:
         """int64 [texts, k]: positions to keep in ascending order; a text shorter than k keeps all of its tokens, in front."""
-        lengths = mask.sum(1, keepdim=True)
+        lengths, first = mask.sum(1, keepdim=True), torch.arange(k, device=mask.device)
         if self.select == "even":
             step = (lengths - 1).clamp(min=0) / max(1, k - 1)
-            spaced = (torch.arange(k) * step).round().long()
-            return torch.where(lengths > k, spaced, torch.arange(k))
+            return torch.where(lengths > k, (first * step).round().long(), first)
         weight = hidden.detach().norm(dim=-1) if self.select == "norm" else received
         assert weight is not None
         best = weight.masked_fill(~mask, float("-inf")).topk(k, dim=1).indices
-        return torch.where(lengths > k, best.sort(dim=1).values, torch.arange(k))
+        return torch.where(lengths > k, best.sort(dim=1).values, first)
 
     def project(self, kept: Kept, field: int) -> Kept:
         """Project what was cut (``learned``: attend to it first); padded tokens stay zero."""

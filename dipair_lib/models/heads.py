@@ -35,6 +35,11 @@ class Kept:
     mask: torch.Tensor
     pooled: torch.Tensor | None = None
 
+    def to(self, device: torch.device | str) -> Kept:
+        """The same on another device."""
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return Kept(self.vectors.to(device), self.mask.to(device), pooled)
+
 
 def cosine_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Dot products of unit vectors, [pairs, 1]; of a tile ([m, 1, width] with [1, n, width]) by one matrix product, [m, n, 1]."""
@@ -212,6 +217,9 @@ def flatten(kept: Kept) -> torch.Tensor:
     )
 
 
+TOKEN_SPREAD = 0.2  # standard deviation of a token of the embedded backbone, projected
+
+
 class TransformerHead(nn.Module):
     """DiPair-TSF: a small transformer over the kept tokens of all fields, with position and segment embeddings.
 
@@ -219,6 +227,9 @@ class TransformerHead(nn.Module):
 
     Pre-norm layers. The first layer's queries, keys and values depend on one side only and are computed once per text; in the last layer
     only the first token's output is computed, because nothing else is read.
+
+    So one layer is one query, the first left token's, over all tokens: the other left tokens never meet the right side. From two layers
+    on every token does, at the price of a whole layer per pair.
 
     Args:
         keep: tokens kept of each field. width: of the kept vectors. outputs: logits per pair.
@@ -239,8 +250,9 @@ class TransformerHead(nn.Module):
             raise ValueError(
                 f"projection: expected a multiple of the head's {heads} attention heads, but got {width}"
             )
-        self.position = nn.ParameterList(nn.Parameter(torch.randn(k, width) * 0.02) for k in keep)
-        self.segment = nn.Parameter(torch.randn(len(keep), width) * 0.02)
+        # Begun at BERT's 0.02, where it came from and which side it is of would hardly show beside what a token says.
+        self.position = nn.ParameterList(nn.Parameter(torch.randn(k, width) * TOKEN_SPREAD) for k in keep)
+        self.segment = nn.Parameter(torch.randn(len(keep), width) * TOKEN_SPREAD)
         self.enter = nn.LayerNorm(width)
         self.layers: Any = nn.ModuleList(Layer(width, heads, ffn) for _ in range(layers))
         self.leave = nn.LayerNorm(width)

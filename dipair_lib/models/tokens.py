@@ -31,6 +31,13 @@ class Tokens:
         """int64 [texts]: word pieces per text, [CLS] and [SEP] included."""
         return np.diff(self.offsets)
 
+    def select(self, rows: np.ndarray) -> Tokens:
+        """Some of the texts, in the order given."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return Tokens(self.ids[places], offsets)
+
     def take(self, rows: np.ndarray, length: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Pad a batch.
 
@@ -41,7 +48,7 @@ class Tokens:
         Returns:
             ids int64 [n, tokens] (0 where padded) and mask bool [n, tokens].
         """
-        lengths = self.lengths[rows]
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
         width = max(length, int(lengths.max(initial=1)))
         mask = np.arange(width)[None, :] < lengths[:, None]
         positions = np.minimum(

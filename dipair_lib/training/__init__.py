@@ -7,9 +7,12 @@ stored.
 from dataclasses import replace
 
 from .batches import epochs_of
+from .best import Mean
 from .checkpoint import Checkpoint, CheckpointError, State
+from .cosine import cosine_start, draw_pairs, nearest, takes_cosine_start
 from .device import device_of, encoder_dtype, in_dtype, placed_on, synchronize
-from .loop import Mean, fit, outputs_in, smooth
+from .inputs import Inputs
+from .loop import fit, smooth
 from .losses import hard_loss, loss_of
 from .optimizers import Adadelta
 from .outputs import Stored, hash_of, prepare_stored, stored_outputs, text_vectors
@@ -26,8 +29,10 @@ from .rows import (
     with_synthetic,
     with_unlabelled,
 )
-from .settings import LOSSES, Fitted, TrainConfig, training_fields, training_name
-from .stages import STARTS, fit_head, fit_stages, start_encoder, start_residual
+from .settings import COSINE_PAIRS, LOSSES, Fitted, TrainConfig, training_fields, training_name
+from .stages import Looks, fit_head, fit_stages
+from .start import STARTS, start_encoder, start_head, start_residual, student_rates
+from .step import Step, outputs_in
 from .targets import (
     load_teacher_logits,
     matched_features,
@@ -38,14 +43,28 @@ from .targets import (
     taught_logits,
     teacher_file,
 )
-from .teacher import choose_learning_rate, cosine_targets, floors, frozen_cosine
+from .teacher import (
+    PAIRS,
+    PASSES,
+    RATES,
+    Trained,
+    cosine_targets,
+    dev_floor,
+    floors,
+    frozen_cosine,
+    teacher_config,
+    train_best,
+)
 
 __all__ = [
-    "LOSSES", "STARTS", "Adadelta", "Checkpoint", "CheckpointError", "Data", "Fitted", "Mean", "State", "Stored", "TeacherError",
-    "TrainConfig", "choose_learning_rate", "choose_read_lengths", "combine_all", "cosine_targets", "device_of", "dtype_of",
-    "encoder_dtype", "epochs_of", "fit", "fit_head", "fit_stages", "floors", "frozen_cosine", "gather", "hard_loss", "hash_of",
-    "in_dtype", "lengths_of", "load_teacher_logits", "loss_of", "matched_features", "outputs_for", "outputs_in", "part_of",
-    "placed_on", "predict", "prepare_all", "prepare_stored", "read_rows", "read_splits", "replace", "require_model", "save_teacher_logits",
-    "score_logits", "smooth", "start_encoder", "start_residual", "stored_outputs", "synchronize", "synthetic_logits", "taught_logits",
-    "teacher_features", "teacher_file", "text_vectors", "training_fields", "training_name", "with_synthetic", "with_unlabelled",
+    "COSINE_PAIRS", "LOSSES", "PAIRS", "PASSES", "RATES", "STARTS", "Adadelta", "Checkpoint", "CheckpointError", "Data", "Fitted",
+    "Inputs", "Looks", "Mean", "State", "Step", "Stored", "TeacherError", "TrainConfig", "Trained", "choose_read_lengths",
+    "combine_all", "cosine_start", "cosine_targets", "dev_floor", "device_of", "draw_pairs", "dtype_of", "encoder_dtype",
+    "epochs_of", "fit", "fit_head", "fit_stages", "floors", "frozen_cosine", "gather", "hard_loss", "hash_of", "in_dtype",
+    "lengths_of", "load_teacher_logits", "loss_of", "matched_features", "nearest", "outputs_for", "outputs_in", "part_of",
+    "placed_on", "predict", "prepare_all", "prepare_stored", "read_rows", "read_splits", "replace", "require_model",
+    "save_teacher_logits", "score_logits", "smooth", "start_encoder", "start_head", "start_residual", "stored_outputs",
+    "student_rates", "synchronize", "synthetic_logits", "takes_cosine_start", "taught_logits", "teacher_config",
+    "teacher_features", "teacher_file", "text_vectors", "train_best", "training_fields", "training_name", "with_synthetic",
+    "with_unlabelled",
 ]  # fmt: skip

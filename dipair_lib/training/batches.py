@@ -13,27 +13,26 @@ from .settings import TrainConfig
 
 
 def epochs_of(model: Any, data: Data, config: TrainConfig) -> Iterator[list[np.ndarray]]:
-    """The rows of each step, epoch by epoch: groups in random order, each once before any comes again.
+    """The rows of each step, pass by pass: all in random order, each once before any comes again.
 
-    Texts of similar length come together for a cross-encoder and for single texts in a BiLSTM; else whole groups do.
+    Where a batch encodes its distinct texts once, rows that share them stay together (``pieces_of``). A cross-encoder reads rows one by
+    one, texts of similar length together; so does a BiLSTM single texts.
     """
     random = np.random.default_rng(config.seed)
-    members = np.split(
-        np.argsort(data.groups, kind="stable"),
-        np.flatnonzero(np.diff(np.sort(data.groups, kind="stable"))) + 1,
-    )
+    joined = isinstance(model, CrossEncoder)
+    members = [np.array([i]) for i in range(len(data.groups))] if joined else pieces_of(data)
     of_all = len(members) * (config.epoch_rows / len(data.groups) if config.epoch_rows else 1)
     of_batch = texts_per_row(data) if isinstance(model, DualEncoder) else np.ones(len(data.groups))
-    left, queue = config.epochs, np.empty(0, np.int64)
+    left = config.pairs / len(data.groups) if config.pairs else config.epochs
+    queue = np.empty(0, np.int64)
     while left > 1e-9:
         wanted = max(1, round(min(1.0, left) * of_all))
         while len(queue) < wanted:
             queue = np.concatenate([queue, random.permutation(len(members))])
         rows = np.concatenate([members[i] for i in queue[:wanted]])
         queue = queue[wanted:] if config.epoch_rows else queue[:0]
-        if isinstance(model, CrossEncoder):
-            lengths = model.pair_lengths(data.texts)
-            yield list(similar_lengths(lengths, random.permutation(rows), config.batch_size, random))
+        if joined:
+            yield list(similar_lengths(model.pair_lengths(data.texts), rows, config.batch_size, random))
         elif isinstance(model, BiLSTM) and len(data.texts.tokens) == 1:
             lengths = data.texts.tokens[0].lengths[data.texts.index[:, 0]]
             yield list(similar_lengths(lengths, rows, config.batch_size, random))
@@ -44,6 +43,21 @@ def epochs_of(model: Any, data: Data, config: TrainConfig) -> Iterator[list[np.n
                 np.searchsorted(share, np.arange(config.batch_size, share[-1], config.batch_size) + 1e-6),
             )
         left -= 1
+
+
+PIECE = 8  # rows of one query that stay together: their query is encoded once for them, and a step still sees several queries
+
+
+def pieces_of(data: Data) -> list[np.ndarray]:
+    """Rows that stay in one batch: a tile of few texts whole, of other groups pieces of at most ``PIECE`` rows, in order of the groups."""
+    order = np.argsort(data.groups, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(data.groups[order])) + 1)
+    tile = texts_per_row(data)
+    return [
+        piece
+        for rows in groups
+        for piece in ([rows] if tile[rows[0]] < 0.5 else np.array_split(rows, -(-len(rows) // PIECE)))
+    ]
 
 
 def texts_per_row(data: Data) -> np.ndarray:

@@ -49,6 +49,7 @@ class Checkpoint:
     ) -> None:
         self.path = folder / f"{name}.safetensors" if folder else None
         self.weights, self.optimizer, self.schedule = weights, optimizer, schedule
+        self.on_gpu = any(weight.device.type == "cuda" for weight in weights)
         self.written = time.perf_counter()
 
     def due(self, at_end: bool) -> bool:
@@ -67,6 +68,8 @@ class Checkpoint:
         tensors = {f"weight {i}": weight.detach() for i, weight in enumerate(self.weights)}
         tensors |= {f"other {name}": tensor for name, tensor in others.items()}
         tensors["random"] = torch.get_rng_state()
+        if self.on_gpu:
+            tensors["random of the GPU"] = torch.cuda.get_rng_state()
         numbers: dict[str, dict[str, Any]] = {}
         for i, weight in enumerate(self.weights):
             for name, value in self.optimizer.state.get(weight, {}).items():
@@ -105,6 +108,7 @@ class Checkpoint:
                 noted = json.loads(file.metadata()["training"])
             state = State(**noted["state"])
             random, others = tensors.pop("random"), {}
+            on_gpu = tensors.pop("random of the GPU", None)
             for name in [name for name in tensors if name.startswith("other ")]:
                 others[name.removeprefix("other ")] = tensors.pop(name)
             with torch.no_grad():
@@ -114,11 +118,14 @@ class Checkpoint:
                         self.optimizer.state[weight].update(noted["optimizer"][str(i)])
             for name, tensor in tensors.items():
                 _, i, key = name.split(" ", 2)
-                self.optimizer.state[self.weights[int(i)]][key] = tensor
+                weight = self.weights[int(i)]
+                self.optimizer.state[weight][key] = tensor.to(weight.device)
             for group, values in zip(self.optimizer.param_groups, noted["groups"], strict=True):
                 group.update(values)
             self.schedule.load_state_dict(noted["schedule"])
             torch.set_rng_state(random)
+            if on_gpu is not None and self.on_gpu:
+                torch.cuda.set_rng_state(on_gpu)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{self.path}: a training's checkpoint that cannot be read ({error}): delete it, and the training begins anew"

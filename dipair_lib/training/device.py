@@ -101,3 +101,40 @@ def in_dtype(model: Any, dtype: str) -> Any:
     fast._modules = dict(model._modules)
     fast.encoder = copy.deepcopy(model.encoder).to(getattr(torch, dtype))
     return fast.eval()
+
+
+def encoders_of(model: Any) -> list[Any]:
+    """The transformers of a model: one, one for each field, or none."""
+    encoder = getattr(model, "encoder", None)
+    if encoder is None:
+        return []
+    return list(encoder) if isinstance(encoder, torch.nn.ModuleList) else [encoder]
+
+
+def place(model: Any, device: torch.device) -> Any:
+    """Move a network to a device, in place. On a GPU its attention is one kernel (SDPA); on a CPU the plain form's backward is faster.
+
+    A model that selects tokens by attention keeps the plain form, which alone gives the weights.
+    """
+    fused = device.type != "cpu" and getattr(model, "select", "") != "attention"
+    for encoder in encoders_of(model):
+        if getattr(encoder, "_supports_sdpa", False):
+            encoder.set_attn_implementation("sdpa" if fused else "eager")
+    return model.to(device)
+
+
+def ready(model: Any, device: torch.device, dtype: str) -> Any:
+    """A network in evaluation mode on a device, its encoder in a dtype: itself where it is so, else a copy."""
+    if placed_on(model).type == device.type:
+        return in_dtype(model, dtype)
+    fast = copy.deepcopy(model)
+    for encoder in encoders_of(fast):
+        encoder.to(getattr(torch, dtype))
+    return place(fast, device).eval()
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """Tensors, also within lists and tuples, on a device."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    return type(batch)(moved(part, device) for part in batch)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,28 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import progress, quality
-from ..models import BiLSTM, CrossEncoder
-from ..models.tokens import Texts, length_sorted
+from .. import progress
+from ..models import CrossEncoder
 from .batches import epochs_of
+from .best import Best, Mean, dev_metric
 from .checkpoint import Checkpoint, State
-from .device import encoder_dtype
-from .losses import loss_of, match_loss, matcher_of, require_targets
+from .device import device_of, encoder_dtype, moved, place, placed_on
+from .graphs import GraphedBackward
+from .inputs import Inputs
+from .losses import Targets, loss_to, match_loss, matcher_of, require_targets, targets_of
 from .optimizers import optimizer_of, trainable
 from .outputs import hash_of
-from .predict import gather, predict, prepare_batches
-from .rows import Data
+from .rows import Data, some
 from .settings import Fitted, TrainConfig
+from .step import Step, outputs_in, start_bias, with_dropout
 
 LOOKED_AT = 512  # dev rows scored for a training's curve
-
-
-SUB_BATCH = 32  # texts a transformer encodes together within a training step: few enough to be of like length, enough to fill a core
-
-
-LSTM_SUB_BATCH = 128  # the same for an LSTM, whose steps are small
+READ_EVERY = (
+    25  # steps whose losses are fetched from a GPU together: reading one waits for all that was ordered
+)
+LOOKS = 4  # at dev in the shortest training that is looked at
+OF_THE_TIME = 0.25  # that looks at dev may take, a third of a step's work for each row: more dev rows than that are sampled
+RISING = 5e-4  # a last look that is better than all before by more than this was still rising
 
 
 def fit(
@@ -43,67 +46,205 @@ def fit(
     dev: Data | None = None,
     metric: str = "",
     keep: Path | None = None,
+    against: Sequence[float] = (),
 ) -> Fitted:
-    """Train a network on rows, all of its parameters except the word-piece embeddings of a transformer (they are half of MiniLM's
-    weights, most rows get no gradient in a short run, and updating them costs a tenth of each step).
+    """Train a network on rows: what ``optimizers.trainable`` says, on ``config.device``; afterwards it lies where it lay before.
 
     Args:
-        dev: rows to look at after each of several epochs; the weights of the best by ``metric`` are kept. None keeps the last.
-        keep: folder for what a training of minutes has reached: begun again, it goes on from there, to the same weights.
+        dev: rows to look at (``config.looks``); the weights of the best look by ``metric`` are kept. None keeps the last.
+        keep: folder for what a training of minutes has reached: begun again, it goes on from there, to the same weights (on a GPU to
+            nearly the same: its sums come in any order).
+        against: the dev metric of another training at the same looks: two looks running behind it end this one.
 
     Raises:
         Stopped: Ctrl-C, after the step under way. ``model`` holds the best weights so far.
     """
     require_targets(data, config)
     torch.manual_seed(config.seed)
-    dtype = encoder_dtype(config.dtype)
+    home, device = placed_on(model), device_of(config.device)
+    try:
+        with with_dropout(place(model, device), config.dropout):
+            return fit_there(model, data, config, what, dev, metric, keep, against)
+    finally:
+        model.zero_grad(set_to_none=True)
+        place(model, home).eval()
+
+
+def fit_there(
+    model: Any,
+    data: Data,
+    config: TrainConfig,
+    what: str,
+    dev: Data | None,
+    metric: str,
+    keep: Path | None,
+    against: Sequence[float],
+) -> Fitted:
+    """``fit`` of a model that lies where it is trained."""
+    device = placed_on(model)
+    dtype = encoder_dtype(config.dtype, device)
     parameters = trainable(model, config)
     start_bias(model, data, config)
     epochs = list(epochs_of(model, data, config))
     batches = [rows for epoch in epochs for rows in epoch]
-    ends = set(np.cumsum([len(epoch) for epoch in epochs]).tolist())
-    matcher = matcher_of(model, data, config)
+    looks = looks_of([len(epoch) for epoch in epochs], config) if dev else []
+    matcher = matcher_of(model, data, config).to(device)
     weights = [*parameters, *matcher.parameters()]
-    optimizer, schedule = optimizer_of(weights, config, len(batches))
+    ours = {id(p) for name, p in model.named_parameters() if name.startswith("encoder.")}
+    optimizer, schedule = optimizer_of(
+        [p for p in weights if id(p) in ours], config, len(batches), [p for p in weights if id(p) not in ours]
+    )
     name = identity(data, dev, metric, config, weights) if keep else ""
     checkpoint = Checkpoint(keep, name, weights, optimizer, schedule)
     state, others = checkpoint.load()
-    best = Best(metric, dev if len(epochs) > 1 else None, state.seen, others)
+    seen_rows = np.cumsum([len(rows) for rows in batches])
+    looked = some(dev, looked_rows(int(seen_rows[-1]), len(looks))) if dev and looks else None
+    best = Best(metric, looked, state.seen, others, config.patience, against)
     mean = Mean(parameters, config.average, len(batches), state.averaged, others)
     curves = progress.Curves(what, len(batches), metric if dev else "")
+    pending = Pending(state.loss, READ_EVERY if device.type != "cpu" else 1)
+    backward = backward_of(model, data, config, dtype, matcher, weights)
     begun = time.perf_counter() - state.seconds
+    step, ended = state.step, best.ended
     model.train()
+    tracked = [] if ended else progress.track(batches[state.step :], what)
     with progress.interruptible() as interrupted:
-        for step, rows in enumerate(progress.track(batches[state.step :], what), state.step + 1):
-            logits, features = outputs_in(model, data.texts, rows, dtype, config.match > 0)
-            loss = loss_of(logits, data, rows, config) + match_loss(features, data, rows, config, matcher)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+        for step, (rows, batch) in enumerate(built_batches(model, data, tracked, device), state.step + 1):
+            pending.add(backward(batch))
             if config.optimizer == "adamw":
                 nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
             mean.look(step)
-            running = smooth(state.loss, float(loss.detach()))
-            if step in ends:
+            if step in looks:
                 best.look(model.eval())
             if dev and step in curves.looks:
                 curves.dev.append((step, dev_metric(model.eval(), dev.first(LOOKED_AT), metric)))
             model.train()
-            curves.add(step, running, len(rows))
-            state = State(step, running, time.perf_counter() - begun, best.seen, mean.seen)
-            if interrupted() or checkpoint.due(step == len(batches)):
+            curves.add(step, pending.running, rows)
+            ended = best.ended
+            stopping = interrupted() or checkpoint.due(ended or step == len(batches))
+            if stopping:
+                state = State(step, pending.read(), time.perf_counter() - begun, best.seen, mean.seen)
                 checkpoint.save(state, {**best.tensors(), **mean.tensors()})
             if interrupted():
                 best.restore(model.eval())
                 raise progress.Stopped(what, step, len(batches), goes_on=keep is not None)
+            if ended:
+                break
     curves.end()
+    loss = pending.read()
     mean.restore()
     if mean.seen:
         best.look(model.eval())  # the mean is one more candidate beside the epochs
     best.restore(model)
-    model.eval()
-    return Fitted(len(batches), state.seconds, state.loss, dtype, tuple(best.seen))
+    pairs = int(seen_rows[step - 1]) if step else 0
+    return Fitted(
+        steps=step,
+        seconds=time.perf_counter() - begun,
+        loss=loss,
+        dtype=dtype,
+        dev=tuple(best.seen),
+        pairs=pairs,
+        passes=pairs / len(data.labels),
+        best_at=looks[int(np.argmax(best.seen))] / len(batches) if best.seen and not mean.seen else None,
+        rising=best.rising(RISING) if best.seen and step == len(batches) else None,
+        device=device.type,
+        learning_rate=config.learning_rate,
+    )
+
+
+def looks_of(steps: Sequence[int], config: TrainConfig) -> list[int]:
+    """Steps, counted from 1, after which dev is looked at: the ends of several epochs, or ``config.looks`` times per pass, at least
+    ``LOOKS`` times in all and always at the end.
+
+    Args:
+        steps: of each epoch.
+    """
+    ends = np.cumsum(steps).tolist()
+    if not config.looks:
+        return ends if len(ends) > 1 else []
+    n = max(LOOKS, round(config.looks * ends[-1] / max(steps)))
+    return sorted({max(1, round(ends[-1] * (i + 1) / n)) for i in range(n)})
+
+
+def looked_rows(pairs: int, looks: int) -> int:
+    """Dev rows of one look, such that all looks together take no more than ``OF_THE_TIME``."""
+    return max(256, round(3 * OF_THE_TIME * pairs / max(1, looks)))
+
+
+@dataclass
+class Pending:
+    """Losses that were computed, and perhaps not read yet; their running mean.
+
+    Attributes:
+        running: mean over what was read. every: losses read together.
+    """
+
+    running: float
+    every: int
+    losses: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, loss: torch.Tensor) -> None:
+        """One more."""
+        self.losses.append(loss)
+        if len(self.losses) >= self.every:
+            self.read()
+
+    def read(self) -> float:
+        """Take in all there are."""
+        if self.losses:
+            for value in torch.stack(self.losses).tolist():
+                self.running = smooth(self.running, value)
+            self.losses.clear()
+        return self.running
+
+
+def smooth(running: float, value: float) -> float:
+    """Exponential running mean. A loss that is not finite stops the training: it can only give wrong numbers."""
+    if not np.isfinite(value):
+        raise FloatingPointError(f"training diverged: the loss is {value}: lower the learning rate")
+    return value if np.isnan(running) else 0.98 * running + 0.02 * value
+
+
+def built_batches(model: Any, data: Data, batches: Any, device: torch.device) -> Any:
+    """Of each step the number of its rows and (inputs, targets) on the device."""
+    step, inputs = Step(model), Inputs(model, data.texts, device)
+    for rows in batches:
+        yield len(rows), [step.batch(inputs, rows), moved(targets_of(data, rows), device)]
+
+
+def backward_of(
+    model: Any,
+    data: Data,
+    config: TrainConfig,
+    dtype: str,
+    matcher: nn.Module,
+    weights: Sequence[nn.Parameter],
+) -> Any:
+    """A function from (inputs, targets) to the loss, which leaves its gradients in the weights; on a GPU recorded where that can be."""
+
+    def loss_at(inputs: Any, targets: Any) -> torch.Tensor:
+        logits, features = outputs_in(model, inputs, dtype, config.match > 0)
+        given = Targets(*targets)
+        return loss_to(logits, given, data.classes, config) + match_loss(features, given, config, matcher)
+
+    plain_loss = config.loss not in {"margin", "listwise"}
+    if placed_on(model).type == "cuda" and isinstance(model, CrossEncoder) and plain_loss:
+        graphed = GraphedBackward(
+            lambda *given: loss_at(given[: -len(Targets._fields)], given[-len(Targets._fields) :]), weights
+        )
+        return lambda batch: graphed([*batch[0], *batch[1]])
+    return partial(plain_backward, loss_at, weights)
+
+
+def plain_backward(loss_at: Any, weights: Sequence[nn.Parameter], batch: Any) -> torch.Tensor:
+    """The loss of a batch, its gradients left in the weights."""
+    for weight in weights:
+        weight.grad = None
+    loss = loss_at(*batch)
+    loss.backward()
+    return loss.detach()  # type: ignore[no-any-return]
 
 
 def identity(
@@ -116,152 +257,10 @@ def identity(
         arrays += [*pieces, rows.texts.index, rows.labels, rows.groups]
     given = [array for array in (data.teacher, data.features) if array is not None]
     return hash_of(
-        asdict(config), metric, torch.__version__, *arrays, *given, *(w.detach().numpy() for w in weights)
+        asdict(config),
+        metric,
+        torch.__version__,
+        *arrays,
+        *given,
+        *(w.detach().cpu().numpy() for w in weights),
     )
-
-
-class Mean:
-    """The mean of the weights over the last steps of a training; with a share of 0 it does nothing.
-
-    Args:
-        seen, others: of a training that goes on: how many were summed up, and the sums, from ``tensors``.
-    """
-
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        share: float,
-        steps: int,
-        seen: int,
-        others: Mapping[str, torch.Tensor],
-    ) -> None:
-        self.parameters, self.begin, self.seen = parameters, steps - round(share * steps), seen
-        known = [others.get(f"sum {i}") for i in range(len(parameters))]
-        zeros = [torch.zeros_like(p) for p in parameters] if share else []
-        self.sums = [zero if sum is None else sum for zero, sum in zip(zeros, known, strict=False)]
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint keeps."""
-        return {f"sum {i}": total for i, total in enumerate(self.sums)} if self.seen else {}
-
-    @torch.no_grad()
-    def look(self, step: int) -> None:
-        """Take in the weights after a step, counted from 1."""
-        if self.sums and step > self.begin:
-            torch._foreach_add_(self.sums, list(self.parameters))
-            self.seen += 1
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the mean in place of the last weights."""
-        if self.seen:
-            for parameter, total in zip(self.parameters, self.sums, strict=True):
-                parameter.copy_(total / self.seen)
-
-
-class Best:
-    """The weights of the best epoch by a dev metric (higher is better); without dev rows it does nothing.
-
-    Args:
-        seen, others: of a training that goes on: the metric after its epochs, and the best weights, from ``tensors``.
-    """
-
-    def __init__(
-        self,
-        metric: str,
-        dev: Data | None,
-        seen: Sequence[float],
-        others: Mapping[str, torch.Tensor],
-    ) -> None:
-        self.metric, self.dev = metric, dev
-        self.seen = list(seen)
-        self.weights = {n.removeprefix("best "): w for n, w in others.items() if n.startswith("best ")}
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint keeps."""
-        return {f"best {name}": weight for name, weight in self.weights.items()}
-
-    def look(self, model: Any) -> None:
-        """Score dev and remember the weights if no earlier epoch was better. An undefined metric counts as the worst."""
-        if self.dev is None:
-            return
-        value = dev_metric(model, self.dev, self.metric)
-        if not self.seen or value > max(self.seen):
-            self.weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-        self.seen.append(value)
-
-    def restore(self, model: Any) -> None:
-        """Put the remembered weights back."""
-        if self.weights:
-            model.load_state_dict(self.weights)
-
-
-def dev_metric(model: Any, dev: Data, metric: str) -> float:
-    """A metric of a model in evaluation mode on dev rows; -inf where it is undefined."""
-    found = quality.evaluate([metric], dev.labels, predict(model, dev.texts, what=""))[metric]
-    return -np.inf if found is None else found
-
-
-def start_bias(model: Any, data: Data, config: TrainConfig, *, sample: int = 256) -> None:
-    """For scores, shift the model so that the mean of its scores is that of its targets, on a sample of the rows: with a small learning
-    rate it would take most of the run to get there. What is right already (after stage 1, or from the teacher's weights) stays."""
-    if data.classes:
-        return
-    rows = np.unique(np.linspace(0, len(data.labels) - 1, sample).astype(np.int64))
-    target = data.labels[rows] if config.loss == "hard" else data.teacher[rows]  # type: ignore[index]
-    with torch.no_grad():
-        found, _ = Step(model.eval())(data.texts, rows)
-        model.final_bias.add_(float(np.mean(target)) - float(found.mean()))
-
-
-class Step(nn.Module):
-    """A model's forward pass from rows of texts to logits, as a module, so that its parameters can be swapped for shorter ones."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, texts: Texts, rows: np.ndarray, features: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits [rows, outputs], and the head's features if asked; each distinct text of the batch is encoded once, beside others of
-        about its length."""
-        if isinstance(self.model, CrossEncoder):
-            return self.model(*self.model.batch(texts, rows)), None
-        prepared = []
-        for field, tokens in enumerate(texts.tokens):
-            distinct, place = np.unique(texts.index[rows, field], return_inverse=True)
-            size = LSTM_SUB_BATCH if isinstance(self.model, BiLSTM) else SUB_BATCH
-            batches = [distinct[part] for part in length_sorted(tokens.lengths[distinct], size)]
-            prepared.append(gather(prepare_batches(self.model, tokens, field, batches), place))
-        return self.model.combine(*prepared), self.model.features(*prepared) if features else None
-
-
-def outputs_in(
-    model: Any, texts: Texts, rows: np.ndarray, dtype: str, features: bool = False
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """float32 logits (and the head's features) with the encoder's arithmetic in ``dtype`` and its weights, and their gradients, in float32.
-
-    The encoder's parameters are cast for the pass; the cast is differentiable, so gradients arrive at the float32 ones. On two
-    cores this is a third faster than autocast, which casts at each operation and keeps layer norms in float32.
-    """
-    step = Step(model)
-    if dtype == "float32":
-        return step(texts, rows, features)  # type: ignore[no-any-return]
-    if not hasattr(model, "encoder"):  # an LSTM's kernel wants one dtype: autocast sees to that
-        with torch.autocast("cpu", getattr(torch, dtype)):
-            logits, _ = step(texts, rows)
-            return logits.float(), None
-    short = getattr(torch, dtype)
-    cast = {
-        f"model.{name}": p.to(short) for name, p in model.named_parameters() if name.startswith("encoder.")
-    }
-    logits, found = torch.func.functional_call(step, cast, (texts, rows, features))
-    return logits.float(), None if found is None else found.float()
-
-
-def smooth(running: float, value: float) -> float:
-    """Exponential running mean. A loss that is not finite stops the training: it can only give wrong numbers."""
-    if not np.isfinite(value):
-        raise FloatingPointError(f"training diverged: the loss is {value}: lower the learning rate")
-    return value if np.isnan(running) else 0.98 * running + 0.02 * value

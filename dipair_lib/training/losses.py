@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,19 +36,42 @@ def require_targets(data: Data, config: TrainConfig) -> None:
         raise ValueError("training: expected rows, but there are none")
 
 
+class Targets(NamedTuple):
+    """What the rows of a step are to meet.
+
+    Attributes:
+        labels: [rows]. groups: int64 [rows]. teacher: float32 [rows, outputs] or []. features: float32 [rows, width] or [].
+    """
+
+    labels: torch.Tensor
+    groups: torch.Tensor
+    teacher: torch.Tensor
+    features: torch.Tensor
+
+
+def targets_of(data: Data, rows: np.ndarray) -> list[torch.Tensor]:
+    """The fields of ``Targets`` of some rows, on the CPU."""
+    given = [np.asarray(data.labels), data.groups, data.teacher, data.features]
+    return [torch.from_numpy(np.zeros(0, np.float32) if array is None else array[rows]) for array in given]
+
+
 def loss_of(logits: torch.Tensor, data: Data, rows: np.ndarray, config: TrainConfig) -> torch.Tensor:
+    """``loss_to`` the targets of some rows."""
+    targets = Targets(*(t.to(logits.device) for t in targets_of(data, rows)))
+    return loss_to(logits, targets, data.classes, config)
+
+
+def loss_to(logits: torch.Tensor, targets: Targets, classes: int, config: TrainConfig) -> torch.Tensor:
     """alpha * hard + (1 - alpha) * distance to the teacher (Tang et al. 2019, equation 4); a mean over the rows."""
     alpha = 1.0 if config.loss == "hard" else config.alpha
-    loss = torch.zeros(())
+    loss = logits.new_zeros(())
     if alpha > 0:
-        loss = loss + alpha * hard_loss(logits, torch.from_numpy(np.asarray(data.labels[rows])), data.classes)
+        loss = loss + alpha * hard_loss(logits, targets.labels, classes)
     if alpha < 1:
-        assert data.teacher is not None
-        teacher = torch.from_numpy(data.teacher[rows])
         if config.loss in {"margin", "listwise"}:
-            distance = order_loss(logits, teacher, torch.from_numpy(data.groups[rows]), config)
+            distance = order_loss(logits, targets.teacher, targets.groups, config)
         else:
-            distance = soft_loss(logits, teacher, config)
+            distance = soft_loss(logits, targets.teacher, config)
         loss = loss + (1 - alpha) * distance
     return loss
 
@@ -78,12 +101,12 @@ def order_loss(
 
 def sums(values: torch.Tensor, place: torch.Tensor, n: int) -> torch.Tensor:
     """Sum of values [rows] per group [n]."""
-    return torch.zeros(n, dtype=values.dtype).index_add(0, place, values)
+    return values.new_zeros(n).index_add(0, place, values)
 
 
 def log_sums(values: torch.Tensor, place: torch.Tensor, n: int) -> torch.Tensor:
     """Log of the sum of exponentials of values [rows] per group [n]."""
-    high = torch.full((n,), float("-inf")).scatter_reduce(0, place, values.detach(), "amax")
+    high = values.new_full((n,), float("-inf")).scatter_reduce(0, place, values.detach(), "amax")
     return high + sums((values - high[place]).exp(), place, n).log()
 
 
@@ -104,21 +127,25 @@ def matcher_of(model: Any, data: Data, config: TrainConfig) -> nn.Module:
 
 
 def match_loss(
-    features: torch.Tensor | None, data: Data, rows: np.ndarray, config: TrainConfig, matcher: nn.Module
-) -> torch.Tensor:
+    features: torch.Tensor | None, targets: Targets, config: TrainConfig, matcher: nn.Module
+) -> torch.Tensor | float:
     """Weighted MSE between the mapped features of a step's rows and the teacher's; 0 where nothing is matched."""
-    if features is None or data.features is None:
-        return torch.zeros(())
-    return config.match * F.mse_loss(matcher(features), torch.from_numpy(data.features[rows]))
+    if features is None or not config.match:
+        return 0.0
+    return config.match * F.mse_loss(matcher(features), targets.features)
 
 
 def soft_loss(logits: torch.Tensor, teacher: torch.Tensor, config: TrainConfig) -> torch.Tensor:
-    """Distance of logits [rows, outputs] to the teacher's: MSE on raw logits, or cross-entropy or KL of probabilities at a temperature.
+    """Distance of logits [rows, outputs] to the teacher's, a mean over the rows: ``logits``, the squared error summed over the outputs
+    (Tang et al. 2019, equation 3), or cross-entropy or KL of probabilities at a temperature.
 
-    One logit is the log-odds of two classes: its probabilities are a sigmoid's.
+    One logit is the log-odds of two classes: its probabilities are a sigmoid's. Tang et al. have two logits there; their sum of squares is
+    half the square of the log-odds, but for a part that moves no probability (the error of the two logits' sum). So ``logits`` weighs twice
+    as much here for two classes: to an alpha of theirs belongs ours with twice the alpha / (1 - alpha). AdaDelta and AdamW go by ratios of
+    gradients: without labels beside it a factor of the loss hardly changes a step.
     """
     if config.loss == "logits":
-        return F.mse_loss(logits, teacher)
+        return F.mse_loss(logits, teacher, reduction="none").sum(1).mean()
     t = config.temperature
     if logits.shape[1] == 1:  # [z] as log-odds is the same as the two logits [0, z]
         logits, teacher = F.pad(logits, (1, 0)), F.pad(teacher, (1, 0))

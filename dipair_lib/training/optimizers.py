@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..models import BiLSTM
+from .device import encoders_of
 from .settings import TrainConfig
 
 
 def trainable(model: nn.Module, config: TrainConfig) -> list[nn.Parameter]:
-    """All parameters that need gradients; a transformer's word-piece embeddings are switched off, unless they are random."""
-    if hasattr(model, "encoder") and not getattr(model, "start", "").startswith("random"):
-        encoder: Any = model.encoder
-        several: Any = encoder if isinstance(encoder, nn.ModuleList) else [encoder]
-        for one in several:
-            one.get_input_embeddings().weight.requires_grad_(False)
+    """All parameters that need gradients; a transformer's word-piece embeddings are switched off unless they are asked for or random."""
+    words = config.train_words or getattr(model, "start", "").startswith("random")
+    for encoder in encoders_of(model):
+        encoder.get_input_embeddings().weight.requires_grad_(words)
     if isinstance(model, BiLSTM):
         model.trained.sparse = config.optimizer == "adadelta"  # AdamW takes dense gradients only
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def optimizer_of(parameters: list[nn.Parameter], config: TrainConfig, steps: int) -> tuple[Any, Any]:
-    """The optimiser and its schedule: warm-up then linear decay for AdamW, constant for AdaDelta."""
+def optimizer_of(
+    parameters: Sequence[nn.Parameter], config: TrainConfig, steps: int, head: Sequence[nn.Parameter] = ()
+) -> tuple[Any, Any]:
+    """The optimiser and its schedule: warm-up then linear decay for AdamW, constant for AdaDelta.
+
+    Args:
+        parameters: trained at ``learning_rate``. head: further ones, trained at ``head_rate`` where that is given.
+    """
+    groups: list[dict[str, Any]] = [{"params": list(parameters)}]
+    if head:
+        groups.append({"params": list(head), "lr": config.head_rate or config.learning_rate})
+    groups = [group for group in groups if group["params"]]
     if config.optimizer == "adadelta":
-        optimizer: Any = Adadelta(parameters, lr=config.learning_rate, rho=0.95)
+        optimizer: Any = Adadelta(groups, lr=config.learning_rate, rho=0.95)
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     warm = max(1, round(config.warmup * steps))
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
@@ -46,7 +55,7 @@ class Adadelta(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float = 1.0, rho: float = 0.95, eps: float = 1e-6
+        self, parameters: Iterable[Any], lr: float = 1.0, rho: float = 0.95, eps: float = 1e-6
     ) -> None:
         super().__init__(parameters, {"lr": lr, "rho": rho, "eps": eps})
 

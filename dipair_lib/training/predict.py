@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ from .. import progress
 from ..models import Constant, CrossEncoder, DualEncoder, Model, TfIdf
 from ..models.heads import Prepared
 from ..models.tokens import BATCH_TOKENS, Texts, Tokens, in_batches
-from .device import encoder_dtype, in_dtype
+from .device import device_of, encoder_dtype, placed_on, ready
+from .inputs import Inputs, taking
 from .outputs import prepare_stored, stored_outputs
+
+GPU_TOKENS = 262_144  # of a batch, padding counted: enough to fill a GPU's cores
 
 
 def predict(
@@ -22,13 +25,15 @@ def predict(
     texts: Texts,
     *,
     dtype: str = "auto",
-    batch_tokens: int = BATCH_TOKENS,
+    device: str | torch.device = "auto",
+    batch_tokens: int = 0,
     what: str = "scoring",
     stored: Path | None = None,
 ) -> np.ndarray:
     """Raw logits of rows, float32 [rows, outputs]. Distinct texts are encoded once, in length-sorted batches.
 
     Args:
+        device: where; the model stays where it is. batch_tokens: word pieces of a batch, padding counted; 0 takes what the device likes.
         stored: folder of a frozen encoder's outputs: for a dual encoder whose own was never trained, they come from there.
     """
     if stored and isinstance(model, DualEncoder):
@@ -38,72 +43,85 @@ def predict(
             return combine_all(model, prepared, texts)
     if isinstance(model, Constant | TfIdf):
         return model.predict(texts)
-    chosen = dtype_of(model) if dtype == "auto" else dtype
-    fast = in_dtype(model, chosen)
+    there = device_of(device)
+    fast = ready(model, there, dtype_of(model, there) if dtype == "auto" else dtype)
     with torch.inference_mode():
         if isinstance(fast, CrossEncoder):
-            logits = np.zeros((len(texts), len(fast.final_bias)), np.float32)
-            for rows in progress.track(in_batches(fast.pair_lengths(texts), batch_tokens), what):
-                logits[rows] = fast(*fast.batch(texts, rows)).float().numpy()
-            return logits
+            return score_rows(fast, texts, fast, batch_tokens, what)
         prepared = [
             prepare_all(fast, tokens, field, batch_tokens, what) for field, tokens in enumerate(texts.tokens)
         ]
         return combine_all(fast, prepared, texts)
 
 
-def combine_all(model: Any, prepared: Sequence[Prepared], texts: Texts, chunk: int = 2048) -> np.ndarray:
-    """Logits float32 [rows, outputs] of every row, from its texts' prepared tensors."""
+def score_rows(
+    model: CrossEncoder,
+    texts: Texts,
+    read: Callable[..., torch.Tensor],
+    batch_tokens: int = 0,
+    what: str = "",
+) -> np.ndarray:
+    """What ``read`` gives of every row's joined input (the cross-encoder itself: its logits), float32 [rows, ...], where the model is."""
+    device = placed_on(model)
+    batches = batches_for(model.pair_lengths(texts), device, batch_tokens)
+    inputs = Inputs(model, texts, device)
+    parts = [read(*inputs.rows(rows)).float() for rows in progress.track(batches, what)]
+    found = torch.cat(parts).cpu().numpy()
+    result = np.empty_like(found)
+    result[np.concatenate(batches)] = found
+    return result
+
+
+def batches_for(lengths: np.ndarray, device: torch.device, batch_tokens: int = 0) -> list[np.ndarray]:
+    """Length-sorted batches of the size that a device likes, or of so many word pieces."""
+    return in_batches(lengths, batch_tokens or (BATCH_TOKENS if device.type == "cpu" else GPU_TOKENS))
+
+
+def combine_all(model: Any, prepared: Sequence[Prepared], texts: Texts, chunk: int = 0) -> np.ndarray:
+    """Logits float32 [rows, outputs] of every row, from its texts' prepared tensors, so many rows at a time."""
+    chunk = chunk or (2048 if prepared[0][0].device.type == "cpu" else 65_536)
     parts = np.array_split(np.arange(len(texts)), max(1, len(texts) // chunk))
     found = [
         model.combine(*(gather(p, texts.index[rows, f]) for f, p in enumerate(prepared))) for rows in parts
     ]
-    return torch.cat(found).float().numpy()
+    return torch.cat(found).float().cpu().numpy()
 
 
-def teacher_features(teacher: CrossEncoder, texts: Texts) -> np.ndarray:
+def teacher_features(teacher: CrossEncoder, texts: Texts, device: str | torch.device = "auto") -> np.ndarray:
     """What the teacher's last layer reads of each row, float32 [rows, width], centred and scaled to unit spread: targets of
     ``TrainConfig.match``."""
-    fast = in_dtype(teacher, encoder_dtype("auto"))
-    found = np.zeros((len(texts), teacher.output.in_features), np.float32)
+    there = device_of(device)
+    fast = ready(teacher, there, encoder_dtype("auto", there))
     with torch.inference_mode():
-        for rows in progress.track(in_batches(fast.pair_lengths(texts)), "teacher's features"):
-            found[rows] = fast.features(*fast.batch(texts, rows)).float().numpy()
+        found = score_rows(fast, texts, fast.features, what="teacher's features")
     found -= found.mean(axis=0)
     return found / max(float(found.std()), 1e-12)
 
 
-def dtype_of(model: Model) -> str:
-    """The dtype of the arithmetic that ``predict`` uses for a model, weights aside."""
-    return encoder_dtype("auto") if hasattr(model, "encoder") else "float32"
+def dtype_of(model: Model, device: str | torch.device = "auto") -> str:
+    """The dtype of the arithmetic that ``predict`` uses for a model on a device, weights aside."""
+    return encoder_dtype("auto", device_of(device)) if hasattr(model, "encoder") else "float32"
 
 
 def prepare_all(
-    model: Any, tokens: Tokens, field: int, batch_tokens: int = BATCH_TOKENS, what: str = "encoding"
+    model: Any, tokens: Tokens, field: int, batch_tokens: int = 0, what: str = "encoding"
 ) -> Prepared:
-    """Encode and prepare every text of a field, length-sorted; tensors [texts, ...] in the texts' own order."""
-    batches = in_batches(tokens.lengths, batch_tokens)
-    return prepare_batches(model, tokens, field, batches, progress.track(batches, what))
+    """Encode and prepare every text of a field, length-sorted; tensors [texts, ...] in the texts' own order, where the model is."""
+    device = placed_on(model)
+    take = taking(tokens, device)
+    batches = batches_for(tokens.lengths, device, batch_tokens)
+    tracked = progress.track(batches, what)
+    return in_order([model.prepare(model.encode(*take(texts), field), field) for texts in tracked], batches)
 
 
-def prepare_batches(
-    model: Any,
-    tokens: Tokens,
-    field: int,
-    batches: list[np.ndarray],
-    steps: Iterable[np.ndarray] | None = None,
-) -> Prepared:
-    """Encode and prepare texts batch by batch; tensors [texts, ...] in ascending order of the texts' positions.
-
-    Args:
-        batches: positions of texts. steps: the same batches behind a progress bar.
-    """
-    done = [model.prepare(model.encode(*tokens.take(rows), field), field) for rows in steps or batches]
+def in_order(parts: Sequence[Prepared], batches: Sequence[np.ndarray]) -> Prepared:
+    """The prepared tensors of batches of texts, [texts, ...] in ascending order of the texts' positions."""
     back = torch.from_numpy(np.argsort(np.concatenate(batches)))
-    return tuple(torch.cat(parts)[back] for parts in zip(*done, strict=True))
+    return tuple(torch.cat(tensors)[back.to(tensors[0].device)] for tensors in zip(*parts, strict=True))
 
 
-def gather(prepared: Prepared, places: np.ndarray) -> Prepared:
+def gather(prepared: Prepared, places: np.ndarray | torch.Tensor) -> Prepared:
     """The prepared tensors of some texts, aligned with pairs."""
-    index = torch.from_numpy(np.ascontiguousarray(places))
+    index = places if isinstance(places, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(places))
+    index = index.to(prepared[0].device, non_blocking=True)
     return tuple(t[index] for t in prepared)

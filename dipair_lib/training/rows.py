@@ -126,6 +126,22 @@ def outputs_for(classes: int) -> int:
     return 1 if classes in (0, 2) else classes
 
 
+def some(data: Data, n: int) -> Data:
+    """At most n rows, spread evenly over all, and the texts they need."""
+    if len(data.labels) <= n:
+        return data
+    rows = np.linspace(0, len(data.labels) - 1, n).astype(np.int64)
+    index, tokens, distinct = [], [], []
+    for field, every in enumerate(data.texts.tokens):
+        which, place = np.unique(data.texts.index[rows, field], return_inverse=True)
+        index.append(place)
+        tokens.append(every.select(which))
+        distinct.append([data.texts.distinct[field][i] for i in which])
+    texts = Texts(tuple(tokens), np.stack(index, axis=1), tuple(distinct))
+    targets = (None if array is None else array[rows] for array in (data.teacher, data.features))
+    return Data(texts, data.labels[rows], data.groups[rows], data.classes, *targets)
+
+
 def part_of(frame: pd.DataFrame, share: float) -> np.ndarray:
     """Positions of about that share of rows, whole groups; a smaller share's rows are among a larger one's."""
     if not 0 < share <= 1:

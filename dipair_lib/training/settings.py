@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LOSSES = ("hard", "logits", "soft", "kl", "margin", "listwise")
+COSINE_PAIRS = 300_000  # of the cosine start of 03_dipair, where nothing else is asked for
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class TrainConfig:
         looks: how often per pass dev is looked at (where there are dev rows); 0 looks after each of several epochs.
         patience: looks without a better dev metric after which the training ends before its budget; 0 never does.
         head_rate: learning rate of everything but the encoder; 0 takes ``learning_rate`` for all.
-        dropout: keep the checkpoint's dropout while training; off, since on a CPU its random numbers cost more than they bring.
+        dropout: share of a transformer's activations dropped while it trains (BERT: 0.1). On a CPU its random numbers cost half the time.
         train_words: also train a transformer's word-piece embeddings. They are half of MiniLM's weights, most rows get no gradient in a
             short run, and updating them costs a tenth of each step on a CPU.
         device: where it is trained: see ``device.device_of``.
@@ -55,7 +56,7 @@ class TrainConfig:
     looks: float = 0.0
     patience: int = 0
     head_rate: float = 0.0
-    dropout: bool = False
+    dropout: float = 0.0
     train_words: bool = False
     device: str = "auto"
     optimizer: str = "adamw"
@@ -77,7 +78,7 @@ class TrainConfig:
             raise ValueError(f"optimizer: expected adamw or adadelta, but got {self.optimizer!r}")
         if self.epoch_rows < 0:
             raise ValueError(f"epoch_rows: expected 0 (all) or more, but got {self.epoch_rows}")
-        for name in ("pairs", "looks", "patience", "head_rate"):
+        for name in ("pairs", "looks", "patience", "head_rate", "dropout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more, but got {getattr(self, name)}")
         for name in ("learning_rate", "batch_size", "epochs", "temperature"):
@@ -134,10 +135,16 @@ def training_fields(config: TrainConfig, *fits: Fitted | None) -> dict[str, Any]
     }
 
 
-def training_name(parameters: Mapping[str, Any]) -> str:
-    """What sets the training of 03_dipair apart from the plain one, for the display name: " (stage 1, from the teacher)"; "" if nothing."""
+def training_name(parameters: Mapping[str, Any], cosine: bool = False) -> str:
+    """What sets the training of 03_dipair apart from the plain one, for the display name: " (stage 1, from the teacher)"; "" if nothing.
+
+    Args:
+        cosine: whether the head takes a cosine start: see ``takes_cosine_start``.
+    """
     p = parameters
     parts = []
+    if cosine and p["cosine_pairs"] != COSINE_PAIRS:
+        parts.append(f"{p['cosine_pairs']:,} cosine pairs" if p["cosine_pairs"] else "no cosine start")
     if not p["stage2_epochs"]:
         parts.append("stage 1")
     elif not p["stage1_epochs"]:

@@ -1,77 +1,135 @@
-"""Two-stage training (Chen et al. 2020, section 3.4), and where a student starts from."""
+"""Two-stage training (Chen et al. 2020, section 3.4)."""
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch import nn
 
-from .. import models, progress
-from ..models import CrossEncoder, DualEncoder
-from ..models.backbone import build_backbone
-from ..models.heads import SimilarityHead
+from .. import quality
+from ..models import DualEncoder
 from .batches import epochs_of
-from .loop import fit, smooth
-from .losses import loss_of, match_loss, matcher_of, require_targets
-from .optimizers import optimizer_of
-from .outputs import Stored, cut_stored, hash_of, prepare_stored, stored_outputs, take
-from .predict import gather
+from .cosine import cosine_start, takes_cosine_start
+from .device import device_of, moved, placed_on
+from .frozen import cut_all, descend, head_parameters, logits_on, prepared_rows
+from .loop import RISING, fit
+from .losses import Targets, loss_to, match_loss, matcher_of, require_targets, targets_of
+from .outputs import Stored, stored_outputs
 from .rows import Data
 from .settings import Fitted, TrainConfig
-
-STARTS = ("pretrained", "teacher", "random")
+from .start import similarity_of, start_head
 
 
 def fit_head(
-    model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig, *, what: str = "stage 1"
+    model: DualEncoder,
+    stored: Sequence[Stored],
+    data: Data,
+    config: TrainConfig,
+    *,
+    dev: Data | None = None,
+    dev_stored: Sequence[Stored] = (),
+    metric: str = "",
+    what: str = "stage 1",
 ) -> Fitted:
     """Stage 1 (Chen et al. 2020): projection and head are trained while the encoder is frozen, on its outputs computed once.
 
+    The model is left on the device where it was.
+
     Args:
         model: its encoder is not run and not changed.
-        stored: one per field, the encoder's outputs for the distinct texts of ``data.texts`` in the same order.
+        stored: one per field, the encoder's outputs for the distinct texts of ``data.texts`` in the same order; dev_stored: of ``dev``'s.
+        dev: rows to look at, ``config.looks`` times per pass (0: after each) and before the first step; the best weights by ``metric``
+            are kept. None keeps the last.
     """
     require_targets(data, config)
     torch.manual_seed(config.seed)
-    parameters = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
-    if not data.classes:
-        target = data.labels if config.loss == "hard" else data.teacher
-        nn.init.constant_(model.final_bias, float(np.mean(target)))  # type: ignore[arg-type]
-    start_residual(model, stored, data, config)
-    cut = [cut_stored(model, one, field) for field, one in enumerate(stored)]
-    batches = [rows for epoch in epochs_of(model, data, config) for rows in epoch]
-    matcher = matcher_of(model, data, config)
-    optimizer, schedule = optimizer_of([*parameters, *matcher.parameters()], config, len(batches))
-    curves = progress.Curves(what, len(batches))
-    begun, running = time.perf_counter(), float("nan")
-    model.train()
-    for step, rows in enumerate(progress.track(batches, what), 1):
-        prepared = []
-        for field, one in enumerate(cut):
-            distinct, place = np.unique(data.texts.index[rows, field], return_inverse=True)
-            kept = take(one, distinct, trim=model.select == "learned")
-            prepared.append(gather(model.prepare(model.project(kept, field), field), place))
+    start_head(model, stored, data, config)
+    device, there = device_of(config.device), placed_on(model)
+    kept = cut_all(model, stored, device)
+    model.to(device).train()
+    batches, passes = steps_of(model, data, config)
+    matcher = matcher_of(model, data, config).to(device)
+    weights = [*head_parameters(model), *matcher.parameters()]
+    looks = Looks(weights, len(batches) if dev else 0, config.looks * passes or passes)
+    dev_kept = cut_all(model, dev_stored, device) if dev else []
+
+    def loss_at(rows: np.ndarray) -> torch.Tensor:
+        prepared = prepared_rows(model, kept, data.texts.index[rows])
+        targets = Targets(*moved(targets_of(data, rows), device))
         features = model.features(*prepared) if config.match else None
-        loss = loss_of(model.combine(*prepared), data, rows, config)
-        loss = loss + match_loss(features, data, rows, config, matcher)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        running = smooth(running, float(loss.detach()))
-        curves.add(step, running, len(rows))
-    curves.end()
-    model.eval()
+        loss = loss_to(model.combine(*prepared), targets, data.classes, config)
+        return loss + match_loss(features, targets, config, matcher)
+
+    def look(step: int) -> None:
+        if dev and step in looks.steps:
+            found = quality.evaluate(
+                [metric], dev.labels, logits_on(model, dev_kept, dev.texts.index), dev.groups
+            )
+            looks.note(step, found[metric])
+
+    look(0)
+    seconds, loss = descend(loss_at, batches, weights, config, device, what, look)
+    looks.restore()
+    model.to(there).eval()
     return Fitted(
-        len(batches), time.perf_counter() - begun, running, str(stored[0].hidden.dtype).removeprefix("torch.")
-    )
+        len(batches), seconds, loss, str(stored[0].hidden.dtype).removeprefix("torch."), tuple(looks.seen),
+        sum(len(rows) for rows in batches), passes, looks.best_at, looks.rising, device.type, config.learning_rate,
+    )  # fmt: skip
+
+
+def steps_of(model: DualEncoder, data: Data, config: TrainConfig) -> tuple[list[np.ndarray], float]:
+    """The rows of each step of stage 1, and how many passes they are. Single rows in random order, each once a pass: no text is encoded, so
+    nothing is saved by whole groups, and steps of few groups learn worse. Losses within a group keep it whole."""
+    if config.loss in {"margin", "listwise"}:
+        batches = [rows for epoch in epochs_of(model, data, config) for rows in epoch]
+        return batches, sum(len(rows) for rows in batches) / len(data.labels)
+    n = len(data.labels)
+    total = config.pairs or max(1, round(config.epochs * (config.epoch_rows or n)))
+    random = np.random.default_rng(config.seed)
+    order = np.concatenate([random.permutation(n) for _ in range(math.ceil(total / n))])[:total]
+    return np.split(order, np.arange(config.batch_size, total, config.batch_size)), total / n
+
+
+class Looks:
+    """Looks at dev during a training of so many steps (0: there is no dev), and the weights of the best: of equal ones the latest.
+
+    Attributes:
+        steps: after which dev is looked at; 0 is the start. seen: the metric at each look; undefined counts as the worst.
+    """
+
+    def __init__(self, weights: Sequence[nn.Parameter], total: int, wanted: float) -> None:
+        self.weights, self.total = weights, total
+        spaced = np.linspace(0, self.total, max(1, round(wanted)) + 1)
+        self.steps = [int(step) for step in np.unique(spaced.round())] if self.total else []
+        self.seen: list[float] = []
+        self.kept: list[torch.Tensor] = []
+
+    def note(self, step: int, value: float | None) -> None:
+        """Take in the metric after a step."""
+        self.seen.append(-np.inf if value is None else value)
+        if self.seen[-1] == max(self.seen):
+            self.best, self.kept = step, [w.detach().clone() for w in self.weights]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the best weights back."""
+        for weight, kept in zip(self.weights, self.kept, strict=bool(self.kept)):
+            weight.copy_(kept)
+
+    @property
+    def best_at(self) -> float | None:
+        """Share of the steps after which dev was best."""
+        return self.best / self.total if self.kept else None
+
+    @property
+    def rising(self) -> bool | None:
+        """Whether the last look was surely better than all before; None where the training itself had fewer than two."""
+        return bool(self.seen[-1] > max(self.seen[:-1]) + RISING) if len(self.seen) > 2 else None
 
 
 def fit_stages(
@@ -86,80 +144,57 @@ def fit_stages(
     dev: Data | None = None,
     metric: str = "",
     keep: Path | None = None,
+    cosine_pairs: int = 0,
 ) -> tuple[Fitted | None, Fitted | None, dict[str, int]]:
     """Two-stage training (Chen et al. 2020, section 3.4): ``fit_head``, then ``fit``; None leaves a stage out.
 
     Without stage 1, a cosine or MaxSim in the head still starts on its line (see ``start_residual``).
 
     Args:
-        folder: where the outputs of frozen encoders are stored. seed: of both stages. dev, metric, keep: of ``fit``.
+        folder: where the outputs of frozen encoders are stored. seed: of both stages. dev, metric: of both. keep: of ``fit``.
+        cosine_pairs: of the ``cosine_start`` before them; 0, and heads that take none, begin at random as in the paper.
 
     Returns:
-        What each stage cost, and how many texts were encoded for stage 1 and how many came from the store.
+        What each stage cost (the first one that ran also what the cosine start did), and how many texts were encoded for stage 1 and how
+        many came from the store.
     """
-    one = two = None
+    one = two = begun = None
     counts = {"encoded": 0, "from_store": 0}
-    if first or any(isinstance(m, SimilarityHead) for m in model.head.modules()):
+    cosine = cosine_pairs if takes_cosine_start(model) else 0
+    if first or cosine or similarity_of(model):
         stored, counts = stored_outputs(model, data.texts, folder)
+        if cosine:
+            device = (first or second or TrainConfig()).device
+            begun = cosine_start(
+                model,
+                stored,
+                data.texts,
+                folder,
+                cosine,
+                seed=seed,
+                device=device,
+                what=f"{what} cosine start",
+            )
         if first:
-            one = fit_head(model, stored, data, replace(first, seed=seed), what=f"{what} stage 1")
+            dev_stored, more = stored_outputs(model, dev.texts, folder) if dev else ([], {})
+            counts = {name: n + more.get(name, 0) for name, n in counts.items()}
+            one = fit_head(
+                model, stored, data, replace(first, seed=seed), dev=dev, dev_stored=dev_stored, metric=metric, what=f"{what} stage 1",
+            )  # fmt: skip
         elif second:
-            start_residual(model, stored, data, second)
+            require_targets(data, second)
+            start_head(model, stored, data, second)
     if second:
         plan = replace(second, seed=seed)
         two = fit(model, data, plan, what=f"{what} stage 2", dev=dev, metric=metric, keep=keep)
-    return one, two, counts
+    if one or not two:
+        return with_start(one, begun), two, counts
+    return one, with_start(two, begun), counts
 
 
-def start_encoder(model: DualEncoder, start: str, teacher: CrossEncoder | None = None, seed: int = 0) -> None:
-    """Where a student's encoder starts from: the ``pretrained`` backbone, the ``teacher``'s weights, or ``random`` ones (whose word-piece
-    embeddings are trained, too: see ``trainable``). Sets ``model.start``, by which stored outputs are told apart."""
-    if start not in STARTS:
-        raise ValueError(f"start: expected one of {', '.join(STARTS)}, but got {start!r}")
-    encoders = model.encoder if isinstance(model.encoder, nn.ModuleList) else [model.encoder]
-    if start == "teacher":
-        if teacher is None or teacher.settings["backbone"] != model.settings["backbone"]:
-            raise ValueError(
-                f"start teacher: expected a teacher of the backbone {model.settings['backbone']!r}, but its own is "
-                f"{teacher.settings['backbone'] if teacher else None!r}"
-            )
-        weights = teacher.encoder.state_dict()
-        for encoder in encoders:
-            encoder.load_state_dict({name: weights[name] for name in encoder.state_dict()})
-        model.start = f"teacher {hash_of(*(w.numpy() for w in weights.values()))}"
-    elif start == "random":
-        torch.manual_seed(seed)
-        for encoder in encoders:
-            fresh = build_backbone(models.backbone.config_as_dict(encoder), layers=model.settings["layers"])
-            encoder.load_state_dict(fresh.state_dict())
-        model.start = f"random {seed}"
-
-
-def start_residual(model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig) -> None:
-    """Where a head is or holds a cosine or MaxSim, start its scale and shift on the line that fits the targets best.
-
-    With any other line the first thing a training would do is to bend the encoder towards the targets' mean and spread.
-    """
-    start: Any = next((m for m in model.head.modules() if isinstance(m, SimilarityHead)), None)
-    if start is None:
-        return
-    some = np.random.default_rng(0).permutation(len(data.labels))[:20_000]
-    distinct = [np.unique(data.texts.index[some, field], return_inverse=True) for field in range(len(stored))]
-    with torch.no_grad():
-        prepared = [
-            prepare_stored(model, one, field, start, texts)
-            for field, (one, (texts, _)) in enumerate(zip(stored, distinct, strict=True))
-        ]
-        parts = [rows for rows in np.array_split(np.arange(len(some)), max(1, len(some) // 2048))]
-        places = [place for _, place in distinct]
-        x = torch.cat(
-            [
-                start.similarity(*(gather(p, i[rows]) for p, i in zip(prepared, places, strict=True)))
-                for rows in parts
-            ]
-        ).numpy()
-    line: Any = LogisticRegression(C=100.0) if config.loss == "hard" and data.classes else LinearRegression()
-    line.fit(x, data.labels[some] if config.loss == "hard" else data.teacher[some])  # type: ignore[index]
-    with torch.no_grad():
-        start.scale.copy_(torch.from_numpy(np.atleast_2d(line.coef_)))
-        start.shift.copy_(torch.from_numpy(np.ravel(line.intercept_)))
+def with_start(stage: Fitted | None, start: Fitted | None) -> Fitted | None:
+    """What a stage and the cosine start before it cost together; its pairs are none of the stage's, which the teacher has scored."""
+    if stage is None or start is None:
+        return stage or start
+    notes = f"{start.notes}; {stage.notes}" if stage.notes else start.notes
+    return replace(stage, steps=stage.steps + start.steps, seconds=stage.seconds + start.seconds, notes=notes)

@@ -2,58 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from .. import quality
 from ..models import Constant, DualEncoder, Model, TfIdf
 from ..tasks import Task
+from .best import dev_metric
+from .device import device_of
 from .loop import fit
 from .outputs import stored_outputs, text_vectors
-from .predict import predict
 from .rows import Data, outputs_for
-from .settings import TrainConfig
-from .stages import start_residual
+from .settings import Fitted, TrainConfig
+from .start import start_residual
+
+RATES = (5e-5, 1e-4)  # learning rates of a teacher, the one that fails least often first
+PAIRS = {"cpu": 24_000, "mps": 100_000, "cuda": 200_000}  # seen by a teacher in one training, by device
+PASSES = 4.0  # over its rows at most: more only overfitted wherever it was tried
+LOWER = 3.0  # a training that failed is made again at a rate lower by this
+LOWEST = 1e-6  # and not below this one
+MARGIN = 1e-3  # of the dev metric: how far above the floors a training has to end
 
 
-def choose_learning_rate(
+def teacher_config(
+    rows: int, device: str | torch.device = "auto", budget: float = 1.0, **further: Any
+) -> TrainConfig:
+    """Settings of a teacher's training that need no tuning: a budget in pairs seen, dev looked at twice a pass, the best look kept.
+
+    Small sets get ``PASSES`` passes, large ones what the device can do in some minutes. No dropout and frozen word embeddings: with them a
+    step takes twice as long on a CPU, and on four sets neither brought anything (see ``results/reference/teachers``).
+
+    Args:
+        rows: of the training split. budget: times the default number of pairs. further: fields of ``TrainConfig``.
+    """
+    there = device_of(device)
+    pairs = min(round(PAIRS[there.type] * budget), round(PASSES * rows))
+    given = {"loss": "hard", "pairs": max(1, pairs), "looks": 2.0, "patience": 4, "device": there.type}
+    return TrainConfig(**{**given, **further})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that was chosen among several.
+
+    Attributes:
+        fitted: of the one whose weights are kept. tried: the best dev metric of each learning rate, in the order of their trials.
+    """
+
+    fitted: Fitted
+    tried: dict[float, float]
+
+
+def train_best(
     build: Callable[[], Any],
     data: Data,
     dev: Data,
     metric: str,
     config: TrainConfig,
     rates: Sequence[float],
-    share: float = 0.15,
+    *,
+    floor: float = -np.inf,
+    what: str = "training",
     keep: Path | None = None,
-) -> tuple[float, dict[float, float | None]]:
-    """The learning rate that is best on dev after a share of an epoch (one rate is returned as it is, untried).
+) -> tuple[Any, Trained]:
+    """Train at each learning rate in turn, each with its whole schedule (as Tang et al. do), and keep what is best on dev.
+
+    A rate that is behind the best so far at the same look, twice running, is given up there: a real trial that seldom costs a second
+    training. If none ends above the floor, the lowest rate was still too high, or the seed failed: the training is made again at a third
+    of it, twice at most, and ``Fitted.notes`` says so.
 
     Args:
+        build: makes the untrained network, the same every time. rates: the most likely one first.
+        floor: the dev metric that a constant or an untrained row reaches on the same rows.
         keep: of ``fit``.
 
     Returns:
-        The rate, and each tried rate's dev metric.
+        The network with the best weights, and what was tried.
     """
     if not rates:
         raise ValueError("learning_rates: expected at least one, but got none")
-    if len(rates) == 1:
-        return rates[0], {}
-    tried: dict[float, float | None] = {}
-    for rate in rates:
+    best_model, best, tried = None, None, {}
+    failed: list[str] = []
+    queue = list(rates)
+    while queue:
+        rate = queue.pop(0)
         model = build()
-        fit(
-            model,
-            data,
-            replace(config, learning_rate=rate, epochs=share),
-            what=f"trying learning rate {rate:g}",
-            keep=keep,
+        said = f"{what}, learning rate {rate:g}" if len(rates) > 1 or failed else what
+        plan = replace(config, learning_rate=rate, looks=config.looks or 2.0)
+        against = best.dev if best else ()
+        try:
+            found = fit(model, data, plan, what=said, dev=dev, metric=metric, keep=keep, against=against)
+            tried[rate] = max(found.dev)
+        except FloatingPointError:  # a loss that is not finite: the rate is far too high
+            tried[rate] = -np.inf
+        if tried[rate] > (max(best.dev) if best else -np.inf):
+            best_model, best = model, found
+        if not queue and (best is None or max(best.dev) <= floor + MARGIN) and len(failed) < 2:
+            failed.append(f"{min(tried):g}")
+            if min(tried) / LOWER >= LOWEST:
+                queue.append(min(tried) / LOWER)
+    if best is None:
+        raise FloatingPointError(
+            f"{what}: the loss is not finite at any learning rate of {', '.join(f'{rate:g}' for rate in tried)}: look at the data"
         )
-        tried[rate] = quality.evaluate([metric], dev.labels, predict(model, dev.texts, what="dev"))[metric]
-    return max(tried, key=lambda rate: (tried[rate] if tried[rate] is not None else -np.inf, -rate)), tried
+    notes = ""
+    if failed:
+        ended = "above" if max(best.dev) > floor + MARGIN else "still not above"
+        notes = (
+            f"Dev ended no better than the untrained rows at learning rate {', '.join(failed)}; "
+            f"trained again at {min(tried):g}: {ended} them."
+        )
+    return best_model, Trained(replace(best, notes=notes), tried)
+
+
+def dev_floor(baselines: Mapping[str, Model], dev: Data, metric: str) -> float:
+    """The best dev metric of the rows that nobody trained; -inf without any."""
+    return max((dev_metric(model, dev, metric) for model in baselines.values()), default=-np.inf)
 
 
 def frozen_cosine(backbone: str, read_lengths: Sequence[int], train: Data, folder: Path) -> DualEncoder:

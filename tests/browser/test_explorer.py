@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
-from browser.conftest import Lab, Seen, failures
+from browser.conftest import Lab, Seen, failures, with_teacher
 from dipair_lib import explorer, tradeoff
 
 KEPT = "quality kept, at least"
@@ -25,7 +25,7 @@ def executed(
 ) -> tuple[Seen, pd.DataFrame]:
     """The executed notebook in the page, and the rows it shows."""
     out = tmp_path_factory.mktemp("explorer") / "results"
-    shutil.copytree(results_folder, out)
+    with_teacher(shutil.copytree(results_folder, out), 6)
     seen, notebook = run_all(lab.add("05_explorer.live", {"out": str(out)}))
     assert failures(notebook) == []
     return seen, explorer.load(out)

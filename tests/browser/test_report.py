@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from browser.conftest import Lab, Seen, failures
+from browser.conftest import Lab, Seen, failures, with_teacher
 from dipair_lib import report, results, tradeoff
 
 SIZES = {"phone": (390, 844), "laptop": (1280, 800)}
@@ -20,13 +20,14 @@ EVIL = '<script>window.pwned="script"</script><img src=x onerror="window.pwned=1
 
 @pytest.fixture(scope="session")
 def pages(results_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A report of one folder, and one of two."""
+    """A report of one folder, one of a folder whose teacher failed, and one of both."""
     folder = tmp_path_factory.mktemp("reports")
-    for name in ("before", "after"):
-        shutil.copytree(results_folder, folder / name)
+    for name, signal in (("before", 6), ("failed", 0)):
+        with_teacher(shutil.copytree(results_folder, folder / name), signal)
     return {
         "report": report.write(folder / "before"),
-        "comparison": report.compare([folder / "before", folder / "after"]),
+        "failed": report.write(folder / "failed"),
+        "comparison": report.compare([folder / "before", folder / "failed"]),
     }
 
 
@@ -40,7 +41,7 @@ def rules_broken(seen: Seen) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", "failed", "comparison"])
 @pytest.mark.parametrize("light", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_on_a_screen(
@@ -77,10 +78,18 @@ def test_in_print(pages: dict[str, Path], open_page: Callable[..., Seen]) -> Non
         assert seen.requests == [path.as_uri()]
 
 
-def test_says_what_the_rows_say(
-    results_folder: Path, pages: dict[str, Path], open_page: Callable[..., Seen]
+def test_a_failed_teacher_is_the_first_thing_said(
+    pages: dict[str, Path], open_page: Callable[..., Seen]
 ) -> None:
-    data = tradeoff.frame(results.load_results(results_folder), folder=results_folder)
+    first = open_page(pages["failed"].as_uri()).page.locator(".card").first
+    assert first.is_visible() and "The teacher failed" in first.inner_text()
+    healthy = open_page(pages["report"].as_uri()).page
+    assert healthy.get_by_text("The teacher failed").count() == 0
+
+
+def test_says_what_the_rows_say(pages: dict[str, Path], open_page: Callable[..., Seen]) -> None:
+    folder = pages["report"].parent
+    data = tradeoff.frame(results.load_results(folder), folder=folder)
     page = open_page(pages["report"].as_uri()).page
     for name, table in report.split(tradeoff.table(data)).items():
         region = page.get_by_role("region", name=name)

@@ -1,0 +1,117 @@
+"""Which of a training's weights are kept: those best on dev, or the mean of the last steps'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import quality
+from .device import placed_on
+from .predict import predict
+from .rows import Data
+
+
+class Mean:
+    """The mean of the weights over the last steps of a training; with a share of 0 it does nothing.
+
+    Args:
+        seen, others: of a training that goes on: how many were summed up, and the sums, from ``tensors``.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        share: float,
+        steps: int,
+        seen: int,
+        others: Mapping[str, torch.Tensor],
+    ) -> None:
+        self.parameters, self.begin, self.seen = parameters, steps - round(share * steps), seen
+        known = [others.get(f"sum {i}") for i in range(len(parameters))]
+        zeros = [torch.zeros_like(p) for p in parameters] if share else []
+        self.sums = [zero if sum is None else sum for zero, sum in zip(zeros, known, strict=False)]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps."""
+        return {f"sum {i}": total for i, total in enumerate(self.sums)} if self.seen else {}
+
+    @torch.no_grad()
+    def look(self, step: int) -> None:
+        """Take in the weights after a step, counted from 1."""
+        if self.sums and step > self.begin:
+            torch._foreach_add_(self.sums, list(self.parameters))
+            self.seen += 1
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the mean in place of the last weights."""
+        if self.seen:
+            for parameter, total in zip(self.parameters, self.sums, strict=True):
+                parameter.copy_(total / self.seen)
+
+
+class Best:
+    """The weights of the best look at dev by a metric (higher is better); without dev rows it does nothing.
+
+    Args:
+        seen, others: of a training that goes on: the metric at its looks, and the best weights, from ``tensors``.
+        patience: looks without a better one that end a training; 0: none do. against: see ``loop.fit``.
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        dev: Data | None,
+        seen: Sequence[float],
+        others: Mapping[str, torch.Tensor],
+        patience: int = 0,
+        against: Sequence[float] = (),
+    ) -> None:
+        self.metric, self.dev = metric, dev
+        self.patience, self.against = patience, against
+        self.seen = list(seen)
+        self.weights = {n.removeprefix("best "): w for n, w in others.items() if n.startswith("best ")}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps."""
+        return {f"best {name}": weight for name, weight in self.weights.items()}
+
+    def look(self, model: Any) -> None:
+        """Score dev and remember the weights if no earlier look was better. An undefined metric counts as the worst."""
+        if self.dev is None:
+            return
+        value = dev_metric(model, self.dev, self.metric)
+        if not self.seen or value > max(self.seen):
+            self.weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+        self.seen.append(value)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the training is to end: no better look for long, or behind another training twice running."""
+        since = len(self.seen) - 1 - int(np.argmax(self.seen)) if self.seen else 0
+        here = len(self.seen)
+        behind = 2 <= here <= len(self.against) and all(
+            self.seen[i] < self.against[i] for i in (here - 2, here - 1)
+        )
+        return behind or 0 < self.patience <= since
+
+    def rising(self, by: float) -> bool:
+        """Whether the last look is better than all before by more than that."""
+        return len(self.seen) > 1 and self.seen[-1] > max(self.seen[:-1]) + by
+
+    def restore(self, model: Any) -> None:
+        """Put the remembered weights back."""
+        if self.weights:
+            model.load_state_dict(self.weights)
+
+
+def dev_metric(model: Any, dev: Data, metric: str) -> float:
+    """A metric of a model in evaluation mode on dev rows; -inf where it is undefined."""
+    found = quality.evaluate(
+        [metric], dev.labels, predict(model, dev.texts, device=placed_on(model), what="")
+    )[metric]
+    return -np.inf if found is None else found

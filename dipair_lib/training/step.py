@@ -1,0 +1,135 @@
+"""One step of a network: from rows to a batch, from a batch to logits, in a dtype; and how its output starts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..models import BiLSTM, CrossEncoder
+from ..models.tokens import length_sorted
+from .device import encoders_of, placed_on
+from .inputs import Inputs
+from .predict import gather
+from .rows import Data
+from .settings import TrainConfig
+
+# Texts that are encoded together within a step: few enough to be of like length, enough to fill what computes.
+SUB_BATCH = {"cpu": 32, "cuda": 1024, "mps": 128}
+LSTM_SUB_BATCH = {"cpu": 128, "cuda": 1024, "mps": 512}  # the same for an LSTM, whose steps are small
+WIDTHS = (
+    8  # a GPU's batches are as wide as a multiple of this: its recorded steps are few, its kernels like it
+)
+
+
+class Step(nn.Module):
+    """A model's forward pass from a batch to logits, as a module, so that its parameters can be swapped for shorter ones."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def batch(self, inputs: Inputs, rows: np.ndarray) -> list[Any]:
+        """What ``forward`` reads of some rows: a cross-encoder's joined input, or per field the batches of its distinct texts, each beside
+        others of about its length, and where each row finds its text."""
+        if isinstance(self.model, CrossEncoder):
+            return inputs.rows(rows)
+        size = (LSTM_SUB_BATCH if isinstance(self.model, BiLSTM) else SUB_BATCH)[inputs.device.type]
+        fields = []
+        for field, tokens in enumerate(inputs.texts.tokens):
+            distinct, place = np.unique(inputs.texts.index[rows, field], return_inverse=True)
+            parts = length_sorted(tokens.lengths[distinct], size)
+            back = np.argsort(np.concatenate(parts))
+            fields.append(
+                [[inputs.take(field, distinct[part]) for part in parts], torch.from_numpy(back[place])]
+            )
+        return fields
+
+    def forward(self, batch: Any, features: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits [rows, outputs], and the head's features if asked; each distinct text of the batch is encoded once."""
+        if isinstance(self.model, CrossEncoder):
+            return self.model(*batch), None
+        prepared = []
+        for field, (parts, place) in enumerate(batch):
+            done = [self.model.prepare(self.model.encode(*part, field), field) for part in parts]
+            prepared.append(gather(tuple(torch.cat(t) for t in zip(*done, strict=True)), place))
+        return self.model.combine(*prepared), self.model.features(*prepared) if features else None
+
+
+def outputs_in(
+    model: Any, batch: Any, dtype: str, features: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """float32 logits (and the head's features) of a batch from ``Step.batch``, with the encoder's arithmetic in ``dtype`` and its weights,
+    and their gradients, in float32.
+
+    The encoder's parameters are cast for the pass; the cast is differentiable, so gradients arrive at the float32 ones. On two
+    cores this is a third faster than autocast, which casts at each operation and keeps layer norms in float32.
+    """
+    step = Step(model)
+    if dtype == "float32":
+        return step(batch, features)  # type: ignore[no-any-return]
+    if not hasattr(model, "encoder"):  # an LSTM's kernel wants one dtype: autocast sees to that
+        with torch.autocast(placed_on(model).type, getattr(torch, dtype)):
+            logits, _ = step(batch)
+            return logits.float(), None
+    short = getattr(torch, dtype)
+    cast = {
+        f"model.{name}": p.to(short) for name, p in model.named_parameters() if name.startswith("encoder.")
+    }
+    logits, found = torch.func.functional_call(step, cast, (batch, features))
+    return logits.float(), None if found is None else found.float()
+
+
+@contextlib.contextmanager
+def with_dropout(model: Any, share: float) -> Iterator[Any]:
+    """Within it, a transformer drops that share of its activations and of its attention while it trains."""
+    layers = [m for encoder in encoders_of(model) for m in encoder.modules() if isinstance(m, nn.Dropout)]
+    before = [layer.p for layer in layers]
+    for layer in layers:
+        layer.p = share
+    try:
+        yield model
+    finally:
+        for layer, p in zip(layers, before, strict=True):
+            layer.p = p
+
+
+def start_bias(model: Any, data: Data, config: TrainConfig, *, sample: int = 256) -> None:
+    """Shift the model's outputs so that what it says on average is what its targets are on average, on a sample of the rows: the mean of
+    scores and of a teacher's logits, the shares of classes. With a small learning rate it would take much of a run to get there. What is
+    right already (after stage 1, of a trained checkpoint) stays. Tang et al. start at zero: so do classes with their AdaDelta."""
+    if data.classes and config.optimizer == "adadelta":
+        return
+    rows = np.unique(np.linspace(0, len(data.labels) - 1, sample).astype(np.int64))
+    with torch.no_grad():
+        inputs = Inputs(model, data.texts, placed_on(model))
+        found = Step(model.eval())(Step(model).batch(inputs, rows))[0].float().cpu()
+    if config.loss != "hard":
+        shift = torch.from_numpy(data.teacher[rows]).mean(0) - found.mean(0)  # type: ignore[index]
+    elif not data.classes:
+        shift = float(np.mean(data.labels)) - found.mean(0)
+    else:
+        shift = shift_to_shares(found, np.bincount(data.labels, minlength=data.classes) / len(data.labels))
+    with torch.no_grad():
+        model.final_bias.add_(shift.to(model.final_bias.device))
+
+
+def shift_to_shares(logits: torch.Tensor, shares: np.ndarray, rounds: int = 50) -> torch.Tensor:
+    """What to add to logits [rows, outputs] so that the mean of their probabilities is these shares of the classes.
+
+    A class that does not occur gets no shift of its own.
+    """
+    log_odds = logits.shape[1] == 1  # [z] as log-odds is the same as the two logits [0, z]
+    start = F.pad(logits, (1, 0)) if log_odds else logits
+    wanted = torch.from_numpy(shares).float()
+    shift = torch.zeros(start.shape[1])
+    there = wanted > 0
+    for _ in range(rounds):
+        found = (start + shift).softmax(1).mean(0)
+        shift[there] += (wanted[there] / found[there].clamp(min=1e-9)).log()
+    return shift[1:] - shift[0] if log_odds else shift
