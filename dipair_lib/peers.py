@@ -152,6 +152,10 @@ def compare(
     if missing():
         raise ValueError(f"comparing needs {', '.join(missing())}: pip install -e '.[peers]'")
     row = results.load_result(out, results.load_result(out, run).teacher_run or "")
+    if row.teacher_kind in {"brought", "scores"}:
+        raise ValueError(
+            f"{row.model}: expected a teacher that was trained here: of another's head no second library has a copy: leave compare at False"
+        )
     task = results.load_run_task(json.loads(row.parameters))
     if len(task.fields) != 2 or training.outputs_for(len(task.classes)) != 1:
         raise ValueError(

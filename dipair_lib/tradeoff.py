@@ -854,7 +854,7 @@ def _speedups(row: pd.Series, speed: float) -> str:
     if known(row["teacher_fastest_s_per_pair"]):
         fastest = speed * row["teacher_fastest_s_per_pair"]
         parts.append(f"{times(fastest)} the teacher at its fastest ({plain(row['teacher_fastest_dtype'])})")
-    return (", " + " and ".join(parts)) if parts else ""
+    return (", " + " and ".join(parts)) if parts else ", the teacher's own speed being unknown"
 
 
 def _one_task(table: pd.DataFrame) -> None:
