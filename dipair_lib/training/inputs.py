@@ -34,7 +34,7 @@ class Inputs:
 
     def rows(self, rows: np.ndarray) -> list[torch.Tensor]:
         """A cross-encoder's joined input of some rows: what ``CrossEncoder.batch`` gives, wider where padding helps."""
-        if self.device.type == "cpu":
+        if not self.fields:
             return list(self.model.batch(self.texts, rows))
         if type(self.model).batch is not CrossEncoder.batch:  # joins in its own way
             return [wider(tensor) for tensor in moved(list(self.model.batch(self.texts, rows)), self.device)]
@@ -53,7 +53,7 @@ class Inputs:
 
     def take(self, field: int, texts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch of one field's texts: what ``Tokens.take`` gives, wider where padding helps."""
-        if self.device.type == "cpu":
+        if not self.fields:
             return self.texts.tokens[field].take(texts)
         return self.fields[field].take(texts)
 
