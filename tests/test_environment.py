@@ -29,7 +29,12 @@ IMPORT_NAMES = {
     "faiss-cpu": "faiss",
 }
 # Not named in pyproject.toml because a named package cannot be without them.
-COME_WITH = {"tokenizers": "transformers", "IPython": "ipykernel", "bleach": "nbconvert"}
+COME_WITH = {
+    "tokenizers": "transformers",
+    "huggingface_hub": "transformers",
+    "IPython": "ipykernel",
+    "bleach": "nbconvert",
+}
 
 
 def requirements() -> dict[str, Requirement]:

@@ -87,7 +87,7 @@ def teacher(**fields: Any) -> Result:
 
 
 def floor(name: str, family: str, quality: float, **fields: Any) -> Result:
-    untrained = {"steps": None, "train_seconds": None, "keep": None}
+    untrained = {"steps": None, "train_seconds": None, "keep": None, "notebook": "01_teacher"}
     return row(
         name,
         family,
