@@ -392,7 +392,7 @@ class TestScorer:
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     def test_a_bilstm_scores_too(self, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
         """It has no encoder to run in a shorter dtype."""
-        monkeypatch.setattr(scoring, "encoder_dtype", lambda _: dtype)
+        monkeypatch.setattr(scoring, "encoder_dtype", lambda *_: dtype)
         model = models.BiLSTM(["red", "blue", "car"], (8, 12), width=12, hidden=10, fc=6).eval()
         scorer = Scorer(model)
         left, right = ["red car", "blue"], ["car", "red red blue", "blue car"]
