@@ -101,6 +101,7 @@ def train_best(
         raise ValueError("learning_rates: expected at least one, but got none")
     best_model, best, tried = None, None, {}
     failed: list[str] = []
+    lowered = 0
     queue = list(rates)
     while queue:
         rate = queue.pop(0)
@@ -115,10 +116,10 @@ def train_best(
             tried[rate] = -np.inf
         if tried[rate] > (max(best.dev) if best else -np.inf):
             best_model, best = model, found
-        if not queue and (best is None or max(best.dev) <= floor + MARGIN) and len(failed) < 2:
-            failed.append(f"{min(tried):g}")
-            if min(tried) / LOWER >= LOWEST:
-                queue.append(min(tried) / LOWER)
+        below = best is None or max(best.dev) <= floor + MARGIN
+        if not queue and below and lowered < 2 and min(tried) / LOWER >= LOWEST:
+            failed, lowered = [f"{rate:g}" for rate in tried], lowered + 1
+            queue.append(min(tried) / LOWER)
     if best is None:
         raise FloatingPointError(
             f"{what}: the loss is not finite at any learning rate of {', '.join(f'{rate:g}' for rate in tried)}: look at the data"
