@@ -979,7 +979,11 @@ def plot_quality_speed(
         return
     ax.set_xscale("log")
     others = rows[rows["family"] != "constant"]
-    heights = pd.concat([others[name] for name in ("quality", "quality_low", "quality_high")]).dropna()
+    teacher = teacher_of(data)  # a column of scores has no point here, but a line that has to be seen
+    drawn = others if teacher is None else pd.concat([others, teacher.to_frame().T])
+    heights = pd.concat(
+        [drawn[name].astype(float) for name in ("quality", "quality_low", "quality_high")]
+    ).dropna()
     if len(heights):
         margin = max(0.08 * (heights.max() - heights.min()), 1e-3)
         ax.set_ylim(heights.min() - margin, heights.max() + margin)
@@ -991,7 +995,6 @@ def plot_quality_speed(
     )
     _log_ticks(ax.xaxis, AXES[speed].unit)
 
-    teacher = teacher_of(data)
     if teacher is not None:
         ax.axhline(
             teacher["quality"],
