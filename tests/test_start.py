@@ -252,6 +252,7 @@ class TestRatesOfAStudent:
         assert training.rates_of([], self.ROW) == [3e-5]
         assert training.rates_of([1e-4, 2e-4], self.ROW) == [1e-4, 2e-4]
         assert training.rates_of([1e-4], None) == [1e-4]
+        assert training.rates_of(["5e-5"], None) == [5e-5]  # type: ignore[list-item]
 
     def test_a_teacher_gets_a_real_trial(self) -> None:
         assert training.rates_of([], None) == [5e-5, 1e-4]

@@ -132,7 +132,7 @@ def rates_of(rates: Sequence[float], teacher: Result | None) -> list[float]:
         teacher: the row of a student's teacher, None where the teacher itself is trained.
     """
     if rates:
-        return list(rates)
+        return [float(rate) for rate in rates]  # YAML reads 5e-5, without a point, as text
     if teacher is None:
         return list(RATES)
     return [teacher.learning_rate or RATES[0]]
