@@ -363,7 +363,7 @@ def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
     for run in suite.runs:
         identity = ""
         if "task" in run.parameters:
-            at = results.canonical_json([run.parameters.get(name) for name in results.TASK_PARAMETERS])
+            at = task_of(run.parameters)
             if at not in fingerprints:
                 fingerprints[at], identities[at] = fingerprint_of(run.parameters, suite.notebooks, say)
             identity = identities[at]
@@ -380,6 +380,11 @@ def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
     return dataclasses.replace(suite, runs=runs)
 
 
+def task_of(parameters: Mapping[str, Any]) -> str:
+    """What names a task among a run's parameters; one that is empty is as one that is missing, as rows of older notebooks have it."""
+    return results.canonical_json([parameters.get(name) or None for name in results.TASK_PARAMETERS])
+
+
 def refuse_changed_data(out: Path, fingerprints: Mapping[str, str]) -> None:
     """SuiteError where the folder holds rows of the same task parameters on other data: it changed underneath, and rows of both would be
     compared with each other."""
@@ -390,7 +395,7 @@ def refuse_changed_data(out: Path, fingerprints: Mapping[str, str]) -> None:
         rows = results.load_results(out, damaged="warn")
     for row in rows:
         parameters = json.loads(row.parameters)
-        at = results.canonical_json([parameters.get(name) for name in results.TASK_PARAMETERS])
+        at = task_of(parameters)
         now = fingerprints.get(at)
         if now and row.data_sha256 and row.data_sha256 != now:
             raise SuiteError(

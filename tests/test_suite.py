@@ -607,7 +607,12 @@ class TestDisplay:
             family="dipair", metric="auc", data_sha256="a" * 64, parameters=results.canonical_json(parameters),
         )  # fmt: skip
         results.save_result(tmp_path, row, np.zeros((2, 1)), np.zeros(2), np.arange(2))
-        at = results.canonical_json([parameters[name] for name in results.TASK_PARAMETERS])
+        at = suite.task_of(parameters)
+        assert (
+            at
+            == suite.task_of({**parameters, "teacher_score": ""})
+            != suite.task_of({**parameters, "label": "z"})
+        )
         suite.refuse_changed_data(tmp_path, {at: "a" * 64, "other": "b" * 64})
         with pytest.raises(
             SuiteError,
