@@ -21,9 +21,6 @@ THERE = torch.device("meta")
 aten: Any = torch.ops.aten
 # Operations that may meet tensors of both: a copy, and positions, which a device fetches for itself.
 BOTH = (aten.copy_.default, aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
-INSTEAD = {
-    "aten::_scaled_dot_product_attention_math_for_mps": aten._scaled_dot_product_attention_math.default
-}
 
 
 class There(torch.Tensor):
@@ -81,7 +78,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     to = next((x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.device)), None)
     there = bool(ours) if to is None else to == THERE
     plain_args, plain_kwargs = tree_map(plain, (args, kwargs))
-    found = INSTEAD.get(func._schema.name, func)(*plain_args, **plain_kwargs)
+    found = func(*plain_args, **plain_kwargs)
     if func._schema.is_mutable:
         return kwargs.get("out", args[0])
     if to is not None and not there:  # what was fetched is another tensor

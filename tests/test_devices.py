@@ -203,7 +203,7 @@ class TestCollections:
 class TestClocks:
     @pytest.fixture(autouse=True)
     def few(self, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
-        sizes = {"encode": (4, 8), "combine": (16, 64), "cross-encoder": (4, 150)}
+        sizes = {"encode": (8,), "combine": (16, 64), "cross-encoder": (24,)}
         monkeypatch.setattr(speed, "BATCH_SIZES", {device.type: sizes})
         peaks = {"peak_gflops_float32": 10.0, "peak_gflops_bfloat16": 20.0, "copy_gb_per_s": 5.0}
         monkeypatch.setattr(speed, "ceiling", lambda device: peaks)
@@ -259,16 +259,16 @@ class TestClocks:
             )  # fmt: skip
             results.save_result(tmp_path, row, np.zeros((4, 1)), np.arange(4) % 2, np.arange(4))
             models.save(model, results.row_folder(tmp_path, row.run_id) / "model")
-        clocked = speed.clock_rows(tmp_path, repeats=2, requests=2, sample=10, device=device)
+        clocked = speed.clock_rows(tmp_path, repeats=1, requests=1, sample=10, device=device)
         assert sorted(clocked) == ["run.own", "run.teacher"]
         for row in results.load_results(tmp_path):
             assert (row.device, row.device_name) == (device.type, results.device_name(str(device)))
             assert row.combine_s_per_pair and row.combine_s_per_pair < 1.0 and row.latency_p50_s
             assert row.teacher_s_per_pair and row.peak_gflops == 10.0
-        assert speed.clock_rows(tmp_path, repeats=2, requests=2, sample=10, device=device) == []
+        assert speed.clock_rows(tmp_path, repeats=1, requests=1, sample=10, device=device) == []
         moved = dataclasses.replace(results.load_result(tmp_path, "run.own"), device="elsewhere")
         results.update_result(tmp_path, moved.run_id, device=moved.device)
-        assert speed.clock_rows(tmp_path, repeats=2, requests=2, sample=10, device=device) == ["run.own"]
+        assert speed.clock_rows(tmp_path, repeats=1, requests=1, sample=10, device=device) == ["run.own"]
 
 
 class TestSizes:
