@@ -65,8 +65,8 @@ def results_folder(pairs: pd.DataFrame, tiny_backbone: str, home: Path) -> Path:
 def with_teacher(folder: Path, signal: float) -> Path:
     """The same results with a teacher whose logits are so much of the labels, and noise; every share is one of its quality.
 
-    Words in common nearly tell the labels of these pairs, so that no teacher is surely above them: with 0 the guard trips; with 6 it does not,
-    since TF-IDF's logits are noise then.
+    Words in common nearly tell the labels of these pairs, so that no teacher is surely above them: with 0 the guard trips; with 6 it
+    does not, since TF-IDF's logits are noise then.
     """
     rows = results.load_results(folder)
     name = next(row.run_id for row in rows if row.teacher_run == row.run_id)
