@@ -65,8 +65,8 @@ def results_folder(pairs: pd.DataFrame, tiny_backbone: str, home: Path) -> Path:
 def with_teacher(folder: Path, signal: float) -> Path:
     """The same results with a teacher whose logits are so much of the labels, and noise; every share is one of its quality.
 
-    Words in common nearly tell the labels of these pairs, so that no teacher is surely above them: with 0 the guard trips; with 6 it
-    does not, since TF-IDF's logits are noise then.
+    Words in common and the frozen cosine nearly tell the labels of these pairs, so that no teacher is surely above them: with 0 the guard
+    trips; with 6 it does not, since the logits of untrained rows are noise then.
     """
     rows = results.load_results(folder)
     name = next(row.run_id for row in rows if row.teacher_run == row.run_id)
@@ -77,7 +77,8 @@ def with_teacher(folder: Path, signal: float) -> Path:
         if row.teacher_run == name:
             own = results.load_logits(folder, row.run_id)
             noise = np.random.default_rng(1).normal(size=own.logits.shape)
-            floor = noise if signal and row.family == "lexical" else own.logits
+            untrained = row.family == "lexical" or (row.family == "dual-encoder" and not row.steps)
+            floor = noise if signal and untrained else own.logits
             logits = taught if row.run_id == name else floor
             found = quality.interval(row.metric, own.labels, logits, own.groups, teacher_logits=taught)
             others = quality.evaluate(list(json.loads(row.metrics or "{}")), own.labels, logits, own.groups)
