@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_brought import checkpoint
 
 from dipair_lib import collection, models, results, scoring, speed, training
 from dipair_lib.models.dipair import SELECT
@@ -99,6 +100,18 @@ class TestScores:
         with torch.no_grad():
             want = torch.cat([model(*model.batch(texts, np.array([i]))) for i in range(len(texts))]).numpy()
         found = training.predict(model, texts, device=device, dtype="float32", batch_tokens=200)
+        assert found.std() > 10 * NEAR
+        np.testing.assert_allclose(found, want, atol=NEAR)
+
+    @pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2"])
+    def test_a_checkpoint_with_its_own_head_scores_alike(
+        self, kind: str, device: torch.device, tiny_backbone: str, pairs: pd.DataFrame, tmp_path: Path
+    ) -> None:
+        model = models.bring(str(checkpoint(kind, 2, tmp_path, tiny_backbone)), 2, ["0", "1"])
+        own = read(models.tokenizer_of(model), pairs[:36], FIELDS, model.read_lengths)
+        with torch.no_grad():
+            want = torch.cat([model(*model.batch(own, np.array([i]))) for i in range(len(own))]).numpy()
+        found = training.predict(model, own, device=device, dtype="float32", batch_tokens=200)
         assert found.std() > 10 * NEAR
         np.testing.assert_allclose(found, want, atol=NEAR)
 

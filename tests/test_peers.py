@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,16 @@ def test_encoders_side_by_side(folder: Path) -> None:
     assert found["by"].tolist()[:2] == ["sentence-transformers", "dipair-lab"]
     assert found["least_cosine"][1] > 0.9999
     assert (found["texts_per_s_low"] <= found["texts_per_s_high"]).all()
+
+
+@pytest.mark.parametrize("kind", ["brought", "scores"])
+def test_a_teacher_that_was_not_trained_here_has_no_copy_elsewhere(
+    kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = results.load_result
+    monkeypatch.setattr(peers, "missing", list)
+    monkeypatch.setattr(
+        results, "load_result", lambda out, run: dataclasses.replace(load(out, run), teacher_kind=kind)
+    )
+    with pytest.raises(ValueError, match="expected a teacher that was trained here"):
+        peers.compare(folder, STUDENT)
