@@ -34,7 +34,7 @@ N_BOOT = paired.N_BOOT
 # Parameters with a field of their own in a cell.
 NAMED = {"share", "loss", "alpha", "augment", "n_iter", "synthetic_labels", "epochs"}
 # What a parameter was in rows that do not name it: they are from before it could be chosen.
-DEFAULTS = {"tagger": "pattern", "teacher_score": "", "teacher_seed": "one", "budget": 1.0}
+DEFAULTS = {"tagger": "pattern", "teacher_score": "", "teacher_seed": "one", "pairs": [], "budget": 1.0}
 
 
 @dataclass(frozen=True, order=True)

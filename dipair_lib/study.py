@@ -37,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "head_layers": 1, "head_ffn": 256, "layers": 0, "start": "pretrained", "shared": True, "loss": "logits", "alpha": 0.0,
     "match": 0.0, "average": 0.0, "pool": 0, "pool_kind": "near", "teachers": 1, "teacher_seed": "one", "unlabelled": "",
     "stage1_epochs": 3.0, "stage2_epochs": 0.25, "stage1_rate": 1e-3, "stage2_rate": 1e-4, "batch_size": 64, "cosine_pairs": 0,
-    "head_rate": 0, "budget": 1.0,
+    "head_rate": 0, "stage2_pairs": [], "budget": 1.0,
 }  # fmt: skip
 # Okabe-Ito without the vermilion of the teacher, and a marker for whoever sees no colour.
 STYLES = (
@@ -98,7 +98,7 @@ def inert(settings: Settings) -> set[str]:
     if not settings["stage1_epochs"]:
         names |= {"stage1_rate"}
     if not settings["stage2_epochs"]:
-        names |= {"stage2_rate", "head_rate"}
+        names |= {"stage2_rate", "head_rate", "stage2_pairs"}
     if (
         settings["head"] not in {"ffnn", "transformer"}
         or settings["residual"]

@@ -222,7 +222,7 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
     table["peak_fraction"] = table["flops_per_pair"] * table["pairs_per_s"] / (table["peak_gflops"] * 1e9)
     table["kept_tokens"] = [_kept(keep, n) for keep, n in zip(table["keep"], table["n_fields"], strict=True)]
     table["read_tokens"] = [_kept(length, 1) for length in table["read_lengths"]]
-    tell_apart(table)
+    tell_apart(table, paired.teacher_ages((row for row in rows if row.teacher_run != row.run_id), rows))
     same = table.groupby(ONE_MODEL, dropna=False)["seed"]
     table["seeds"] = same.transform("nunique")
     table["averaged"] = False
@@ -257,8 +257,13 @@ ONE_MODEL = ["task", "data_sha256", "model"]  # what rows of one model share, it
 NO_CHOICE = {"seed", "n_seeds", "clock", "threads", "device", "out"}  # parameters that make no other model
 
 
-def tell_apart(table: pd.DataFrame) -> None:
-    """Name what was trained differently and is called the same: "DE-Cos" becomes "DE-Cos, stage2_epochs 1"."""
+def tell_apart(table: pd.DataFrame, ages: Mapping[str, int]) -> None:
+    """Name what was trained differently and is called the same: "DE-Cos" becomes "DE-Cos, stage2_epochs 1", or "DE-Cos, teacher 1
+    before the newest".
+
+    Args:
+        ages: of the teachers, see ``paired.teacher_ages``.
+    """
     for _, rows in table[table["family"] != "published"].groupby(ONE_MODEL, dropna=False):
         chosen = [parameters_of(text) for text in rows["parameters"]]
         differ = [
@@ -268,6 +273,8 @@ def tell_apart(table: pd.DataFrame) -> None:
         ]
         for run, one in zip(rows.index, chosen, strict=True):
             said = [plain(f"{name} {one[name]}", 40) for name in differ if name in one]
+            age = ages.get(str(table.loc[run, "teacher_run"]), 0)
+            said += [paired.generation(age)] if age else []
             table.loc[run, "model"] = ", ".join([str(table.loc[run, "model"]), *said])
 
 

@@ -167,6 +167,17 @@ class TestSeeds:
         assert data["quality"].tolist() == [1.0, 0.5, 1.0]
         assert data["seeds"].tolist() == [1, 3, 1]
 
+    def test_students_of_an_earlier_teacher_are_another_model(
+        self, seeds: list[Result], tmp_path: Path
+    ) -> None:
+        """The teacher was trained again, and taught a student of the same name: no mean over two teachers."""
+        newer = dataclasses.replace(seeds[0], run_id="run.newer", created_utc="2999-01-01T00:00:00Z")
+        its = dataclasses.replace(seeds[1], run_id="run.its", teacher_run="run.newer")
+        seeds += [self.save(tmp_path, newer, 8), self.save(tmp_path, its, 4)]
+        data = tradeoff.frame(seeds, folder=tmp_path)
+        assert data.loc["run.its", ["model", "seeds"]].tolist() == ["many", 1]
+        assert data.loc["run.many-1", ["model", "seeds"]].tolist() == ["many, teacher 1 before the newest", 3]
+
     def test_without_logits_one_seed_stands_for_all_and_says_so(
         self, seeds: list[Result], tmp_path: Path
     ) -> None:

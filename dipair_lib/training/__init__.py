@@ -29,7 +29,7 @@ from .rows import (
     with_synthetic,
     with_unlabelled,
 )
-from .settings import COSINE_PAIRS, LOSSES, Fitted, TrainConfig, training_fields, training_name
+from .settings import COSINE_PAIRS, LOSSES, Fitted, TrainConfig, budget_of, training_fields, training_name
 from .stages import Looks, fit_head, fit_stages
 from .start import RATES, STARTS, rates_of, start_encoder, start_head, start_residual
 from .step import Step, outputs_in
@@ -57,7 +57,7 @@ from .teacher import (
 
 __all__ = [
     "COSINE_PAIRS", "LOSSES", "PAIRS", "PASSES", "RATES", "STARTS", "Adadelta", "Checkpoint", "CheckpointError", "Data", "Fitted",
-    "Inputs", "Looks", "Mean", "State", "Step", "Stored", "TeacherError", "TrainConfig", "Trained", "choose_read_lengths",
+    "Inputs", "Looks", "Mean", "State", "Step", "Stored", "TeacherError", "TrainConfig", "Trained", "budget_of", "choose_read_lengths",
     "combine_all", "cosine_start", "cosine_targets", "dev_floor", "device_of", "draw_pairs", "dtype_of", "encoder_dtype",
     "epochs_of", "fit", "fit_head", "fit_stages", "floors", "frozen_cosine", "gather", "hard_loss", "hash_of", "in_dtype",
     "lengths_of", "load_teacher_logits", "loss_of", "matched_features", "nearest", "outputs_for", "outputs_in", "part_of",

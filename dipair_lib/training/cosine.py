@@ -60,7 +60,7 @@ def cosine_start(
         What it cost. ``pairs`` and ``passes`` are 0: the teacher has scored none of these; ``notes`` says how many there were.
     """
     where, there = device_of(device), placed_on(model)
-    vectors = text_vectors(model.settings["backbone"], model.read_lengths, texts, folder)
+    vectors = text_vectors(model.settings["backbone"], model.read_lengths, texts, folder, where)
     left, right = (torch.from_numpy(v).to(where) for v in vectors)
     index = draw_pairs(left, right, pairs, seed)
     target = SPREAD * z_scored(cosines(left, right, index))[:, None]

@@ -37,7 +37,7 @@ def predict(
         stored: folder of a frozen encoder's outputs: for a dual encoder whose own was never trained, they come from there.
     """
     if stored and isinstance(model, DualEncoder):
-        outputs, _ = stored_outputs(model, texts, stored)
+        outputs, _ = stored_outputs(model, texts, stored, device)
         with torch.inference_mode():
             prepared = [prepare_stored(model, one, field) for field, one in enumerate(outputs)]
             return combine_all(model, prepared, texts)

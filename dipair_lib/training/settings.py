@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from .device import device_of
 
 LOSSES = ("hard", "logits", "soft", "kl", "margin", "listwise")
 COSINE_PAIRS = 300_000  # of the cosine start of 03_dipair, where nothing else is asked for
@@ -110,6 +112,23 @@ class Fitted:
     device: str = "cpu"
     learning_rate: float | None = None
     notes: str = ""
+
+
+def budget_of(pairs: Sequence[int], device: Any = "auto", budget: float = 1.0) -> int:
+    """Pairs to see in one training on a device; 0 where none are given.
+
+    Args:
+        pairs: two numbers, for a CPU and for an accelerator; [] gives none. device: see ``device_of``. budget: times them.
+    """
+    if budget <= 0:
+        raise ValueError(f"budget: expected more than 0, but got {budget}")
+    if not pairs:
+        return 0
+    if len(pairs) != 2 or min(pairs) < 1:
+        raise ValueError(
+            f"pairs: expected two numbers of at least 1, for a CPU and for an accelerator, but got {list(pairs)}"
+        )
+    return max(1, round(pairs[device_of(device).type != "cpu"] * budget))
 
 
 def training_fields(config: TrainConfig, *fits: Fitted | None) -> dict[str, Any]:

@@ -162,9 +162,9 @@ def fit_stages(
     counts = {"encoded": 0, "from_store": 0}
     cosine = cosine_pairs if takes_cosine_start(model) else 0
     if first or cosine or similarity_of(model):
-        stored, counts = stored_outputs(model, data.texts, folder)
+        device = (first or second or TrainConfig()).device
+        stored, counts = stored_outputs(model, data.texts, folder, device)
         if cosine:
-            device = (first or second or TrainConfig()).device
             begun = cosine_start(
                 model,
                 stored,
@@ -176,7 +176,7 @@ def fit_stages(
                 what=f"{what} cosine start",
             )
         if first:
-            dev_stored, more = stored_outputs(model, dev.texts, folder) if dev else ([], {})
+            dev_stored, more = stored_outputs(model, dev.texts, folder, device) if dev else ([], {})
             counts = {name: n + more.get(name, 0) for name, n in counts.items()}
             one = fit_head(
                 model, stored, data, replace(first, seed=seed), dev=dev, dev_stored=dev_stored, metric=metric, what=f"{what} stage 1",

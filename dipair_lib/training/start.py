@@ -20,7 +20,7 @@ from .outputs import Stored, hash_of, prepare_stored
 from .predict import gather
 from .rows import Data
 from .settings import TrainConfig
-from .step import shift_to_shares
+from .step import shift_to_targets
 
 RATES = (5e-5, 1e-4)  # learning rates of a cross-encoder, the one that fails least often first
 STARTS = ("pretrained", "teacher", "random")
@@ -41,7 +41,7 @@ def start_encoder(model: DualEncoder, start: str, teacher: CrossEncoder | None =
         weights = teacher.encoder.state_dict()
         for encoder in encoders:
             encoder.load_state_dict({name: weights[name] for name in encoder.state_dict()})
-        model.start = f"teacher {hash_of(*(w.numpy() for w in weights.values()))}"
+        model.start = f"teacher {hash_of(*(w.cpu().numpy() for w in weights.values()))}"
     elif start == "random":
         torch.manual_seed(seed)
         for encoder in encoders:
@@ -60,17 +60,6 @@ def start_head(model: DualEncoder, stored: Sequence[Stored], data: Data, config:
     found = torch.from_numpy(of_rows(model, stored, data.texts, rows, model.head, model.combine))
     with torch.no_grad():
         model.final_bias.add_(shift_to_targets(found, data, rows, config).to(model.final_bias))
-
-
-def shift_to_targets(logits: torch.Tensor, data: Data, rows: np.ndarray, config: TrainConfig) -> torch.Tensor:
-    """What to add to the logits [rows, outputs] of some rows so that they are on average what their targets are: the teacher's mean logits;
-    for labels alone the mean of scores, the shares of classes among all rows."""
-    if config.loss != "hard":
-        assert data.teacher is not None
-        return torch.from_numpy(data.teacher[rows]).mean(0) - logits.mean(0)
-    if not data.classes:
-        return float(np.mean(data.labels)) - logits.mean(0)
-    return shift_to_shares(logits, np.bincount(data.labels, minlength=data.classes) / len(data.labels))
 
 
 def start_residual(model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig) -> None:

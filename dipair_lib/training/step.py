@@ -109,14 +109,19 @@ def start_bias(model: Any, data: Data, config: TrainConfig, *, sample: int = 256
     with torch.no_grad():
         inputs = Inputs(model, data.texts, placed_on(model))
         found = Step(model.eval())(Step(model).batch(inputs, rows))[0].float().cpu()
-    if config.loss != "hard":
-        shift = torch.from_numpy(data.teacher[rows]).mean(0) - found.mean(0)  # type: ignore[index]
-    elif not data.classes:
-        shift = float(np.mean(data.labels)) - found.mean(0)
-    else:
-        shift = shift_to_shares(found, np.bincount(data.labels, minlength=data.classes) / len(data.labels))
     with torch.no_grad():
-        model.final_bias.add_(shift.to(model.final_bias.device))
+        model.final_bias.add_(shift_to_targets(found, data, rows, config).to(model.final_bias.device))
+
+
+def shift_to_targets(logits: torch.Tensor, data: Data, rows: np.ndarray, config: TrainConfig) -> torch.Tensor:
+    """What to add to the logits [rows, outputs] of some rows so that they are on average what their targets are: the teacher's mean logits;
+    for labels alone the mean of scores, the shares of classes among all rows."""
+    if config.loss != "hard":
+        assert data.teacher is not None
+        return torch.from_numpy(data.teacher[rows]).mean(0) - logits.mean(0)
+    if not data.classes:
+        return float(np.mean(data.labels)) - logits.mean(0)
+    return shift_to_shares(logits, np.bincount(data.labels, minlength=data.classes) / len(data.labels))
 
 
 def shift_to_shares(logits: torch.Tensor, shares: np.ndarray, rounds: int = 50) -> torch.Tensor:

@@ -17,7 +17,7 @@ from .device import device_of
 from .loop import fit
 from .outputs import stored_outputs, text_vectors
 from .rows import Data, outputs_for
-from .settings import Fitted, TrainConfig
+from .settings import Fitted, TrainConfig, budget_of
 from .start import start_residual
 
 PAIRS = {"cpu": 24_000, "mps": 100_000, "cuda": 200_000}  # seen by a teacher in one training, by device
@@ -47,14 +47,8 @@ def teacher_config(
         further: fields of ``TrainConfig``.
     """
     there = device_of(device)
-    if pairs and len(pairs) != 2:
-        raise ValueError(
-            f"pairs: expected two numbers, for a CPU and for an accelerator, but got {list(pairs)}"
-        )
-    if budget <= 0:
-        raise ValueError(f"budget: expected more than 0, but got {budget}")
-    most = pairs[there.type != "cpu"] if pairs else PAIRS[there.type]
-    seen = passes * rows * budget if passes else min(most * budget, PASSES * rows)
+    most = budget_of(pairs, there, budget) or PAIRS[there.type] * budget
+    seen = passes * rows * budget if passes else min(most, PASSES * rows)
     given = {"loss": "hard", "pairs": max(1, round(seen)), "looks": 2.0, "patience": 4, "device": there.type}
     return TrainConfig(**{**given, **further})  # type: ignore[arg-type]
 
