@@ -24,7 +24,8 @@ COLUMNS = [
     "model",
     "quality",
     "of the teacher",
-    "pairs/s, cached",
+    "gap closed",
+    tradeoff.CACHED,
     "speed-up, same dtype",
     "once per text",
     "cache per text",
@@ -120,7 +121,9 @@ def view(data: pd.DataFrame, asked: Limits, lines: pd.DataFrame | None = None) -
     choice = tradeoff.select(data, asked)
     lines = tradeoff.table(data) if lines is None else lines
     within = [run for run in (choice.winner, *choice.alternatives) if run]
-    table = lines.loc[within + [run for run in lines.index if run not in within], COLUMNS]
+    table = lines.loc[
+        within + [run for run in lines.index if run not in within], tradeoff.columns_here(COLUMNS, lines)
+    ]
     verdicts = {run: "within the limits" for run in within} | {str(choice.winner): "the choice"}
     table.insert(1, "verdict", [verdicts.get(run) or choice.excluded.get(run, "") for run in table.index])
     return choice, table

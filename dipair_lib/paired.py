@@ -17,6 +17,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import t as student_t
 
 from . import progress, quality, results
 
@@ -141,9 +142,10 @@ def say_replaced(old: results.Result, new: results.Result) -> None:
 
 
 def mean_over_seeds(values: Sequence[float], draws: Sequence[np.ndarray]) -> Interval:
-    """The mean of one value per seed, with a 95 % interval that draws test groups (each seed's draws [n_boot]) and seeds together."""
-    low, high = quality.bounds(over_seeds(np.stack(draws)))
-    return float(np.mean(values)), float(low or 0.0), float(high or 0.0)
+    """The mean of one value per seed, with a 95 % interval over test groups (each seed's draws [n_boot]) and seeds: see ``ends``."""
+    mean = float(np.mean(values))
+    low, high = ends(mean, [draws])
+    return mean, float(low or 0.0), float(high or 0.0)
 
 
 def share_over_seeds(
@@ -165,14 +167,34 @@ def difference(
     tests = {one.test if one else None for one in (*first, *second)}
     if len(tests) != 1 or None in tests:
         return None
-    before, after = (over_seeds(np.stack([one.draws for one in seeds if one])) for seeds in (first, second))
-    return quality.bounds(after - before)
+    before, after = ([one.draws for one in seeds if one] for seeds in (first, second))
+    return ends(float(np.nanmean(after) - np.nanmean(before)), [after, before])
 
 
-def over_seeds(stacked: np.ndarray) -> np.ndarray:
-    """[seeds, draws] -> [draws]: the mean over as many seeds, drawn with replacement in every draw."""
-    picked = np.random.default_rng(0).integers(0, len(stacked), stacked.shape)
-    return np.take_along_axis(stacked, picked, axis=0).mean(0)
+def ends(mean: float, sides: Sequence[Sequence[np.ndarray]]) -> tuple[float | None, float | None]:
+    """95 % interval of a mean over seeds, or of one less another, over test groups and seeds.
+
+    The groups' part is what the percentiles of the mean's draws lie away from it. The seeds' part is Student's t times the standard error
+    of a mean over so few of them (percentiles of seeds drawn again hold the truth in 82 % of cases with three seeds, in 67 % with two).
+    The two are independent: their squares add up. A single seed has the groups' part alone.
+
+    Args:
+        sides: draws [n_boot] of each seed, on the same test groups; a second side is what is taken off.
+    """
+    means = [np.mean(np.stack(seeds), axis=0) for seeds in sides]
+    low, high = quality.bounds(means[0] - means[1] if len(means) > 1 else means[0])
+    if low is None or high is None:
+        return None, None
+    of_seeds = math.hypot(*(_half_of_seeds(np.stack(seeds)) for seeds in sides))
+    return mean - math.hypot(mean - low, of_seeds), mean + math.hypot(high - mean, of_seeds)
+
+
+def _half_of_seeds(stacked: np.ndarray) -> float:
+    """Half the 95 % interval of a mean over seeds, of [seeds, draws], by Student's t; 0 of a single one."""
+    if len(stacked) < 2:
+        return 0.0
+    spread = float(np.nanmean(stacked, axis=1).std(ddof=1))
+    return float(student_t.ppf(0.975, len(stacked) - 1)) * spread / math.sqrt(len(stacked))
 
 
 def save_pictures(

@@ -53,11 +53,12 @@ COLUMNS = {  # the text table under each figure; names as in tradeoff.table
         "model",
         "quality",
         "of the teacher",
-        "pairs/s, cached",
+        "gap closed",
+        tradeoff.CACHED,
         "speed-up, same dtype",
         "remarks",
     ],
-    "kept": ["model", "tokens kept", "tokens read", "quality", "pairs/s, cached"],
+    "kept": ["model", "tokens kept", "tokens read", "quality", tradeoff.CACHED],
     "price": ["model", "once per text", "per pair", "cache per text", "parameters", "FLOP per pair"],
 }
 # Colours of figures that follow the page's where it names some; what matplotlib leaves out is black, see ``.paper svg`` in the template.
@@ -264,7 +265,7 @@ def section(data: pd.DataFrame, folder: str) -> dict[str, Any]:
         "choices": answers([choice for choice in choices if not stopped(choice, failed)]),
         "given": bool(data["given"].any()),
         "favours": tradeoff.favours_cosine(data),
-        "one_seed": bool((data["seeds"].fillna(1) <= 1).all()),
+        "one_seed": one_seed(data),
         "noisy": int(data["noisy"].sum()),
         "figures": [
             {
@@ -276,7 +277,7 @@ def section(data: pd.DataFrame, folder: str) -> dict[str, Any]:
                     name,
                     f"{folder} {first['task']}",
                 ),
-                "table": cells(whole[COLUMNS[name]]),
+                "table": cells(whole[tradeoff.columns_here(COLUMNS[name], whole)]),
             }
             for name in FIGURES
             if name != "kept" or data["keep"].notna().any()
@@ -288,10 +289,38 @@ def section(data: pd.DataFrame, folder: str) -> dict[str, Any]:
     }
 
 
+def one_seed(data: pd.DataFrame) -> str:
+    """What one seed's interval does not say, of the students here that have one: all of them, or those named."""
+    trained = data[(data["family"] != "published") & data["train_seconds"].gt(0) & ~data["teacher"]]
+    alone = trained[trained["seeds"].fillna(1) <= 1]
+    if alone.empty:
+        return ""
+    names = ", ".join(tradeoff.plain(name, 60) for name in alone["model"].iloc[:6])
+    more = f" and {len(alone) - 6} more" if len(alone) > 6 else ""
+    who = (
+        "Each student was" if len(alone) == len(trained) else f"With one seed stand {names}{more}: they were"
+    )
+    return (
+        f"{who} trained once: the intervals say how sure the test split makes us, not how much another seed would change. "
+        "Train three before a claim"
+    )
+
+
 def split(whole: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The table of all models as three that fit a page: quality, speed, and what a model is and holds."""
-    quality = ["model", "family", "metric", "quality", "of the teacher", "seed", "pairs seen", "remarks"]
+    quality = [
+        "model",
+        "family",
+        "metric",
+        "quality",
+        "of the teacher",
+        "gap closed",
+        "seed",
+        "pairs seen",
+        "remarks",
+    ]
     sizes = ["model", "tokens kept", "tokens read", "cache per text", "parameters", "FLOP per pair"]
+    sizes = tradeoff.columns_here(sizes, whole)
     speed = ["model", *(column for column in whole if column not in {*quality, *sizes})]
     return {
         "All models: quality, best first": whole[quality],

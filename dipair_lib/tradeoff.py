@@ -28,7 +28,7 @@ from matplotlib.text import Annotation
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from dipair_lib import paired
+from dipair_lib import gap, paired
 from dipair_lib.results import Result, canonical_json, load_results, printable, row_folder
 
 REUSE = 1000.0  # pairs that share a text, where an end-to-end price is stated without another number
@@ -157,12 +157,12 @@ def signed(value: float | None, low: float | None, high: float | None) -> str:
     return f"{value:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if known(low) and known(high) else "")
 
 
-def percent_within(value: float | None, low: float | None, high: float | None) -> str:
+def percent_within(value: float | None, low: float | None, high: float | None, digits: int = 1) -> str:
     """A share with its interval: "98.9 % (97.0 to 100.9)"."""
     if not known(value):
         return DASH
-    interval = f" ({100 * low:.1f} to {100 * high:.1f})" if known(low) and known(high) else ""  # type: ignore[operator]
-    return percent(value) + interval
+    interval = f" ({100 * low:.{digits}f} to {100 * high:.{digits}f})" if known(low) and known(high) else ""  # type: ignore[operator]
+    return percent(value, digits) + interval
 
 
 # ------------------------------------------------------------------------------------------- derived columns
@@ -182,7 +182,11 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
     teacher at its fastest dtype), the same two with `_reuse`, `peak_fraction` (of the measured matrix peak),
     `kept_tokens` (over all fields), `seeds` (how many seeds of this model are here), `runs` (those whose quality the line is), `given`
     (their mean is that of one teacher's students), `teacher`, `guard` (why no share of its teacher counts, or nothing: see ``guards``),
-    `rising` (a seed's dev metric was still rising when its budget ended), `training_notes` (of all its seeds), `pareto`.
+    `rising` (a seed's dev metric was still rising when its budget ended), `training_notes` (of all its seeds), `pareto`; `gap` (share of
+    the way from the best untrained row, `floor`, to the teacher that a row's quality has gone; `_low`, `_high`: see ``gap.closed``).
+
+    Single texts (`n_fields` 1) are encoded for one answer each: nothing is cached, `pairs_per_s` counts texts and holds their encoding,
+    and `reuse` is 1.
 
     Raises ValueError when two rows share a run_id.
     """
@@ -202,15 +206,20 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
 
     measured = table["family"] != "published"
     combine = table["combine_s_per_pair"].where(measured & (table["combine_s_per_pair"] > 0))
-    table["pairs_per_s"] = 1 / combine
-    table["pairs_per_s_low"] = 1 / table["combine_s_per_pair_q3"].where(combine.notna())
-    table["pairs_per_s_high"] = 1 / table["combine_s_per_pair_q1"].where(combine.notna())
     # An encode clock of null beside a combine clock says that nothing is done once per text (a cross-encoder).
     encode = table["encode_s_per_text"]
     table["text_s"] = (encode + table["tokenize_s_per_text"].fillna(0)).where(encode.notna(), 0.0)
     table["text_s"] = table["text_s"].where(combine.notna())
     fields_here = table["read_lengths"].map(lambda text: str(text).count("+") + 1 if known(text) else 0)
     table["n_fields"] = fields_here.groupby(table["task"]).transform("max").where(lambda n: n > 0, 2)
+    alone = table["n_fields"] == 1
+    with_text = table["text_s"].where(alone, 0.0)
+    table["pairs_per_s"] = 1 / (combine + with_text)
+    table["pairs_per_s_low"] = 1 / (table["combine_s_per_pair_q3"].where(combine.notna()) + with_text)
+    table["pairs_per_s_high"] = 1 / (table["combine_s_per_pair_q1"].where(combine.notna()) + with_text)
+    table["bytes_per_text"] = table["bytes_per_text"].mask(alone & table["bytes_per_text"].notna(), 0.0)
+    # A cross-encoder keeps nothing of a text.
+    table["bytes_per_text"] = table["bytes_per_text"].mask(table["family"].eq("cross-encoder"), 0.0)
     table["pairs_per_s_reuse"] = pairs_per_s_at(table, reuse)
     table["pairs_per_s_once"] = pairs_per_s_at(table, 1)
     for name, price in (
@@ -231,7 +240,9 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
     if folder is not None:
         average(table, [run for run in chosen if table.loc[run, "seeds"] > 1], rows, folder)
     number = table.groupby(ONE_MODEL, dropna=False).ngroup()
-    table["guard"] = _failed_of(rows, folder)
+    by_run = {row.run_id: row for row in rows}
+    judged = guards(rows, folder)
+    table["guard"] = _failed_of(rows, judged)
     table["guard"] = table["guard"].groupby(number).transform("max")
     table["rising"] = table["dev_rising"].eq(True).groupby(number).transform("any")
     notes = table["training_notes"].groupby(number).agg(lambda said: "; ".join(dict.fromkeys(said.dropna())))
@@ -243,6 +254,10 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
         for run, n, mean in zip(table.index, number, table["averaged"], strict=True)
     ]
     table = table[table.index.isin(chosen)].copy()
+    sure = {run for run, one in judged.items() if one.sure}
+    closed = gap.closed([[by_run[one] for one in runs] for runs in table["runs"]], rows, sure, folder)
+    table[GAP] = np.array([one.share for one in closed], float).reshape(-1, 3)
+    table["floor"] = [one.floor for one in closed]
     combine, measured = combine[table.index], measured[table.index]
     table["noisy"] = table["noisy"].eq(True) & combine.notna()
     table["teacher"] = table.index.isin([row.run_id for row in teachers(rows)])
@@ -271,10 +286,10 @@ def tell_apart(table: pd.DataFrame, ages: Mapping[str, int]) -> None:
             for name in dict.fromkeys(itertools.chain(*chosen))
             if len({str(c.get(name)) for c in chosen}) > 1
         ]
-        for run, one in zip(rows.index, chosen, strict=True):
+        old = [ages.get(str(run), 0) for run in rows["teacher_run"]]
+        for run, one, age in zip(rows.index, chosen, old, strict=True):
             said = [plain(f"{name} {one[name]}", 40) for name in differ if name in one]
-            age = ages.get(str(table.loc[run, "teacher_run"]), 0)
-            said += [paired.generation(age)] if age else []
+            said += [paired.generation(age)] if age and len(set(old)) > 1 else []
             table.loc[run, "model"] = ", ".join([str(table.loc[run, "model"]), *said])
 
 
@@ -312,6 +327,7 @@ def average(table: pd.DataFrame, chosen: list[str], rows: list[Result], folder: 
 
 
 QUALITY = ["quality", "quality_low", "quality_high"]
+GAP = ["gap", "gap_low", "gap_high"]
 RETAINED = ["retained", "retained_low", "retained_high"]
 
 
@@ -319,7 +335,10 @@ def pairs_per_s_at(table: pd.DataFrame, reuse: float) -> pd.Series:
     """Pairs per second, encoding included, when every text takes part in `reuse` pairs; NaN where not clocked."""
     if not reuse >= 1:
         raise ValueError(f"reuse is the number of pairs that share a text, at least 1, but got {reuse}")
-    return 1 / (1 / table["pairs_per_s"] + table["n_fields"] * table["text_s"] / reuse)
+    texts = table["n_fields"].where(
+        table["n_fields"] > 1, 0
+    )  # a single text's encoding is in its rate already
+    return 1 / (1 / table["pairs_per_s"] + texts * table["text_s"] / reuse)
 
 
 def pareto(table: pd.DataFrame, x: str = "pairs_per_s", y: str = "quality") -> pd.Series:
@@ -370,7 +389,7 @@ def sanity(table: pd.DataFrame) -> pd.DataFrame:
     """
     _one_task(table)
     cosine = (table["family"] == "dual-encoder") & (table["head"].astype(str).str.startswith("cos"))
-    frozen = cosine & pd.Series([untrained(row) for _, row in table.iterrows()], table.index, dtype=bool)
+    frozen = cosine & pd.Series([gap.untrained(row) for _, row in table.iterrows()], table.index, dtype=bool)
     steps = {
         "constant": table["family"] == "constant",
         "lexical": table["family"] == "lexical",
@@ -451,33 +470,21 @@ def guards(rows: Iterable[Result], folder: Path | str | None = None) -> dict[str
         folder: results folder with the raw logits of the rows.
     """
     rows = list(rows)
-    floors = [row for row in rows if untrained(row) and row.quality is not None]
+    floors = gap.floors_of(rows)
     taught: dict[tuple[Any, ...], list[Result]] = {}
     for row in teachers(rows):
         key = row.model, canonical_json(parameters_of(row.parameters))
-        taught.setdefault((*_test_of(row), *key), []).append(row)
-    here = Counter(_test_of(seeds[0]) for seeds in taught.values())
+        taught.setdefault((*gap.test_of(row), *key), []).append(row)
+    here = Counter(gap.test_of(seeds[0]) for seeds in taught.values())
     found: dict[str, Guard] = {}
     for seeds in taught.values():
-        beside = [row for row in floors if _test_of(row) == _test_of(seeds[0])]
-        if beside:
+        floor = floors.get(gap.test_of(seeds[0]))
+        if floor:
             run = seeds[0].run_id.split(".")[0]
-            name = f"The teacher of {run}" if here[_test_of(seeds[0])] > 1 else "The teacher"
-            one = _judged(name, seeds, max(beside, key=lambda row: row.quality or 0.0), folder)
+            name = f"The teacher of {run}" if here[gap.test_of(seeds[0])] > 1 else "The teacher"
+            one = _judged(name, seeds, floor, folder)
             found |= dict.fromkeys((row.run_id for row in seeds), one)
     return found
-
-
-def untrained(row: Result | pd.Series) -> bool:
-    """Whether a row learned nothing by gradient: a constant, words in common, or a dual encoder without a step of training."""
-    if row.family == "dual-encoder":
-        return not (known(row.steps) and row.steps) and not (known(row.train_seconds) and row.train_seconds)
-    return row.family in {"constant", "lexical"}
-
-
-def _test_of(row: Result) -> tuple[Any, ...]:
-    """What two rows share whose qualities may be compared."""
-    return row.task, row.data_sha256, row.split, row.metric
 
 
 def _judged(name: str, seeds: list[Result], floor: Result, folder: Path | str | None) -> Guard:
@@ -540,12 +547,12 @@ def _unpaired(
     )
 
 
-def _failed_of(rows: list[Result], folder: Path | str | None) -> list[str]:
+def _failed_of(rows: list[Result], judged: Mapping[str, Guard]) -> list[str]:
     """For each row the sentence of its teacher, where that one failed; of a row that names none, of a teacher on its test data."""
-    why = {run: one.said for run, one in guards(rows, folder).items() if not one.sure}
-    some = {_test_of(row): why[row.run_id] for row in rows if row.run_id in why}
+    why = {run: one.said for run, one in judged.items() if not one.sure}
+    some = {gap.test_of(row): why[row.run_id] for row in rows if row.run_id in why}
     return [
-        why.get(row.teacher_run or row.run_id, "" if row.teacher_run else some.get(_test_of(row), ""))
+        why.get(row.teacher_run or row.run_id, "" if row.teacher_run else some.get(gap.test_of(row), ""))
         for row in rows
     ]
 
@@ -612,7 +619,8 @@ class Limits:
     """What a user can live with; None is no limit."""
 
     min_retained: float | None = 0.95  # share of the teacher's quality
-    sure: bool = False  # also the lower end of its interval must reach min_retained
+    min_gap: float | None = None  # share of the gap between the best untrained row and the teacher
+    sure: bool = False  # also the lower end of each interval must reach its limit
     min_pairs_per_s: float | None = None  # encoding included, at `reuse`
     reuse: float = REUSE  # pairs that share a text
     max_p95_s: float | None = None  # 95th percentile of one request, seconds
@@ -637,6 +645,8 @@ class Limits:
         parts = [
             self.min_retained is not None
             and f"keeps at least {100 * self.min_retained:g} % of the teacher{' for sure' if self.sure else ''}",
+            self.min_gap is not None
+            and f"closes at least {100 * self.min_gap:g} % of the gap to the teacher{' for sure' if self.sure else ''}",
             self.min_pairs_per_s is not None and f"scores at least {si(self.min_pairs_per_s)} pairs/s",
             self.max_p95_s is not None and f"answers 95 % of requests within {si(self.max_p95_s, 's')}",
             self.max_cache_bytes is not None
@@ -665,7 +675,8 @@ def select(table: pd.DataFrame, limits: Limits | None = None) -> Choice:
     The rule: among the students within every limit, the fastest: at the stated reuse, or (scenario "single") at one
     request. Students within 10 % of that speed count as equally fast (clocks do not tell them apart), and of these the
     best quality wins. The teacher, the constant and published rows are no students; a row without a clock cannot be
-    called fast. A share of a teacher that is not surely above the floor recommends nothing: where no other student is
+    called fast. Where the fastest of them is no faster than the teacher itself (few pairs share a text), the teacher is kept, if it is
+    within the limits. A share of a teacher that is not surely above the floor recommends nothing: where no other student is
     left, there is no winner and the sentence is that teacher's (see ``guards``).
     """
     limits = limits or Limits()
@@ -691,9 +702,15 @@ def select(table: pd.DataFrame, limits: Limits | None = None) -> Choice:
     nearest = None
     if not ranked and students:
         nearest = min(students, key=lambda run: (broken[run], -table.at[run, "retained"]))
+    kept = _teacher_to_keep(table, limits, ranked[0], speed) if ranked else None
+    if kept:
+        ranked.insert(0, kept)
+        del excluded[kept]
     winner = ranked[0] if ranked else None
     return Choice(
-        sentence=_sentence(table, limits, speed, winner, nearest, excluded),
+        sentence=_sentence_of_teacher(table, limits, speed, ranked)
+        if kept
+        else _sentence(table, limits, speed, winner, nearest, excluded),
         winner=winner,
         alternatives=tuple(ranked[1:]),
         nearest=nearest,
@@ -709,6 +726,8 @@ JUDGED = [
     "guard",
     "retained",
     "retained_low",
+    "gap",
+    "gap_low",
     "latency_p95_s",
     "bytes_per_text",
     "params_total",
@@ -741,6 +760,14 @@ def _broken_limits(row: Mapping[str, Any], speed: float, limits: Limits) -> list
             )
         elif limits.sure and not (known(low) and low >= limits.min_retained):
             why.append(f"its interval starts at {percent(low)}, below {100 * limits.min_retained:g} %")
+    if limits.min_gap is not None and not known(row["gap"]):
+        why.append("what it closes of the gap to the teacher is not known")
+    elif limits.min_gap is not None and row["gap"] < limits.min_gap:
+        why.append(
+            f"closes {percent(row['gap'])} of the gap to the teacher, below {100 * limits.min_gap:g} %"
+        )
+    elif limits.min_gap is not None and limits.sure and not row["gap_low"] >= limits.min_gap:
+        why.append(f"the interval of its gap closed starts at {percent(row['gap_low'])}")
     if limits.min_pairs_per_s is not None and known(speed) and speed < limits.min_pairs_per_s:
         why.append(f"{si(speed)} pairs/s, below {si(limits.min_pairs_per_s)}")
     if limits.max_price is not None and known(speed) and limits.price(BILLION, speed) > limits.max_price:
@@ -792,8 +819,8 @@ def _sentence(
         row = table.loc[nearest]
         return (
             f"No model here {limits}. The nearest is {plain(row['model'])} ({'; '.join(excluded[str(nearest)])}): "
-            f"it keeps {percent_within(row['retained'], row['retained_low'], row['retained_high'])} of the teacher."
-            + _said_of_training(row)
+            f"it keeps {percent_within(row['retained'], row['retained_low'], row['retained_high'])} of the teacher"
+            + f"{_said_of_gap(row)}.{_said_of_training(row)}"
         )
     row = table.loc[winner]
     teacher = teacher_of(table)
@@ -804,10 +831,12 @@ def _sentence(
     text = (
         f"{plain(row['model'])} is the fastest model here{' for one request' if single else ''} that {limits}: it keeps "
         f"{percent_within(row['retained'], row['retained_low'], row['retained_high'])}, {_metric_name(plain(row['metric']))} "
-        f"{within(row['quality'], row['quality_low'], row['quality_high'])}{against}. {said} A text costs "
-        f"{si(row['text_s'], 's')} once"
-        f"{' and ' + si(row['bytes_per_text'], 'B') + ' of cache' if known(row['bytes_per_text']) else ''}."
+        f"{within(row['quality'], row['quality_low'], row['quality_high'])}{against}{_said_of_gap(row)}. {said}"
     )
+    if row["n_fields"] > 1:
+        cache = f" and {si(row['bytes_per_text'], 'B')} of cache" if known(row["bytes_per_text"]) else ""
+        text += f" A text costs {si(row['text_s'], 's')} once{cache}."
+        text += "" if single else _said_of_teacher(row)
     low = row["retained_low"]
     if limits.min_retained is not None and not (known(low) and low >= limits.min_retained):
         text += f" Not certain: the interval reaches below {100 * limits.min_retained:g} %."
@@ -822,8 +851,71 @@ def _said_of_training(row: pd.Series) -> str:
     return text + (f" Of its training: {plain(row['training_notes'])}." if row["training_notes"] else "")
 
 
+def _said_of_gap(row: pd.Series) -> str:
+    """Beside the share, which a constant has a large one of: how much of the way from the best untrained row to the teacher was gone."""
+    if not known(row["gap"]):
+        return ""
+    return f", and closes {percent_within(row['gap'], row['gap_low'], row['gap_high'], 0)} of the gap between the untrained {plain(row['floor'])} and the teacher"
+
+
+def _said_of_teacher(row: pd.Series) -> str:
+    """Below how many pairs per text the teacher itself, at its fastest, is no slower."""
+    least = pairs_to_pay(row)
+    if least is None or least <= 1:
+        return ""
+    if math.isinf(least):
+        return " The teacher at its fastest is no slower at any number of pairs per text."
+    return f" Below {least:,.0f} pairs per text keep the teacher: it is no slower there."
+
+
+def _teacher_to_keep(table: pd.DataFrame, limits: Limits, best: str, speed: pd.Series) -> str | None:
+    """The teacher's run, where it is within the limits and the best student is no faster than it for this job; else None."""
+    least = pairs_to_pay(table.loc[best])
+    teacher = teacher_of(table)
+    if (
+        limits.scenario != "offline"
+        or least is None
+        or least <= limits.reuse
+        or teacher is None
+        or teacher["guard"]
+    ):
+        return None
+    run = str(teacher.name)
+    return run if not _broken_limits(teacher, float(speed[run]), limits) else None
+
+
+def _sentence_of_teacher(table: pd.DataFrame, limits: Limits, speed: pd.Series, ranked: list[str]) -> str:
+    """The answer where the teacher, first of the ranked, is kept."""
+    teacher, student = table.loc[ranked[0]], table.loc[ranked[1]]
+    least = pairs_to_pay(student) or math.inf
+    pairs = f"{limits.reuse:,.0f} pair{'s' if limits.reuse != 1 else ''} per text"
+    later = "at any number of them" if math.isinf(least) else f"below {least:,.0f} pairs per text"
+    return (
+        f"Keep the teacher: at {pairs} no student here that {limits} is faster than it. The nearest is {plain(student['model'])} with "
+        f"{si(speed[ranked[1]])} pairs/s, encoding included{_speedups(student, speed[ranked[1]])}; the teacher "
+        f"({_metric_name(plain(teacher['metric']))} {within(*teacher[QUALITY])}) is no slower {later}."
+    )
+
+
+def pairs_to_pay(row: pd.Series) -> float | None:
+    """From how many pairs per text a row is faster than its teacher at the teacher's fastest, encoding included: whole, at least 1;
+    infinite where never; None where a clock is missing. The teacher takes T per pair, the row t once per text of each of F fields and c per
+    pair: faster where c + F t / n < T."""
+    fastest = [row[name] for name in ("teacher_fastest_s_per_pair", "teacher_s_per_pair") if known(row[name])]
+    if not fastest or not known(row["pairs_per_s"]) or row["n_fields"] < 2:
+        return None
+    left = min(fastest) - 1 / row["pairs_per_s"]
+    return max(1.0, math.floor(row["n_fields"] * row["text_s"] / left) + 1.0) if left > 0 else math.inf
+
+
 def _said_offline(row: pd.Series, speed: float, limits: Limits) -> str:
     """The winner's rates in bulk, and what they cost."""
+    if row["n_fields"] == 1:
+        text = f"It scores {si(speed)} texts/s, encoding included{_speedups(row, speed)}."
+        if limits.price_per_hour is not None:
+            million, billion = (money(limits.price(texts, speed)) for texts in (1e6, BILLION))
+            text += f" At {money(limits.price_per_hour)} an hour a million texts cost {million}, a billion {billion}."
+        return text
     text = (
         f"With texts cached it scores {si(row['pairs_per_s'])} pairs/s{_speedups(row, row['pairs_per_s'])}; with every text encoded "
         f"for {limits.reuse:,.0f} pair{'s' if limits.reuse != 1 else ''}, {si(speed)} pairs/s{_speedups(row, speed)}."
@@ -906,6 +998,7 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
                 "of the teacher": DASH
                 if row["guard"]
                 else percent_within(row["retained"], row["retained_low"], row["retained_high"]),
+                "gap closed": percent_within(row["gap"], row["gap_low"], row["gap_high"], 0),
                 "pairs/s, cached": si(row["pairs_per_s"]),
                 "speed-up, same dtype": faster["speedup"],
                 "speed-up, teacher's fastest": faster["speedup_vs_fastest"],
@@ -927,7 +1020,33 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
                 "remarks": ", ".join(mark for mark in marks if mark) or DASH,
             }
         )
-    return pd.DataFrame(lines, index=data.index)
+    shown = pd.DataFrame(lines, index=data.index)
+    return of_single_texts(shown) if len(data) and data["n_fields"].max() == 1 else shown
+
+
+CACHED = "pairs/s, cached"
+
+
+def of_single_texts(shown: pd.DataFrame) -> pd.DataFrame:
+    """The table of tasks of one field: texts in place of pairs, and nothing of reuse or of a cache."""
+    shown = shown.drop(columns=[name for name in shown if re.search("reuse|pairs? per text|cache per", name)])
+    return shown.rename(columns=ALONE)
+
+
+# The columns of tasks of one field, by their name where texts stand in pairs.
+ALONE = {
+    CACHED: "texts/s",
+    "once per text": "encoding",
+    "per pair": "after it",
+    "FLOP per pair": "FLOP after it",
+}
+
+
+def columns_here(wanted: Iterable[str], shown: pd.DataFrame) -> list[str]:
+    """Those columns of a ``table``, by the names they have there."""
+    return [
+        name if name in shown else ALONE[name] for name in wanted if name in shown or ALONE.get(name) in shown
+    ]
 
 
 def published(data: pd.DataFrame) -> pd.DataFrame:
@@ -950,12 +1069,15 @@ def hover(row: pd.Series) -> str:
         f"keeps {percent_within(row['retained'], row['retained_low'], row['retained_high'])} of the teacher"
         if known(row["retained"]) and not row["guard"]
         else "",
-        f"{si(row['pairs_per_s'])} pairs/s cached"
+        f"closes {percent_within(row['gap'], row['gap_low'], row['gap_high'], 0)} of the gap"
+        if known(row["gap"])
+        else "",
+        f"{si(row['pairs_per_s'])} {'texts/s' if row['n_fields'] == 1 else 'pairs/s cached'}"
         + (f", {times(row['speedup'])} the teacher{given}" if known(row["speedup"]) else "")
         if known(row["pairs_per_s"])
         else "not clocked",
         f"{si(row['text_s'], 's')} once per text, {si(row['combine_s_per_pair'], 's')} per pair"
-        if known(row["pairs_per_s"])
+        if known(row["pairs_per_s"]) and row["n_fields"] > 1
         else "",
         f"95 % of requests within {si(row['latency_p95_s'], 's')}" if known(row["latency_p95_s"]) else "",
         "noisy clock" if row["noisy"] else "",
@@ -979,7 +1101,7 @@ def plot_quality_speed(
     rows = data[(data["family"] != "published") & data[speed].notna() & data["quality"].notna()]
     _style(ax)
     metric = plain(data["metric"].dropna().iloc[0]) if data["metric"].notna().any() else "quality"
-    ax.set_xlabel(AXES[speed].label)  # the unit stands at its ticks
+    ax.set_xlabel(label_of(speed, data))  # the unit stands at its ticks
     ax.set_ylabel(f"{_metric_name(metric)} on the test split")
     if rows.empty:
         _say(ax, "no row is clocked yet")
@@ -1072,6 +1194,13 @@ def plot_quality_speed(
     )
 
 
+def label_of(column: str, data: pd.DataFrame) -> str:
+    """The name of an axis; where texts stand alone, a rate counts texts and holds their encoding."""
+    if column.startswith("pairs_per_s") and len(data) and data["n_fields"].max() == 1:
+        return "texts per second, encoding included"
+    return AXES[column].label
+
+
 def plot_kept(data: pd.DataFrame, quality_ax: Axes, speed_ax: Axes) -> None:
     """Quality (upper) and pairs/s (lower) against the tokens kept over all fields, one line per head and number of stages.
 
@@ -1106,7 +1235,7 @@ def plot_kept(data: pd.DataFrame, quality_ax: Axes, speed_ax: Axes) -> None:
             lines.append(("teacher, input truncated", part.assign(tokens=part["read_tokens"]), look))
     for ax, column, title in (
         (quality_ax, "quality", "quality on the test split"),
-        (speed_ax, "pairs_per_s", "pairs/s, texts cached"),
+        (speed_ax, "pairs_per_s", label_of("pairs_per_s", data)),
     ):
         _style(ax)
         ax.set_xlabel("tokens kept (or, truncated, read) over all fields")
@@ -1180,10 +1309,12 @@ def plot_price(data: pd.DataFrame, axes: Iterable[Axes]) -> None:
     _one_task(data)
     rows = few(data[data["family"] != "published"]).sort_values("quality", kind="stable", na_position="first")
     places = np.arange(len(rows))
+    alone = bool(len(rows)) and rows["n_fields"].max() == 1
+    rows = rows.assign(text_s_all=1 / rows["pairs_per_s"])
     panels = (
-        ("text_s", "once per text", "s"),
-        ("combine_s_per_pair", "per pair", "s"),
-        ("bytes_per_text", "cache per text", "B"),
+        ("text_s", "encoding a text" if alone else "once per text", "s"),
+        ("combine_s_per_pair", "after it" if alone else "per pair", "s"),
+        ("text_s_all", "a text, in all", "s") if alone else ("bytes_per_text", "cache per text", "B"),
         ("params_total", "parameters", ""),
     )
     for i, (ax, (column, title, unit)) in enumerate(zip(axes, panels, strict=True)):

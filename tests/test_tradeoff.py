@@ -257,8 +257,36 @@ class TestSelect:
         data = tradeoff.frame(rows)
         data.loc[TEACHER, "quality"] = 0.95
         assert (
-            "0.880 (0.860 to 0.900), its teacher 0.900."
+            "0.880 (0.860 to 0.900), its teacher 0.900"
             in tradeoff.select(data, Limits(min_retained=0.95)).sentence
+        )
+
+    def test_few_pairs_per_text_keep_the_teacher(self, rows: list[Result]) -> None:
+        """A text costs 1 ms, a pair 10 µs, the teacher at its fastest 2 ms a pair: 2 texts for one pair cost more, for two pairs less."""
+        data = tradeoff.frame(rows)
+        assert tradeoff.pairs_to_pay(data.loc["run.good"]) == 2
+        once = tradeoff.select(data, Limits(min_retained=0.95, reuse=1))
+        assert once.winner == TEACHER
+        assert once.alternatives == ("run.good",)
+        assert once.sentence.startswith("Keep the teacher: at 1 pair per text no student here that keeps")
+        assert "is no slower below 2 pairs per text." in once.sentence
+        assert TEACHER not in once.excluded
+        twice = tradeoff.select(data, Limits(min_retained=0.95, reuse=2))
+        assert twice.winner == "run.good"
+        assert "Below 2 pairs per text keep the teacher" in twice.sentence
+
+    def test_a_teacher_that_breaks_a_limit_is_not_kept(self, rows: list[Result]) -> None:
+        data = tradeoff.frame(rows)
+        asked = Limits(min_retained=0.95, reuse=1, min_pairs_per_s=400)
+        assert tradeoff.select(data, asked).winner == "run.good"  # 497 pairs/s, the teacher at this dtype 100
+
+    def test_a_cache_limit_is_none_for_a_cross_encoder(self, rows: list[Result]) -> None:
+        cross = row("cross", "cross-encoder", quality=0.89, retained=0.99, combine_s_per_pair=1e-3, encode_s_per_text=None,
+                    tokenize_s_per_text=None, bytes_per_text=None)  # fmt: skip
+        data = tradeoff.frame([*rows, cross])
+        assert (
+            tradeoff.select(data, Limits(min_retained=0.95, max_cache_bytes=1.0, n_texts=1e9)).winner
+            == "run.cross"
         )
 
     @pytest.mark.parametrize(
@@ -279,6 +307,38 @@ class TestSelect:
     def test_tasks_are_never_mixed(self, rows: list[Result]) -> None:
         with pytest.raises(ValueError, match="rows of one task"):
             tradeoff.select(tradeoff.frame([*rows, row("other", task="another")]))
+
+
+class TestSingleTexts:
+    """One field: a text is encoded for one answer, so nothing is cached and every rate holds the encoding."""
+
+    @pytest.fixture
+    def single(self) -> list[Result]:
+        return [teacher(read_lengths="48"), row("good", quality=0.88, retained=0.978, read_lengths="16")]
+
+    def test_the_encoding_is_in_the_rate(self, single: list[Result]) -> None:
+        """1 ms to encode and 1 µs after it: 999 texts/s, 9.99 times the teacher's 100 and not ten thousand times."""
+        line = tradeoff.frame(single).loc["run.good"]
+        assert line["pairs_per_s"] == pytest.approx(1 / (1e-3 + 1e-6))
+        assert line["pairs_per_s_reuse"] == line["pairs_per_s_once"] == line["pairs_per_s"]
+        assert line["speedup"] == line["speedup_reuse"] == pytest.approx(1e-2 / (1e-3 + 1e-6))
+        assert line["pairs_per_s_low"] == pytest.approx(1 / (1e-3 + 1.25e-6))
+        assert line["bytes_per_text"] == 0
+
+    def test_words_and_axes_speak_of_texts(self, single: list[Result], tmp_path: Path) -> None:
+        data = tradeoff.frame(single)
+        said = tradeoff.select(data, Limits(min_retained=0.95)).sentence
+        assert "It scores 999 texts/s, encoding included, 9.99x the teacher" in said
+        assert "cache" not in said
+        assert "pairs" not in said
+        shown = tradeoff.table(data)
+        assert {"texts/s", "encoding", "after it"} <= set(shown)
+        assert not [name for name in shown if "pairs/s" in name or "per pair" in name or "cache" in name]
+        assert (
+            tradeoff.draw("quality_speed", data).axes[0].get_xlabel() == "texts per second, encoding included"
+        )
+        page = report.write(saved(tmp_path, single)).read_text(encoding="utf8")
+        assert "<th>texts/s</th>" in re.sub(r"<th[^>]*>", "<th>", page)
 
 
 class TestPictures:
