@@ -855,7 +855,23 @@ def _said_of_gap(row: pd.Series) -> str:
     """Beside the share, which a constant has a large one of: how much of the way from the best untrained row to the teacher was gone."""
     if not known(row["gap"]):
         return ""
-    return f", and closes {percent_within(row['gap'], row['gap_low'], row['gap_high'], 0)} of the gap between the untrained {plain(row['floor'])} and the teacher"
+    floor = f"the untrained {plain(row['floor'])}"
+    closed = gap_shown(row)
+    return (
+        f", which is below {floor}"
+        if closed == BELOW
+        else f", and closes {closed} of the gap between {floor} and the teacher"
+    )
+
+
+BELOW = "below it"
+
+
+def gap_shown(row: pd.Series) -> str:
+    """A row's gap closed with its interval; "below it" where it is surely no better than the best untrained row."""
+    ends = row["gap"], row["gap_low"], row["gap_high"]
+    below = row["gap"] < 0 and not row["gap_high"] >= 0
+    return BELOW if below else percent_within(*ends, 0)
 
 
 def _said_of_teacher(row: pd.Series) -> str:
@@ -998,7 +1014,7 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
                 "of the teacher": DASH
                 if row["guard"]
                 else percent_within(row["retained"], row["retained_low"], row["retained_high"]),
-                "gap closed": percent_within(row["gap"], row["gap_low"], row["gap_high"], 0),
+                "gap closed": gap_shown(row),
                 "pairs/s, cached": si(row["pairs_per_s"]),
                 "speed-up, same dtype": faster["speedup"],
                 "speed-up, teacher's fastest": faster["speedup_vs_fastest"],
@@ -1069,9 +1085,7 @@ def hover(row: pd.Series) -> str:
         f"keeps {percent_within(row['retained'], row['retained_low'], row['retained_high'])} of the teacher"
         if known(row["retained"]) and not row["guard"]
         else "",
-        f"closes {percent_within(row['gap'], row['gap_low'], row['gap_high'], 0)} of the gap"
-        if known(row["gap"])
-        else "",
+        f"of the gap closed: {gap_shown(row)}" if known(row["gap"]) else "",
         f"{si(row['pairs_per_s'])} {'texts/s' if row['n_fields'] == 1 else 'pairs/s cached'}"
         + (f", {times(row['speedup'])} the teacher{given}" if known(row["speedup"]) else "")
         if known(row["pairs_per_s"])

@@ -47,6 +47,7 @@ class TestGap:
         assert data.loc["run.half", ["gap_low", "gap_high"]].tolist() == pytest.approx([2 / 3, 2 / 3])
         assert data.loc["run.half", "floor"] == "TF-IDF (0.600)"
         assert tradeoff.table(data).loc["run.half", "gap closed"] == "67 % (67 to 67)"
+        assert tradeoff.table(data).loc["run.below", "gap closed"] == "below it"
 
     def test_the_sentence_says_it_and_a_limit_may_be_set_on_it(
         self, rows: list[Result], tmp_path: Path
