@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, OpenAIGPTConfig
 
-from . import progress, published, results, speed
+from . import progress, published, results, results_folder, speed
 from .architecture_table import BASE, FILE, SCHEMA, load
 from .models import BiLSTM, CrossEncoder
 from .models.cross_encoder import mean_of
@@ -355,7 +355,8 @@ def measure(
         "schema": SCHEMA, "created_utc": datetime.now(UTC).isoformat(timespec="seconds"), "parameters": given, "machine": machine,
         "systems": rows, "slower": slower, "parts": parts, "ways": ways,
     }  # fmt: skip
-    results.write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode("utf8"))
+    results_folder.mark_ours(Path(out))
+    results.write_hashed(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode("utf8"))
     return content
 
 

@@ -43,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--out", type=Path, metavar="DIR", help="results folder in place of the suite's own")
     run.add_argument(
-        "--fresh", action="store_true", help="delete the folder's earlier results and begin anew"
+        "--fresh",
+        action="store_true",
+        help="begin anew: the folder's earlier results are moved beside it, and removed once there is a new row",
     )
     run.add_argument(
         "--ray",
@@ -252,6 +254,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:  # an extra that is not installed
         say(f"dipair: {error}", sys.stderr)
         return 2
+    except OSError as error:  # a folder that cannot be read or written, a full disk
+        say(f"dipair: {error.filename or 'a file'}: {error.strerror or error}", sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 
@@ -320,8 +325,16 @@ def verify(folder: Path) -> int:
         problems, fine = scoring.verify(folder), "every part is there and as its sha256 says"
     else:
         problems = results.verify(folder)
+        for kind, check in (
+            ("manifest.json", lambda at: collection.Collection.open(at).verify()),
+            ("job.json", scoring.verify),
+        ):
+            for path in sorted((folder / "scale").rglob(kind)):
+                problems += check(path.parent)
         count = 0 if problems else len(results.load_results(folder))
-        fine = f"{count} rows, every quality number recomputed from its logits: all as stored"
+        hashed, before = results.hashed_files(folder)
+        fine = f"{count} rows, every quality number recomputed from its logits: all as stored; {hashed} files as their sha256 says"
+        fine += f", {before} from earlier versions have none" if before else ""
     for problem in problems:
         say(problem)
     if not problems:

@@ -5,6 +5,7 @@ On disk, under one folder per suite run::
     rows/<run_id>/row.json      a `Result`: flat JSON, missing is null, never NaN and never 0
     rows/<run_id>/logits.npz    what every quality number can be recomputed from
     rows/<run_id>/model/        safetensors and config.json, where the model has weights
+    rows/<run_id>/SHA256SUMS    of all these; ``verify`` compares
 
 Raw numbers are stored and everything else (pairs per second, speed-up, cost, the Pareto front) is derived later.
 Every file is written to a temporary name in its own folder and then renamed, so whoever reads sees the old file or
@@ -30,7 +31,7 @@ import subprocess
 import types
 import typing
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -81,9 +82,13 @@ KNOWN_FILES = frozenset(
         "encoded",
         "scale",
         "unfinished",
+        "replaced",
         "architectures.json",
+        "architectures.json.sha256",
         "report.html",
         "rows.jsonl",
+        "rows.jsonl.sha256",
+        ".dipair",
         ".lock",
         ".pid",
         "README.md",
@@ -337,7 +342,7 @@ class Logits:
 # Files
 
 
-def write_atomic(path: Path, data: bytes) -> Path:
+def write_atomic(path: Path, data: bytes | memoryview) -> Path:
     """Write bytes under a temporary name in the same folder, then rename: the file is the old one or the new one.
 
     Raises:
@@ -360,8 +365,34 @@ def write_atomic(path: Path, data: bytes) -> Path:
             ) from error
         raise ResultError(f"{path}: could not be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # such as a file where a folder was expected: said above
+            temporary.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def hashed(path: Path, digest: str, sums: Path | None = None) -> Iterator[None]:
+    """Within it a file is put in place whose SHA-256 is this one; noted for ``verify`` before and after, so that a kill at any moment
+    leaves a hash that fits.
+
+    Args:
+        sums: where it is noted; default ``<name>.sha256`` beside the file.
+    """
+    sums = sums or path.with_name(f"{path.name}.sha256")
+    name = path.relative_to(sums.parent).as_posix()
+    known = contents.read_sums(sums)
+    if name not in known and path.is_file():  # of an earlier version
+        known[name] = {contents.read_digest(path)}
+    write_atomic(sums, contents.sums_text({**known, name: {digest, *known.get(name, ())}}))
+    yield
+    if known.get(name, {digest}) != {digest}:
+        write_atomic(sums, contents.sums_text({**known, name: {digest}}))
+
+
+def write_hashed(path: Path, data: bytes | memoryview, sums: Path | None = None) -> Path:
+    """``write_atomic`` of a file that is read back later, its hash noted by ``hashed``."""
+    with hashed(path, hashlib.sha256(data).hexdigest(), sums):
+        return write_atomic(path, data)
 
 
 def canonical_json(value: Any) -> str:
@@ -405,7 +436,7 @@ def save_result(
 ) -> Path:
     """Store one row and its raw logits; a row of the same run_id is replaced.
 
-    The logits are written first: a row that exists has its logits.
+    The logits are written first: a row that exists has its logits. The hashes of both, and of the model that lies beside them, are noted.
 
     Args:
         folder: the suite's results folder, e.g. ``results/demo``.
@@ -427,8 +458,19 @@ def save_result(
         **graded,
     }
     np.savez_compressed(buffer, **arrays)
-    write_atomic(target / "logits.npz", buffer.getvalue())
-    write_atomic(target / "row.json", (result.to_json() + "\n").encode("utf8"))
+    written = {"logits.npz": buffer.getvalue(), "row.json": (result.to_json() + "\n").encode("utf8")}
+    hashes = {name: {hashlib.sha256(data).hexdigest()} for name, data in written.items()}
+    for path in sorted((target / "model").rglob("*")):
+        if path.is_file():
+            hashes[path.relative_to(target).as_posix()] = {contents.read_digest(path)}
+    sums = target / contents.SUMS
+    known = contents.read_sums(sums)
+    either = {name: digests | known.get(name, set()) for name, digests in hashes.items()}
+    write_atomic(sums, contents.sums_text(either))  # a kill in between leaves none that is wrong
+    for name, data in written.items():
+        write_atomic(target / name, data)
+    if either != hashes:
+        write_atomic(sums, contents.sums_text(hashes))
     return target
 
 
@@ -554,9 +596,14 @@ def load_results(folder: Path | str, damaged: str = "raise") -> list[Result]:
 
 
 def load_logits(folder: Path | str, run_id: str) -> Logits:
-    """The raw logits of one row. Raises ResultError where the file is missing, cut off or of the wrong shape."""
+    """The raw logits of one row. Raises ResultError where the file is missing, cut off or of the wrong shape; shapes are looked at before
+    anything is unpacked."""
     path = row_folder(folder, run_id) / "logits.npz"
+    n_examples = None
+    with contextlib.suppress(ResultError):  # a damaged row is told of where it is read
+        n_examples = load_result(folder, run_id).n_examples
     try:
+        check_shapes(contents.array_shapes(path), n_examples)
         # From memory: NumPy leaves a damaged file open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             gains = file.get("gains")
@@ -573,6 +620,20 @@ def load_logits(folder: Path | str, run_id: str) -> Logits:
     return stored
 
 
+def check_shapes(shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]], n_examples: int | None) -> None:
+    """ValueError where arrays are not one entry per example of a row, or are larger than any logits."""
+    if (size := contents.unpacked_bytes(shapes)) > contents.MOST_UNPACKED:
+        raise ValueError(
+            f"it unpacks to {size:,} bytes, more than the {contents.MOST_UNPACKED:,} that any logits have"
+        )
+    for name in {"logits", "labels", "groups", "gains"} & shapes.keys():
+        shape = shapes[name][0]
+        if n_examples is not None and shape[:1] != (n_examples,):
+            raise ValueError(
+                f"{name}: expected {n_examples} rows, one per example, but got shape {list(shape)}"
+            )
+
+
 def update_result(folder: Path | str, run_id: str, **speed_fields: Any) -> Result:
     """Fill or replace fields of the speed group of a stored row (the clocks run after the training) and return it.
 
@@ -585,14 +646,15 @@ def update_result(folder: Path | str, run_id: str, **speed_fields: Any) -> Resul
             f"{run_id}: only fields of the speed group can be filled later, but got {', '.join(sorted(foreign))}"
         )
     result = dataclasses.replace(load_result(folder, run_id), **speed_fields)
-    write_atomic(row_folder(folder, run_id) / "row.json", (result.to_json() + "\n").encode("utf8"))
+    target = row_folder(folder, run_id)
+    write_hashed(target / "row.json", (result.to_json() + "\n").encode("utf8"), target / contents.SUMS)
     return result
 
 
 def write_rows(folder: Path | str) -> Path:
     """Write ``rows.jsonl``, every loadable row of the folder, one per line: the form to share or commit."""
     rows = load_results(folder, damaged="warn")
-    return write_atomic(
+    return write_hashed(
         Path(folder) / "rows.jsonl", "".join(f"{row.to_json()}\n" for row in rows).encode("utf8")
     )
 
@@ -678,13 +740,15 @@ def teacher_for_seed(teachers: Sequence[Result], seed: int, how: str = "one") ->
 
 
 def verify(folder: Path | str) -> list[str]:
-    """Recompute every quality number of a results folder from the stored raw logits.
+    """Recompute every quality number of a results folder from the stored raw logits, and compare every file that is read back (rows,
+    logits, weights, configurations, tokenizers, the teacher's logits, encoder outputs, unfinished trainings) with the hash that was noted
+    when it was written.
 
     Returns:
         One line per problem, naming file and field; empty if all is well. Looks for: rows and logits that are cut off,
-        foreign or unfinished files, a run_id that is not its folder's name, quality, interval, other metrics and share
-        retained that are not what the logits give, model files whose safetensors header does not hold, and an
-        architectures.json that cannot be read.
+        changed bytes, foreign or unfinished files, a run_id that is not its folder's name, quality, interval, other metrics and share
+        retained that are not what the logits give, model files whose safetensors header does not hold or that are not those of their
+        config, and an architectures.json that cannot be read. Files of earlier versions have no hash: ``hashed_files`` counts.
     """
     from dipair_lib import architecture_table, quality
 
@@ -692,6 +756,8 @@ def verify(folder: Path | str) -> list[str]:
     if not folder.is_dir():
         raise ResultError(f"{folder}: no such results folder")
     problems = foreign_files(folder)
+    for sums in sums_in(folder):
+        problems += contents.changed_files(sums)
     if (folder / architecture_table.FILE).exists():
         try:
             architecture_table.load(folder)
@@ -785,13 +851,17 @@ def foreign_files(folder: Path) -> list[str]:
             lines.append(f"{path}: a foreign file in a results folder; move it elsewhere")
         elif len(parts) == 2 and parts[0] == "rows" and not path.is_dir():
             lines.append(f"{path}: a foreign file among the rows; move it elsewhere")
-        elif len(parts) == 3 and parts[0] == "rows" and parts[2] not in {"row.json", "logits.npz", "model"}:
+        elif (
+            len(parts) == 3
+            and parts[0] == "rows"
+            and parts[2] not in {"row.json", "logits.npz", "model", contents.SUMS}
+        ):
             lines.append(f"{path}: a foreign file in a row's folder; move it elsewhere")
     return lines
 
 
 def damaged_weights(folder: Path) -> list[str]:
-    """One line per safetensors file of a model folder that is cut off."""
+    """One line per safetensors file of a model folder that is cut off, or is not the one that its config names."""
     from safetensors import SafetensorError, safe_open
 
     lines = []
@@ -801,7 +871,41 @@ def damaged_weights(folder: Path) -> list[str]:
                 pass
         except (SafetensorError, OSError) as error:
             lines.append(f"{path}: is cut off or not a safetensors file ({error})")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf8"))
+        named = {"model.safetensors": config["sha256"]} if config.get("sha256") else {}
+        named |= {f"tokenizer/{name}": digest for name, digest in (config.get("tokenizer") or {}).items()}
+        for name, digest in named.items():
+            path = folder / name
+            found = contents.read_digest(path) if path.is_file() else "no file"
+            if found != digest:
+                lines.append(f"{path}: expected sha256 {digest}, as config.json says, but got {found}")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        lines.append(f"{folder / 'config.json'}: is cut off or not a model's config ({error})")
     return lines
+
+
+def sums_in(folder: Path) -> list[Path]:
+    """The files of hashes in a results folder."""
+    return sorted([*folder.rglob(contents.SUMS), *folder.rglob("*.sha256")])
+
+
+def hashed_files(folder: Path) -> tuple[int, int]:
+    """How many files of a results folder that are read back have a hash noted, and how many (of earlier versions) have none."""
+    named = {sums.parent / name for sums in sums_in(folder) for name in contents.read_sums(sums)}
+    kinds = (
+        "rows/*/row.json",
+        "rows/*/logits.npz",
+        "rows/*/model/**/*",
+        "teacher/**/*.npz",
+        "encoded/*.npy",
+        "unfinished/*/*.safetensors",
+    )
+    found = {path for kind in kinds for path in folder.glob(kind) if path.is_file()}
+    found |= {folder / name for name in ("rows.jsonl", "architectures.json") if (folder / name).is_file()}
+    return len(found & named), len(found - named)
 
 
 # Identity
@@ -951,6 +1055,16 @@ def find_notebook(notebook: str) -> Path:
     )
 
 
+def from_notebook(notebook: str, out: Path | str) -> Path:
+    """A results folder as it is meant, from the notebook's own folder, wherever the notebook was started: papermill starts it in the
+    project's. Where the notebook is not found the path stays."""
+    try:
+        folder = find_notebook(notebook).parent
+    except ResultError:
+        return Path(out)
+    return Path(os.path.normpath(folder / out))
+
+
 TASK_PARAMETERS = ("task", "fields", "label", "group", "kind", "max_train", "teacher_score")
 
 
@@ -1045,9 +1159,11 @@ def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     papermill, a suite or a person changed counts), the task is loaded and the folders are made.
 
     Raises:
-        ResultError: the notebook is not found, or a parameter has no value.
+        ResultError: the notebook is not found, a parameter has no value, or the results folder cannot be written.
         TaskError: the data cannot be used.
     """
+    from dipair_lib import results_folder
+
     defaults = notebook_parameters(find_notebook(notebook))
     missing = [name for name in ("task", "out") if name not in defaults] or [
         n for n in defaults if n not in namespace
@@ -1058,8 +1174,14 @@ def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
         )
     parameters = {name: namespace[name] for name in defaults}
     task = load_run_task(parameters)
-    out = Path(parameters["out"])
-    (out / "rows").mkdir(parents=True, exist_ok=True)
+    out = from_notebook(notebook, parameters["out"])
+    results_folder.mark_ours(out)
+    try:
+        (out / "rows").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultError(
+            f"{out}: cannot be written ({error.strerror or error}): set `out` to another folder"
+        ) from error
     # Under a suite the key is the one it planned with: what it looks for afterwards is what was written.
     device = device_name(str(parameters.get("device", "auto")))
     key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.identity, device)

@@ -44,15 +44,18 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
 import filelock
 import yaml
 
-from dipair_lib import results
+from dipair_lib import results, results_folder, safe_yaml, suite_checks
+from dipair_lib.suite_checks import SuiteError
 
 if TYPE_CHECKING:
+    from dipair_lib.tasks import Task
+
     from .on_ray import Cluster
 
 PATH_PARAMETERS = (
@@ -66,12 +69,10 @@ PATH_PARAMETERS = (
 MOST_RUNS = 10_000  # of one entry's grid
 STARTS = 3  # kernels started together can race for a port: that many attempts
 KERNEL_DID_NOT_START = re.compile(r"Address already in use|Kernel died before replying|Kernel didn't respond")
+KERNEL_KILLED = 138  # what papermill ends with then
+LIKELY = "most likely because memory ran out: fewer --jobs, or a smaller batch_size or model, need less"
 NOT_APPLICABLE = re.compile(r"DoesNotApply: (\w+): ")  # the error of a run, and the parameter it names
 FINISHED, FAILED, KEPT, LEFT_OUT, NOT_RUN = "finished", "failed", "kept", "left out", "not run"
-
-
-class SuiteError(ValueError):
-    """A suite or an override is not what it should be, or the folder is taken; nothing was started."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class Suite:
     out: Path
     notebooks: Path
     runs: list[Planned] = field(default_factory=list)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)  # of the data, by ``task_of``
 
 
 # Reading and checking
@@ -135,7 +137,7 @@ def read_suite(
     """
     path, overrides = Path(path), dict(overrides or {})
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf8"))
+        content = safe_yaml.load(path.read_text(encoding="utf8"))
     except FileNotFoundError as error:
         near = difflib.get_close_matches(
             path.name, [p.name for p in path.parent.glob("*.yaml")], n=3, cutoff=0.3
@@ -151,6 +153,8 @@ def read_suite(
         raise SuiteError(f"{where}: out: expected a folder, but got {reprlib.repr(suite['out'])}")
     notebooks = Path(notebooks_dir) if notebooks_dir else notebooks_folder(path)
     known = {p.stem: results.notebook_parameters(p) for p in sorted(notebooks.glob("*.ipynb"))}
+    if not out and suite.get("out"):
+        check_inside(suite["out"], where)
     folder = Path(out) if out else notebooks.parent / (suite.get("out") or f"results/{suite['name']}")
     if notebooks.resolve().is_relative_to(folder.resolve()):
         raise SuiteError(f"{where}: out: {folder} holds the notebooks themselves: name a folder for results")
@@ -201,6 +205,16 @@ def read_suite(
     check_known(defaults, here_known, f"{where}: defaults")
     check_known(overrides, here_known, "-p")
     return Suite(suite["name"], folder, notebooks, without_duplicates(runs, where, overrides))
+
+
+def check_inside(out: str, where: str) -> None:
+    """SuiteError unless a folder that a suite names itself lies in the project: only who starts it says where else results go."""
+    lexical = os.path.normpath(out)  # a link that somebody made inside the project may lead anywhere
+    absolute = Path(out).is_absolute() or PureWindowsPath(out).drive or out.startswith(("/", "\\", "~"))
+    if absolute or lexical.split(os.sep)[0] == "..":
+        raise SuiteError(
+            f"{where}: out: expected a folder in the project, such as results/mine, but got {out!r}: name it with --out instead"
+        )
 
 
 def notebooks_folder(path: Path) -> Path:
@@ -293,7 +307,7 @@ def from_text(text: str, default: Any) -> Any:
     if isinstance(default, str):
         return text
     try:
-        value = yaml.safe_load(text)
+        value = safe_yaml.load(text)
     except Exception as error:
         raise SuiteError(f"-p: {text!r} could not be read as YAML: {error}") from error
     if isinstance(default, list) and not isinstance(value, list):
@@ -356,28 +370,32 @@ def without_duplicates(runs: list[Planned], where: str, overrides: Mapping[str, 
 
 
 def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
-    """The suite with the key of every run; loads each task once, so that what has to be built is built before the start."""
-    fingerprints: dict[str, str] = {}
-    identities: dict[str, str] = {}
+    """The suite with the key of every run and the fingerprint of its data; loads each task once, so that what has to be built is built
+    before the start, and checks what can be checked of every run."""
+    tasks: dict[str, Task] = {}
+    checked: set[str] = set()
     runs = []
     for run in suite.runs:
         identity = ""
         if "task" in run.parameters:
             at = task_of(run.parameters)
-            if at not in fingerprints:
-                fingerprints[at], identities[at] = fingerprint_of(run.parameters, suite.notebooks, say)
-            identity = identities[at]
+            if at not in tasks:
+                tasks[at] = loaded(run.parameters, suite.notebooks, say)
+            identity = tasks[at].identity
+        task = tasks.get(task_of(run.parameters))
+        suite_checks.check(run.notebook, run.parameters, run.label, suite.notebooks, task, checked)
         device = results.device_name(str(run.parameters.get("device", "auto")))
         key = results.run_key(run.notebook, run.parameters, identity, device, suite.notebooks)
         runs.append(dataclasses.replace(run, key=key))
-    refuse_changed_data(suite.out, fingerprints)
     keys = [run.key for run in runs]
     for run in runs:
         if keys.count(run.key) > 1:
             raise SuiteError(
                 f"{run.label}: two runs of the suite differ only in where or how fast they run: {run.key}"
             )
-    return dataclasses.replace(suite, runs=runs)
+    return dataclasses.replace(
+        suite, runs=runs, fingerprints={at: task.fingerprint for at, task in tasks.items()}
+    )
 
 
 def task_of(parameters: Mapping[str, Any]) -> str:
@@ -404,10 +422,8 @@ def refuse_changed_data(out: Path, fingerprints: Mapping[str, str]) -> None:
             )
 
 
-def fingerprint_of(
-    parameters: Mapping[str, Any], notebooks: Path, say: Callable[[str], None]
-) -> tuple[str, str]:
-    """Fingerprint and identity of the data a run will load, seen from the notebooks; what was dropped from it is said once."""
+def loaded(parameters: Mapping[str, Any], notebooks: Path, say: Callable[[str], None]) -> Task:
+    """The data a run will load, seen from the notebooks; what was dropped from it is said once."""
     with contextlib.chdir(notebooks), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         task = results.load_run_task(parameters, say)
@@ -416,7 +432,7 @@ def fingerprint_of(
     say(
         f"task {task.name}: {len(task.train)} + {len(task.dev)} + {len(task.test)} examples to train, tune and test on"
     )
-    return task.fingerprint, task.identity
+    return task
 
 
 # What is finished
@@ -469,14 +485,6 @@ def input_state(run: Planned, suite: Suite) -> dict[str, str]:
     """Key of each finished input to when it was made."""
     noted = {other.key: record(suite.out, other.key) for other in input_runs(run, suite)}
     return {key: values["created"] for key, values in noted.items() if values}
-
-
-def remove_run(out: Path, key: str) -> None:
-    """Take away what an earlier attempt at this run left."""
-    for folder in (out / "rows").glob(f"{key}.*"):
-        shutil.rmtree(folder)
-    for path in (out / "notebooks").glob(f"{key}.*"):
-        path.unlink()
 
 
 # Running
@@ -553,10 +561,14 @@ def start(
         "DIPAIR_INPUTS": " ".join(inputs),
         "DIPAIR_PROGRESS": str(folder / "progress.json"),
         "DIPAIR_THREADS": str(threads),
+        "JUPYTER_PATH": os.pathsep.join(
+            filter(None, [str(folder / "jupyter"), os.environ.get("JUPYTER_PATH")])
+        ),
     }
     if threads < cores() or cluster:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(threads)
+    use_this_python(folder / "jupyter")
     command = [sys.executable, "-m", "papermill", str(run.path.resolve()), str(folder / f"{run.key}.ipynb")]
     command += [
         "-f",
@@ -582,6 +594,14 @@ def start(
                 preexec_fn=die_with_parent if sys.platform == "linux" else None,
             )
     return Active(run, process, time.monotonic(), folder, threads, inputs, attempt)
+
+
+def use_this_python(folder: Path) -> None:
+    """Write the kernel ``python3`` that this interpreter is, in a folder that X    this name may be any Python."""
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    path = folder / "kernels" / "python3" / "kernel.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
 
 
 def stop(active: Sequence[Active]) -> None:
@@ -613,7 +633,7 @@ def finish(one: Active, out: Path) -> str:
     notebook = read_notebook(one.output)
     error = ""
     if one.process.returncode != 0 or notebook is None:
-        error = error_line(notebook, one.log)
+        error = error_line(notebook, one.log, one.process.returncode or 0)
     rows = sorted(path.name for path in (out / "rows").glob(f"{run.key}.*") if (path / "row.json").exists())
     try:
         if not error:
@@ -638,15 +658,20 @@ def finish(one: Active, out: Path) -> str:
     return error
 
 
-def error_line(notebook: Mapping[str, Any] | None, log: Path) -> str:
-    """The exception that ended a run, in one line: from the notebook's outputs, else the last line papermill wrote."""
+def error_line(notebook: Mapping[str, Any] | None, log: Path, status: int = 1) -> str:
+    """The exception that ended a run, in one line: from the notebook's outputs, else who was killed, else the last line papermill wrote."""
     for cell in (notebook or {}).get("cells", []):
         for output in cell.get("outputs", []):
             if output.get("output_type") == "error":
                 text = f"{output.get('ename')}: {output.get('evalue')}"
                 return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
     lines = log.read_text(encoding="utf8", errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1].strip() if lines else "it was ended from outside (killed, or out of memory)"
+    if status == KERNEL_KILLED or "DeadKernelError" in (lines[-1] if lines else ""):
+        return f"its kernel was killed from outside, {LIKELY}"
+    if status < 0 or not lines:
+        by = f" by signal {-status}" if status < 0 else ""
+        return f"it was killed{by} from outside, {LIKELY}"
+    return lines[-1].strip()
 
 
 class Seen(NamedTuple):
@@ -738,15 +763,17 @@ def runs_so_far(suite: Suite) -> list[Seen]:
 @contextlib.contextmanager
 def only_one(out: Path) -> Iterator[None]:
     """Hold the folder: a second suite on it is refused. The system lets go of the lock however this process ends."""
-    out.mkdir(parents=True, exist_ok=True)
     lock, pid = filelock.FileLock(out / ".lock"), out / ".pid"
     try:
+        out.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        holder = pid.read_text(encoding="utf8").strip() if pid.exists() else "unknown"
-        raise SuiteError(
-            f"{out}: another suite (process {holder}) is running in this folder; wait for it or use --out"
-        ) from error
+    except OSError as error:
+        if isinstance(error, filelock.Timeout):
+            holder = pid.read_text(encoding="utf8").strip() if pid.exists() else "unknown"
+            said = f"another suite (process {holder}) is running in this folder; wait for it or use --out"
+        else:
+            said = f"cannot be written ({error.strerror or error}): name another folder with --out"
+        raise SuiteError(f"{out}: {said}") from error
     try:
         results.write_atomic(pid, f"{os.getpid()}\n".encode())
         yield
@@ -757,13 +784,14 @@ def only_one(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_as_interrupt() -> Iterator[None]:
-    """A polite kill or a closed terminal ends a suite the way Ctrl-C does."""
+    """A polite kill or a closed terminal ends a suite as Ctrl-C does; what was ignored when it started (``nohup``) stays so."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(name, interrupt) for name in names}
+    heard = [name for name in names if signal.getsignal(name) is not signal.SIG_IGN]
+    before = {name: signal.signal(name, interrupt) for name in heard}
     try:
         yield
     finally:
@@ -787,7 +815,7 @@ def run_suite(
     Args:
         path, overrides, out, notebooks_dir: as in `read_suite`.
         jobs: runs side by side; each gets its share of the processors. Runs that measure time are always alone.
-        fresh: take away what the folder holds from earlier runs and begin anew.
+        fresh: begin anew; what the folder holds from earlier runs is moved beside it, and removed once there is a new row.
         ray: spread the runs over Ray: "" on this machine, or a cluster's address. What measures time stays here, alone.
         stream: where progress is shown; default standard error.
 
@@ -801,19 +829,21 @@ def run_suite(
     if jobs < 1:
         raise SuiteError(f"--jobs: expected 1 or more, but got {jobs}")
     suite = read_suite(path, overrides, out, notebooks_dir)
+    results_folder.check(suite.out, fresh)
+    display = Display(len(suite.runs), stream, runs_so_far(suite))
+    suite = with_keys(suite, display.line)
     with only_one(suite.out):
-        if fresh:
-            for name in results.KNOWN_FILES - {".lock", ".pid", "README.md"}:
-                target = suite.out / name
-                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        results_folder.mark_ours(suite.out)
+        if not fresh:
+            refuse_changed_data(suite.out, suite.fingerprints)
+        elif aside := results_folder.set_aside(suite.out):
+            display.line(f"moved    the earlier results to {aside}: removed once there is a new row")
         for name in ("rows", "notebooks"):
             (suite.out / name).mkdir(exist_ok=True)
         for half in (*suite.out.glob(".*.tmp"), *(suite.out / "notebooks").glob(".*.tmp")):
             half.unlink()  # by a suite that was killed while it wrote
         for scratch in suite.out.glob(".dipair-*"):
             shutil.rmtree(scratch)
-        display = Display(len(suite.runs), stream, runs_so_far(suite))
-        suite = with_keys(suite, display.line)
         states: dict[str, str] = {}
         errors: dict[str, str] = {}
         try:
@@ -822,11 +852,14 @@ def run_suite(
         except KeyboardInterrupt:
             done = sum(state in {FINISHED, KEPT} for state in states.values())
             display.line(
-                f"Stopped. {done} of {len(suite.runs)} runs are finished and kept: the same command goes on from there."
+                f"Stopped. {done} of {len(suite.runs)} runs are finished and kept: the same command goes on from there"
+                + (" (without --fresh)." if fresh else ".")
             )
+            tell_aside(suite, display)
             return 130
         report_error = conclude(suite, display)
         tell(suite, display, states, errors)
+        tell_aside(suite, display)
         return 1 if errors or report_error else 0
 
 
@@ -860,6 +893,7 @@ def run_stages(
                 if is_finished(suite.out, run.key, input_state(run, suite)):
                     states[run.key] = KEPT
                     display.line(f"kept     {run.label}")
+                    take_place(suite.out, run.key, display)
                 else:
                     waiting.append(run)
             where = None if batch and batch[0].alone else cluster
@@ -889,7 +923,7 @@ def run_batch(
             while waiting or active:
                 while waiting and len(active) < jobs:
                     run = waiting.pop(0)
-                    remove_run(suite.out, run.key)
+                    results_folder.make_way(suite.out, run.key, record(suite.out, run.key) is not None)
                     active.append(start(run, suite, threads, Path(scratch), cluster=cluster))
                     if not display.live:
                         display.line(f"start    {run.label}")
@@ -909,13 +943,30 @@ def run_batch(
                     elif error:
                         errors[one.run.key] = error
                         display.line(f"FAILED   {one.run.label} ({minutes(took)}): {error}")
+                        if (kept := results_folder.replaced(suite.out, one.run.key)).exists():
+                            display.line(f"         what it was to replace is kept in {kept}")
                     else:
                         display.seen.append(Seen(one.run.notebook, one.run.parameters, took))
                         display.line(f"finished {one.run.label} ({minutes(took)})")
+                        take_place(suite.out, one.run.key, display)
                 display.draw(active, [*waiting, *later], len(states))
                 time.sleep(0.1)
         finally:
             stop(active)
+
+
+def take_place(out: Path, key: str, display: Display) -> None:
+    """Now that a run is finished, remove what it has replaced; with the first that has rows, also what --fresh had set aside."""
+    results_folder.drop_replaced(out, key)
+    if (record(out, key) or {}).get("rows"):
+        for gone in results_folder.drop_aside(out):
+            display.line(f"removed  {gone}, the results from before --fresh")
+
+
+def tell_aside(suite: Suite, display: Display) -> None:
+    """Say at the end where earlier results still are, where --fresh moved them and no run has a row yet."""
+    for aside in results_folder.aside_of(suite.out):
+        display.line(f"note: there is no new row yet: the results from before --fresh are still in {aside}")
 
 
 def conclude(suite: Suite, display: Display) -> str:

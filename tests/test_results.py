@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dipair_lib import quality, results
+from dipair_lib import contents, quality, results
 from dipair_lib.results import Result, ResultError
 
 LABELS = np.array([0, 1, 0, 1, 0, 1, 1, 0])
@@ -65,6 +66,32 @@ def folder(tmp_path: Path) -> Path:
 
 def row_file(folder: Path, run: str = "03_dipair-bbbbbbbbbb.ffnn") -> Path:
     return folder / "rows" / run / "row.json"
+
+
+def written(folder: Path) -> list[Path]:
+    """A results folder with one file of every kind that is read back later; the files."""
+    from safetensors.numpy import save_file
+
+    from dipair_lib.training import save_teacher_logits
+
+    run = "01_teacher-aaaaaaaaaa.teacher"
+    model = results.row_folder(folder, run) / "model"
+    (model / "tokenizer").mkdir(parents=True)
+    (model / "tokenizer" / "tokenizer.json").write_text("{}")
+    save_file({"w": np.arange(4.0)}, model / "model.safetensors")
+    hashes = [contents.read_digest(model / n) for n in ("model.safetensors", "tokenizer/tokenizer.json")]
+    config = {"kind": "tfidf", "sha256": hashes[0], "tokenizer": {"tokenizer.json": hashes[1]}}
+    (model / "config.json").write_text(json.dumps(config))
+    results.save_result(
+        folder, measured(run, TEACHER, TEACHER, family="cross-encoder"), TEACHER, LABELS, GROUPS
+    )
+    made = [results.row_folder(folder, run) / "row.json", results.row_folder(folder, run) / "logits.npz"]
+    made += [model / "config.json", model / "model.safetensors", model / "tokenizer" / "tokenizer.json"]
+    for name in (f"{run}.npz", f"{run}/0123.npz", f"{run}/0123.features.npz"):
+        made.append(save_teacher_logits(folder / "teacher" / name, "f", {"train": TEACHER}))
+    made.append(results.write_hashed(folder / "encoded" / "0123456789abcdef.npy", b"half"))
+    made.append(results.write_hashed(folder / "unfinished" / run / "0123.safetensors", b"state"))
+    return [*made, results.write_rows(folder)]
 
 
 class TestRoundTrip:
@@ -184,6 +211,27 @@ class TestRefusals:
         with pytest.raises(ResultError, match="not a logits file"):
             results.load_logits(folder, path.parent.name)
 
+    def test_logits_that_would_unpack_to_gigabytes_are_not_read(self, folder: Path) -> None:
+        path = row_file(folder).with_name("logits.npz")
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in (("labels", LABELS), ("groups", GROUPS), ("split", np.array("test"))):
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.save(file, array)
+            with archive.open("logits.npy", "w") as file:
+                shape = {"descr": "<f4", "fortran_order": False, "shape": (8, 1 << 26)}
+                np.lib.format.write_array_header_1_0(file, shape)
+                for _ in range(8):
+                    file.write(bytes(1 << 20))
+        # The header says 2 GB: whatever the file holds of them, not a byte is unpacked.
+        with pytest.raises(ResultError, match="is not of the shape"):
+            results.load_logits(folder, path.parent.name)
+        np.savez_compressed(path, logits=np.zeros((1 << 20, 1), np.float32), labels=LABELS, groups=GROUPS)
+        with pytest.raises(ResultError, match="logits: expected 8 rows, one per example"):
+            results.load_logits(folder, path.parent.name)
+        shapes = {"logits": ((8, 1 << 27), np.dtype("f4"))}
+        with pytest.raises(ValueError, match="unpacks to 4,294,967,296 bytes"):
+            results.check_shapes(shapes, 8)
+
     def test_pickled_logits_are_not_read(self, folder: Path) -> None:
         path = row_file(folder).with_name("logits.npz")
         np.savez(
@@ -256,7 +304,7 @@ class TestAtomicWrites:
 
         monkeypatch.setattr(results, "write_atomic", noted)
         results.save_result(tmp_path, row(), STUDENT, LABELS, GROUPS)
-        assert written == ["logits.npz", "row.json"]
+        assert [name for name in written if name != "SHA256SUMS"] == ["logits.npz", "row.json"]
 
 
 class TestVerify:
@@ -269,15 +317,15 @@ class TestVerify:
         values = json.loads(path.read_text(encoding="utf8"))
         values[name] += 0.001
         path.write_text(json.dumps(values), encoding="utf8")
-        (problem,) = results.verify(folder)
-        assert f"{path}: {name}: the row says" in problem
+        changed, problem = results.verify(folder)
+        assert f"{path}: expected sha256" in changed and f"{path}: {name}: the row says" in problem
 
     def test_a_changed_secondary_metric_is_named(self, folder: Path) -> None:
         path = row_file(folder)
         values = json.loads(path.read_text(encoding="utf8"))
         values["metrics"] = '{"accuracy":0.99}'
         path.write_text(json.dumps(values), encoding="utf8")
-        assert "accuracy: the row says 0.99" in results.verify(folder)[0]
+        assert "accuracy: the row says 0.99" in results.verify(folder)[-1]
 
     def test_exchanged_logits_are_noticed(self, folder: Path) -> None:
         row_file(folder).with_name("logits.npz").write_bytes(
@@ -299,6 +347,64 @@ class TestVerify:
             "thesis.doc",
             "model.safetensors",
         ]
+
+    def test_one_changed_byte_is_named_in_every_kind_of_file_that_is_read_back(self, tmp_path: Path) -> None:
+        kept = written(tmp_path)
+        assert results.verify(tmp_path) == []
+        assert results.hashed_files(tmp_path) == (len(kept), 0)
+        for path in kept:
+            whole = path.read_bytes()
+            for at in np.random.default_rng(0).integers(len(whole), size=3):
+                path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+                assert any(
+                    line.startswith(f"{path}: expected sha256") for line in results.verify(tmp_path)
+                ), path
+            path.write_bytes(whole)
+        for path in results.sums_in(tmp_path):  # nor does a changed hash pass for a whole file
+            whole = path.read_bytes()
+            for at in (0, 63, 64, 66, len(whole) - 1):
+                path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+                assert results.verify(tmp_path) != [], (path, at)
+            path.write_bytes(whole)
+        assert results.verify(tmp_path) == []
+
+    def test_weights_of_earlier_versions_have_the_hash_that_their_config_names(self, tmp_path: Path) -> None:
+        kept = written(tmp_path)
+        for sums in results.sums_in(tmp_path):
+            sums.unlink()
+        assert results.verify(tmp_path) == []
+        assert results.hashed_files(tmp_path) == (0, len(kept))
+        for name in ("model.safetensors", "tokenizer.json"):
+            (path,) = (path for path in kept if path.name == name)
+            whole = path.read_bytes()
+            path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+            (problem,) = results.verify(tmp_path)
+            assert problem.startswith(f"{path}: expected sha256") and "as config.json says" in problem
+            path.write_bytes(whole)
+
+    def test_a_row_that_was_being_replaced_when_it_was_killed_is_no_damage(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run, replace, number = "03_dipair-bbbbbbbbbb.ffnn", os.replace, 0
+
+        def dies(*names: Any) -> None:
+            if number == 0:
+                raise KeyboardInterrupt
+            replace(*names)
+
+        for moment in (1, 2, 3):
+            number = moment
+
+            def counted(*names: Any) -> None:
+                nonlocal number
+                number -= 1
+                dies(*names)
+
+            monkeypatch.setattr(os, "replace", counted)
+            with contextlib.suppress(KeyboardInterrupt):
+                results.update_result(folder, run, encode_s_per_text=0.1 * moment)
+            monkeypatch.undo()
+            assert results.verify(folder) == []
 
     def test_a_missing_teacher_is_named(self, folder: Path) -> None:
         row_file(folder, "01_teacher-aaaaaaaaaa.teacher").unlink()

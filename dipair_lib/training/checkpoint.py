@@ -14,6 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .. import contents
+from ..results import hashed
+
 EVERY_S = 120.0  # seconds between two files; a training that takes less leaves none, unless it is interrupted
 
 
@@ -85,7 +88,8 @@ class Checkpoint:
         try:
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
             save_file(contiguous, temporary, {"training": json.dumps(noted)})
-            os.replace(temporary, self.path)
+            with hashed(self.path, contents.read_digest(temporary)):
+                os.replace(temporary, self.path)
         finally:
             temporary.unlink(missing_ok=True)
         self.written = time.perf_counter()
@@ -101,6 +105,10 @@ class Checkpoint:
         """
         if self.path is None or not self.path.exists():
             return State(), {}
+        if contents.changed_files(self.path.with_name(f"{self.path.name}.sha256")):
+            raise CheckpointError(
+                f"{self.path}: a training's checkpoint whose bytes are not those that were written: delete it, and the training begins anew"
+            )
         try:
             with safe_open(self.path, "pt") as file:
                 names = file.keys()

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from .. import progress
+from .. import contents, progress
 from ..models import DualEncoder
 from ..models.backbone import config_as_dict
 from ..models.cross_encoder import mean_of
 from ..models.dipair import Outputs
 from ..models.heads import Kept, Prepared, SimilarityHead
 from ..models.tokens import BATCH_TOKENS, Texts, Tokens, in_batches
+from ..results import hashed
 from .device import device_of, encoder_dtype, encoders_of, placed_on, ready
 from .inputs import taking
 
@@ -124,7 +125,8 @@ def write_outputs(model: DualEncoder, tokens: Tokens, length: int, field: int, p
                     file[rows, :wide] = array[:, :wide]
         for file, name, path in zip(files, temporary, paths, strict=True):
             file.flush()
-            os.replace(name, path)
+            with hashed(path, contents.read_digest(name)):
+                os.replace(name, path)
     finally:
         for name in temporary:
             name.unlink(missing_ok=True)

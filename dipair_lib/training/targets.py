@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from .. import models
+from .. import contents, models
 from ..models import CrossEncoder
 from ..models.dipair import DoesNotApply
 from ..models.tokens import Texts
-from ..results import Result, row_folder
+from ..results import Result, row_folder, write_hashed
 from ..tasks import Task
 from .outputs import hash_of
 from .predict import predict, teacher_features
@@ -39,16 +39,10 @@ def teacher_file(out: Path, run_id: str) -> Path:
 
 def save_teacher_logits(path: Path, fingerprint: str, logits: dict[str, np.ndarray]) -> Path:
     """Write the teacher's raw logits of each split, float32 [rows, outputs], with the fingerprint of the data they belong to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            arrays: dict[str, Any] = {k: np.asarray(v, np.float32) for k, v in logits.items()}
-            np.savez(file, fingerprint=np.array(fingerprint), **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    arrays: dict[str, Any] = {k: np.asarray(v, np.float32) for k, v in logits.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, fingerprint=np.array(fingerprint), **arrays)
+    return write_hashed(path, buffer.getbuffer())
 
 
 def load_teacher_logits(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
@@ -62,6 +56,9 @@ def load_teacher_logits(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
             f"{path}: no stored teacher logits: run 01_teacher with the same `out` and task first"
         )
     try:
+        unpacked, packed = contents.unpacked_bytes(contents.array_shapes(path)), path.stat().st_size
+        if unpacked > packed:  # they are never written compressed
+            raise ValueError(f"its {packed:,} bytes unpack to {unpacked:,}")
         with np.load(path, allow_pickle=False) as stored:
             logits = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, KeyError) as error:
