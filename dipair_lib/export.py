@@ -122,8 +122,11 @@ def save_student(scorer: Scorer, folder: Path, run_id: str) -> None:
     model = scorer.model
     further: dict[str, Any] = {"exported": run_id}
     if isinstance(model, models.DualEncoder):
-        with quiet_transformers():
-            scorer.tokenizer.save_pretrained(folder / "tokenizer")
+        try:
+            with quiet_transformers():
+                scorer.tokenizer.save_pretrained(folder / "tokenizer")
+        except Exception as error:  # tokenizers raises nothing more precise where a disk is full
+            raise ExportError(f"{folder / 'tokenizer'}: could not be written ({error})") from error
         further["tokenizer"] = {path.name: sha256_of(path) for path in (folder / "tokenizer").iterdir()}
         model.settings["backbone"] = Path(model.settings["backbone"]).name
         for field in range(len(model.read_lengths)):

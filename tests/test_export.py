@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerFast
 
 from dipair_lib import cli, collection, export, models, results
 from dipair_lib.export import ExportError
@@ -239,6 +242,42 @@ class TestWhatIsExported:
         (out / "README.md").write_text("old")
         export.export(run, out)
         assert "Load" in (out / "README.md").read_text(encoding="utf8")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows"]
+
+    @pytest.mark.parametrize("full", ["weights", "tokenizer", "card"])
+    def test_a_full_disk_is_said_in_words_and_leaves_the_earlier_export(
+        self,
+        tiny_backbone: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        full: str,
+    ) -> None:
+        run, out = saved(tmp_path, student(tiny_backbone)), tmp_path / "out"
+        export.export(run, out)
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+        def refuse(*_: Any, **__: Any) -> None:
+            if full == "weights":
+                raise SafetensorError(
+                    "Error while serializing: I/O error: No space left on device (os error 28)"
+                )
+            raise Exception("No space left on device (os error 28)")
+
+        def no_space(_: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        if full == "weights":
+            monkeypatch.setattr(models, "save_file", refuse)
+        elif full == "tokenizer":
+            monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", refuse)
+        else:
+            monkeypatch.setattr(os, "fsync", no_space)
+        assert cli.main(["export", str(run), str(out)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("dipair: ") and said.count("\n") == 1
+        assert "No space left" in said or "disk is full" in said
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows"]
 
     def test_a_run_of_another_folder_is_not_one(self, tmp_path: Path) -> None:

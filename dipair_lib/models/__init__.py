@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from . import offline
 from .backbone import (
     EMBEDDED,
     BackboneError,
@@ -121,7 +124,8 @@ def tokenizer_of(model: CrossEncoder | DualEncoder | BiLSTM) -> Any:
         return model.tokenizer
     if isinstance(model, DualEncoder) and model.tokenizer_folder:
         return stored_tokenizer(model.tokenizer_folder)
-    return load_tokenizer(str(model.settings["backbone"]))
+    with offline.only():
+        return load_tokenizer(str(model.settings["backbone"]))
 
 
 def save(model: Model, folder: Path, *, frozen_encoder: bool = False, **further: Any) -> Path:
@@ -141,14 +145,31 @@ def save(model: Model, folder: Path, *, frozen_encoder: bool = False, **further:
     }  # fmt: skip
     tensors = tensors_of(model, frozen_encoder)
     if tensors:
-        temporary = folder / f".model.{os.getpid()}.tmp"
-        save_file(tensors, temporary)
-        os.replace(temporary, folder / "model.safetensors")
+        with put_in_place(folder / "model.safetensors") as temporary:
+            save_file(tensors, temporary)
         config["sha256"] = sha256_of(folder / "model.safetensors")
-    temporary = folder / f".config.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(config), encoding="utf8")
-    os.replace(temporary, folder / "config.json")
+    with put_in_place(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(config), encoding="utf8")
     return folder
+
+
+@contextmanager
+def put_in_place(path: Path) -> Iterator[Path]:
+    """A temporary name for a file that takes its place once the block is through.
+
+    Raises:
+        ModelError: it could not be written (disk full, no permission); the temporary is gone, an old file is whole.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:  # safetensors has the system's errors as text only
+        raise ModelError(
+            f"{path}: could not be written ({error}): free some space, or name another folder, and run the same command again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def tensors_of(model: Model, frozen_encoder: bool) -> dict[str, torch.Tensor]:
@@ -168,12 +189,13 @@ def load(folder: str | Path) -> Model:
 
     Raises:
         ModelError: a file is missing, is not JSON or safetensors, has another hash than its config names, or does not fit the architecture.
-        BackboneError: its config or tokenizer asks for remote code, or for a backbone that cannot be had.
+        BackboneError: its config or tokenizer asks for remote code, or for a backbone that is not on this machine.
     """
     folder = Path(folder)
     config = read_config(folder)
     try:
-        return build(folder, config, config["settings"])
+        with offline.only():
+            return build(folder, config, config["settings"])
     except (ModelError, BackboneError):
         raise
     except Exception as error:  # a foreign config can fail at any line of an architecture

