@@ -1056,13 +1056,11 @@ def find_notebook(notebook: str) -> Path:
 
 
 def from_notebook(notebook: str, out: Path | str) -> Path:
-    """A results folder as it is meant, from the notebook's own folder, wherever the notebook was started: papermill starts it in the
-    project's. Where the notebook is not found the path stays."""
-    try:
-        folder = find_notebook(notebook).parent
-    except ResultError:
+    """A results folder as it is meant: from the notebook's own folder. Jupyter and suites start it there, papermill wherever the person is,
+    such as in the project's folder. The path stays where the notebook is not found, and absolute ones do."""
+    if not (Path("notebooks") / f"{notebook}.ipynb").is_file() or Path(f"{notebook}.ipynb").is_file():
         return Path(out)
-    return Path(os.path.normpath(folder / out))
+    return Path(os.path.abspath(Path("notebooks") / out))
 
 
 TASK_PARAMETERS = ("task", "fields", "label", "group", "kind", "max_train", "teacher_score")

@@ -93,9 +93,10 @@ def test_is_a_story_in_small_cells(cells: list[dict[str, Any]]) -> None:
 
 
 def test_opens_the_run_of_its_own_name(path: Path, cells: list[dict[str, Any]]) -> None:
-    for source in code(cells):
-        for name in re.findall(r'open_run\("([^"]+)"', source):
-            assert name == path.stem
+    named = [
+        n for source in code(cells) for n in re.findall(r'(?:open_run|from_notebook)\("([^"]+)"', source)
+    ]
+    assert named == [path.stem], "so that `out` is meant from its folder wherever it is started"
 
 
 def test_training_notebooks_save_their_rows(path: Path, cells: list[dict[str, Any]]) -> None:

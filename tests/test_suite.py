@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dipair_lib import cli, report, results, suite
+from dipair_lib import cli, report, results, safe_yaml, suite
 from dipair_lib.suite import SuiteError
 
 ROOT = Path(__file__).parents[1]
@@ -34,15 +34,17 @@ seconds = 0.0  # how long it takes
 """
 # Writes when it ran and with what, fails for n = 3, and saves a row.
 WORK = """\
-import json, os, time
+import json, os, sys, time
 import numpy as np
 from dipair_lib import results
 begin = time.time()
 time.sleep(seconds)
 names_kept = ("PYTHONHASHSEED", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_TELEMETRY", "OMP_NUM_THREADS", "DIPAIR_THREADS")
-told = {"n": n, "rate": rate, "word": word, "names": names, "clock": clock, "begin": begin, "end": time.time()}
+told = {"python": sys.executable, "n": n, "rate": rate, "word": word, "names": names, "clock": clock, "begin": begin, "end": time.time()}
 with open("../log.jsonl", "a") as log:
     log.write(json.dumps({**told, **{k: os.environ.get(k) for k in names_kept}}) + "\\n")
+if n == 9:
+    os.kill(os.getpid(), 9)
 if n == 3:
     raise ValueError("n is three,\\n\\x1b[31mwhich is too many")
 key = os.environ["DIPAIR_RUN"]
@@ -180,6 +182,27 @@ class TestRefusals:
         with pytest.raises(SuiteError, match=r"s\.yaml: could not be read as YAML"):
             run(path)
 
+    def test_a_file_whose_anchors_unfold_to_millions_is_refused_at_once(self, project: Path) -> None:
+        path = write_suite(project, stage(a()))
+        merged = "".join(
+            f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 9)}], k{i}: 1}}\n" for i in range(1, 12)
+        )
+        listed = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 400))
+        for text, said in (
+            (f"m0: &m0 {{a: 1}}\n{merged}", "unfold to more than 100,000 values"),
+            (f"l0: &l0 [1]\n{listed}", "unfold to more than 100,000 values"),
+            ("a: &a [*a]", "holds itself"),
+            ("#" * 300_000, "expected at most 262,144 characters"),
+        ):
+            path.write_text(text, encoding="utf8")
+            begun = time.monotonic()
+            with pytest.raises(SuiteError, match=f"s.yaml: could not be read as YAML: .*{said}"):
+                run(path)
+            assert time.monotonic() - begun < 5
+        assert safe_yaml.load("a: &a {x: 1}\nb: {<<: *a, y: [*a, *a]}") == yaml.safe_load(
+            "a: &a {x: 1}\nb: {<<: *a, y: [*a, *a]}"
+        )
+
     def test_a_second_suite_in_the_folder_is_refused_naming_the_first(self, project: Path) -> None:
         path = write_suite(project, stage(a()))
         program = (
@@ -263,17 +286,32 @@ class TestRunning:
     ) -> None:
         monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
         monkeypatch.setattr(suite, "cores", lambda: 2)
-        many = {"notebook": "01_a", "grid": {"n": [2, 3, 4]}}
+        # Somebody's other Python under the usual name, first in Jupyter's path.
+        other = project / "jupyter" / "kernels" / "python3"
+        other.mkdir(parents=True)
+        (other / "kernel.json").write_text(
+            json.dumps(
+                {"argv": ["/bin/false", "{connection_file}"], "display_name": "P", "language": "python"}
+            )
+        )
+        monkeypatch.setenv("JUPYTER_PATH", str(project / "jupyter"))
+        many = {"notebook": "01_a", "grid": {"n": [9, 2, 3, 4]}}
         path = write_suite(project, stage(a(), required=True), stage(many, a(clock="all", n=5)))
         status, shown = run(path, "seconds=0.5", jobs=2)
         out = project / "results" / "s"
         assert status == 1
-        (failed,) = (out / "notebooks").glob("*.failed.ipynb")
         assert "\x1b" not in shown, "what a notebook raised cannot steer the terminal"
-        end = shown.split("4 finished, 1 failed")[1]
-        assert f"failed: 01_a n=3\n  ValueError: n is three, which is too many\n  {failed}" in end
+        end = shown.split("4 finished, 2 failed")[1]
+        assert re.search(
+            f"failed: 01_a n=3\n  ValueError: n is three, which is too many\n  {out}/notebooks/01_a-.*failed.ipynb",
+            end,
+        )
+        assert "failed: 01_a n=9\n  its kernel was killed from outside, most likely because memory" in end
         by_n = {entry["n"]: entry for entry in log(project)}
-        assert set(by_n) == {1, 2, 3, 4, 5}
+        assert set(by_n) == {1, 2, 3, 4, 5, 9}
+        (killed,) = re.findall(r"FAILED   01_a n=9 \((\d+) s\)", shown)
+        assert int(killed) < 60, "noticed within a minute; the others went on"
+        assert {entry["python"] for entry in by_n.values()} == {sys.executable}
         assert by_n[1]["end"] <= min(by_n[n]["begin"] for n in (2, 3, 4)), "stages follow each other"
         assert by_n[5]["begin"] >= max(by_n[n]["end"] for n in (1, 2, 3, 4)), "a clock runs alone"
         assert by_n[2]["PYTHONHASHSEED"] == "0" and by_n[2]["TOKENIZERS_PARALLELISM"] == "false"
@@ -291,9 +329,11 @@ class TestRunning:
         # Again: the failed run is tried anew, the others are kept. One row is damaged: it is made anew, with what reads it.
         damaged = next(r for r in rows if r.model == "m 2")
         (results.row_folder(out, damaged.run_id) / "row.json").write_text("{", encoding="utf8")
+        entry = {"notebook": "01_a", "grid": {"n": [2, 3, 4]}}
+        path = write_suite(project, stage(a(), required=True), stage(entry, a(clock="all", n=5)))
         status, shown = run(path, "seconds=0.5", jobs=2)
         assert status == 1 and "2 kept, 1 failed" in shown
-        assert sorted(entry["n"] for entry in log(project)[5:]) == [2, 3, 5]
+        assert sorted(entry["n"] for entry in log(project)[6:]) == [2, 3, 5]
         assert results.load_results(out) == rows
 
     def test_a_value_that_does_not_suit_the_data_is_left_out_unless_it_was_asked_for(
@@ -592,6 +632,27 @@ class TestInterruptions:
         assert len(results.load_results(project / "results" / "s")) == 1
 
 
+class TestSignals:
+    @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal")
+    def test_what_was_ignored_at_the_start_stays_ignored(self) -> None:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts a command
+        try:
+            with suite.signals_as_interrupt():
+                os.kill(os.getpid(), signal.SIGHUP)  # the connection drops
+                time.sleep(0.01)
+                with pytest.raises(KeyboardInterrupt):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    time.sleep(1)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            with suite.signals_as_interrupt(), pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(1)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+
 class TestDisplay:
     def test_data_that_changed_underneath_are_refused_and_named(self, tmp_path: Path) -> None:
         parameters = {
@@ -664,6 +725,32 @@ class TestCommandLine:
         assert cli.main(["run", str(path), "-p", "rate"]) == 2
         assert "expected NAME=VALUE" in capsys.readouterr().err
         assert cli.main(["verify", "nowhere"]) == 2
+
+    def test_a_place_that_cannot_be_written_is_one_line_and_status_2(
+        self, project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = write_suite(project, stage(a()))
+        (project / "file").touch()
+        for arguments in (
+            ["run", str(path), "--out", str(project / "file")],
+            ["run", str(path), "--out", str(project / "file" / "below")],
+            [
+                "report",
+                str(ROOT / "results" / "reference" / "demo"),
+                "--out",
+                str(project / "file" / "r.html"),
+            ],
+        ):
+            assert cli.main(arguments) == 2
+            said = capsys.readouterr().err
+            assert said.startswith(f"dipair: {project / 'file'}") and said.count("\n") == 1
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise OSError(30, "Read-only file system", "/mnt/results")
+
+        monkeypatch.setattr(suite, "run_suite", refuse)
+        assert cli.main(["run", str(path)]) == 2
+        assert capsys.readouterr().err == "dipair: /mnt/results: Read-only file system\n"
 
     def test_names_of_files_cannot_steer_the_terminal(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
