@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,8 @@ def test_a_model_of_an_unknown_name_is_an_error_at_once(
         if kind == "student":
             Scorer.load(run)
         else:  # its weights are its own, its tokenizer is not
-            models.tokenizer_of(models.load(run / "model"))
+            loaded: Any = models.load(run / "model")
+            models.tokenizer_of(loaded)
 
 
 def test_what_the_cache_holds_is_read_without_the_network(

@@ -571,6 +571,28 @@ class TestRun:
         assert run.key == results.run_key("03_x", run.parameters, "f" * 64, results.device_name())
         assert (run.out.is_dir(), run.suite) == (True, "mine")
 
+    def test_out_is_meant_from_the_notebooks_folder_wherever_it_was_started(
+        self, run: results.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert Path.cwd() == tmp_path, "as papermill starts it in the project"
+        given = {**run.parameters, "out": "../results/demo"}
+        started = results.open_run("03_x", given)
+        assert started.out == tmp_path / "results" / "demo" and (started.out / ".dipair").is_file()
+        assert results.from_notebook("03_x", started.out) == started.out, "again changes nothing"
+        monkeypatch.chdir(tmp_path / "notebooks")
+        assert results.open_run("03_x", given).out == Path("../results/demo")
+        monkeypatch.chdir("/")
+        assert results.from_notebook("03_x", "../results/demo") == Path("../results/demo")
+
+    def test_a_folder_of_something_else_gets_no_mark(self, run: results.Run, tmp_path: Path) -> None:
+        (tmp_path / "thesis").mkdir()
+        (tmp_path / "thesis" / "a.txt").touch()
+        results.open_run("03_x", {**run.parameters, "out": "../thesis"})
+        assert sorted(p.name for p in (tmp_path / "thesis").iterdir()) == ["a.txt", "rows"]
+        (tmp_path / "file").touch()
+        with pytest.raises(ResultError, match=r"file.*could not be written"):
+            results.open_run("03_x", {**run.parameters, "out": "../file/x"})
+
     def test_under_a_suite_the_key_is_the_suites(
         self, run: results.Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
