@@ -330,7 +330,10 @@ def verify(folder: Path) -> int:
             ("job.json", scoring.verify),
         ):
             for path in sorted((folder / "scale").rglob(kind)):
-                problems += check(path.parent)
+                try:
+                    problems += check(path.parent)
+                except ValueError as error:  # not even its manifest can be read
+                    problems.append(str(error))
         count = 0 if problems else len(results.load_results(folder))
         hashed, before = results.hashed_files(folder)
         fine = f"{count} rows, every quality number recomputed from its logits: all as stored; {hashed} files as their sha256 says"

@@ -161,7 +161,7 @@ class Command:
 
 def run_command(command: list[str], environment: dict[str, str], log: str) -> int:
     """Run a command here, its output to a file, and end it when this task is cancelled. Returns its exit status."""
-    from dipair_lib.suite import die_with_parent
+    from dipair_lib.suite_runs import die_with_parent
 
     with open(log, "wb") as file:
         process = subprocess.Popen(

@@ -1,22 +1,22 @@
-"""What can be said of a run's parameters without running it: files that are there, columns that they have, values that are known."""
+"""What can be said of a suite's runs without running them: data that loads, files that are there, columns that they have, values that are
+known. It ends with the key of every run."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import re
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dipair_lib import results
+from dipair_lib.suite_file import Suite, SuiteError
 
 if TYPE_CHECKING:
     from dipair_lib.tasks import Task
-
-
-class SuiteError(ValueError):
-    """A suite or an override is not what it should be, or the folder is taken; nothing was started."""
-
 
 NOTEBOOKS = re.compile(
     r"0[1-7]_(teacher|bilstm|dipair|tradeoff|explorer|scale|architectures)"
@@ -123,3 +123,69 @@ def values_of(name: str) -> Collection[Any]:
     from dipair_lib.models import dipair
 
     return {"head": dipair.HEADS, "select": dipair.SELECT, "residual": dipair.RESIDUAL}[name]
+
+
+def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
+    """The suite with the key of every run and the fingerprint of its data; loads each task once, so that what has to be built is built
+    before the start, and checks what can be checked of every run."""
+    tasks: dict[str, Task] = {}
+    checked: set[str] = set()
+    runs = []
+    for run in suite.runs:
+        identity = ""
+        if "task" in run.parameters:
+            at = task_of(run.parameters)
+            if at not in tasks:
+                tasks[at] = loaded(run.parameters, suite.notebooks, say)
+            identity = tasks[at].identity
+        task = tasks.get(task_of(run.parameters))
+        check(run.notebook, run.parameters, run.label, suite.notebooks, task, checked)
+        device = results.device_name(str(run.parameters.get("device", "auto")))
+        key = results.run_key(run.notebook, run.parameters, identity, device, suite.notebooks)
+        runs.append(dataclasses.replace(run, key=key))
+    keys = [run.key for run in runs]
+    for run in runs:
+        if keys.count(run.key) > 1:
+            raise SuiteError(
+                f"{run.label}: two runs of the suite differ only in where or how fast they run: {run.key}"
+            )
+    return dataclasses.replace(
+        suite, runs=runs, fingerprints={at: task.fingerprint for at, task in tasks.items()}
+    )
+
+
+def task_of(parameters: Mapping[str, Any]) -> str:
+    """What names a task among a run's parameters; one that is empty is as one that is missing, as rows of older notebooks have it."""
+    return results.canonical_json([parameters.get(name) or None for name in results.TASK_PARAMETERS])
+
+
+def refuse_changed_data(out: Path, fingerprints: Mapping[str, str]) -> None:
+    """SuiteError where the folder holds rows of the same task parameters on other data: it changed underneath, and rows of both would be
+    compared with each other."""
+    if not (out / "rows").is_dir():
+        return
+    with warnings.catch_warnings():  # a damaged row is told of where its run is looked at
+        warnings.simplefilter("ignore")
+        rows = results.load_results(out, damaged="warn")
+    for row in rows:
+        parameters = json.loads(row.parameters)
+        at = task_of(parameters)
+        now = fingerprints.get(at)
+        if now and row.data_sha256 and row.data_sha256 != now:
+            raise SuiteError(
+                f"{out}: the data of task {row.task} changed: {row.run_id} was measured on fingerprint {row.data_sha256[:12]}, the data "
+                f"now has {now[:12]}. Bring the old data back, name another folder with --out, or begin anew with --fresh"
+            )
+
+
+def loaded(parameters: Mapping[str, Any], notebooks: Path, say: Callable[[str], None]) -> Task:
+    """The data a run will load, seen from the notebooks; what was dropped from it is said once."""
+    with contextlib.chdir(notebooks), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        task = results.load_run_task(parameters, say)
+    for line in dict.fromkeys(str(warning.message) for warning in caught):
+        say(f"note: {line}")
+    say(
+        f"task {task.name}: {len(task.train)} + {len(task.dev)} + {len(task.test)} examples to train, tune and test on"
+    )
+    return task

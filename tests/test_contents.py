@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dipair_lib import contents, results, suite
+from dipair_lib import contents, results, suite, suite_file, suite_runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -134,7 +134,7 @@ class TestASuite:
         (tmp_path / "glove.txt").write_text("red 1 2")
         return tmp_path
 
-    def planned(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> suite.Planned:
+    def planned(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> suite_file.Planned:
         """The one run, planned from the project's folder as a person types it."""
         monkeypatch.chdir(project)
         read = suite.read_suite("notebooks/own.yaml", {"vectors": "glove.txt"})
@@ -148,9 +148,9 @@ class TestASuite:
 
     def test_a_changed_file_is_not_finished(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         out = project / "out"
-        done = suite.executed(out, self.planned(project, monkeypatch).key)
+        done = suite_runs.executed(out, self.planned(project, monkeypatch).key)
         done.parent.mkdir(parents=True)
         done.write_text(json.dumps({"metadata": {"dipair": {"rows": [], "inputs": {}}}}))
-        assert suite.is_finished(out, self.planned(project, monkeypatch).key, {})
+        assert suite_runs.is_finished(out, self.planned(project, monkeypatch).key, {})
         (project / "glove.txt").write_text("red 1 2 and more")
-        assert not suite.is_finished(out, self.planned(project, monkeypatch).key, {})
+        assert not suite_runs.is_finished(out, self.planned(project, monkeypatch).key, {})

@@ -17,7 +17,19 @@ import pytest
 from test_study import student
 from test_tradeoff import TEACHER, floor, row, saved, teacher
 
-from dipair_lib import cli, comparison, explorer, quality, report, results, study, suite, tradeoff
+from dipair_lib import (
+    cli,
+    comparison,
+    explorer,
+    quality,
+    report,
+    results,
+    study,
+    suite,
+    suite_display,
+    suite_file,
+    tradeoff,
+)
 from dipair_lib.results import Result
 from dipair_lib.tradeoff import Limits
 
@@ -279,8 +291,8 @@ class TestNothingIsRecommended:
         self, bad: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         shown = io.StringIO()
-        made = suite.Suite("toy", bad, Path("notebooks"))
-        assert suite.conclude(made, suite.Display(0, shown)) == ""
+        made = suite_file.Suite("toy", bad, Path("notebooks"))
+        assert suite.conclude(made, suite_display.Display(0, shown)) == ""
         lines = shown.getvalue().splitlines()
         guard = next(
             number for number, line in enumerate(lines) if line.startswith("teacher  toy: The teacher failed")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from test_suite import PARAMETERS, WORK, a, project, run, stage, write_notebook, write_suite
 
-from dipair_lib import report, results, results_folder, suite
+from dipair_lib import report, results, results_folder, suite, suite_file, suite_runs
 from dipair_lib.results import ResultError
 from dipair_lib.suite import SuiteError
 
@@ -45,14 +45,14 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are made here and now, without a kernel; a report is a file."""
 
     def start(
-        planned: suite.Planned,
-        made: suite.Suite,
+        planned: suite_file.Planned,
+        made: suite_file.Suite,
         threads: int,
         scratch: Path,
         attempt: int = 1,
         cluster: Any = None,
-    ) -> suite.Active:
-        folder, inputs = Path(tempfile.mkdtemp(dir=scratch)), suite.input_state(planned, made)
+    ) -> suite_runs.Active:
+        folder, inputs = Path(tempfile.mkdtemp(dir=scratch)), suite_runs.input_state(planned, made)
         content, error = json.loads(planned.path.read_text(encoding="utf8")), ""
         monkeypatch.setenv("DIPAIR_RUN", planned.key)
         try:
@@ -62,7 +62,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> None:
             error = str(failed)
         (folder / "log.txt").write_text(error)
         (folder / f"{planned.key}.ipynb").write_text(json.dumps(content))
-        return suite.Active(
+        return suite_runs.Active(
             planned, Done(int(bool(error))), time.monotonic(), folder, threads, inputs, attempt
         )  # type: ignore[arg-type]
 
@@ -303,11 +303,11 @@ class TestHowAProcessEnds:
     def test_who_was_killed_is_said(self, tmp_path: Path) -> None:
         log = tmp_path / "log.txt"
         log.write_text("Executing notebook with kernel: python3\n")
-        assert suite.error_line(None, log, 1) == "Executing notebook with kernel: python3"
+        assert suite_runs.error_line(None, log, 1) == "Executing notebook with kernel: python3"
         assert (
             "it was killed by signal 9 from outside, most likely because memory ran out"
-            in suite.error_line(None, log, -9)
+            in suite_runs.error_line(None, log, -9)
         )
-        assert "its kernel was killed from outside, most likely because memory" in suite.error_line(
+        assert "its kernel was killed from outside, most likely because memory" in suite_runs.error_line(
             None, log, 138
         )

@@ -19,7 +19,17 @@ import numpy as np
 import pytest
 import yaml
 
-from dipair_lib import cli, report, results, safe_yaml, suite
+from dipair_lib import (
+    cli,
+    report,
+    results,
+    safe_yaml,
+    suite,
+    suite_checks,
+    suite_display,
+    suite_file,
+    suite_runs,
+)
 from dipair_lib.suite import SuiteError
 
 ROOT = Path(__file__).parents[1]
@@ -259,7 +269,7 @@ class TestExpansion:
         ],
     )
     def test_a_typed_value_follows_the_notebook(self, text: str, default: Any, value: Any) -> None:
-        assert suite.from_text(text, default) == value
+        assert suite_file.from_text(text, default) == value
 
     def test_own_files_are_found_from_where_the_command_was_typed(self, project: Path) -> None:
         write_notebook(project / "notebooks" / "02_c.ipynb", 'task = "pydocs"\nout = "x"', "1")
@@ -285,7 +295,7 @@ class TestRunning:
         self, project: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
-        monkeypatch.setattr(suite, "cores", lambda: 2)
+        monkeypatch.setattr(suite_runs, "cores", lambda: 2)
         # Somebody's other Python under the usual name, first in Jupyter's path.
         other = project / "jupyter" / "kernels" / "python3"
         other.mkdir(parents=True)
@@ -391,20 +401,20 @@ class TestRunning:
         attempts = []
 
         def start(
-            run: suite.Planned,
-            made: suite.Suite,
+            run: suite_file.Planned,
+            made: suite_file.Suite,
             threads: int,
             scratch: Path,
             attempt: int = 1,
             cluster: Any = None,
-        ) -> suite.Active:
+        ) -> suite_runs.Active:
             attempts.append(attempt)
             folder = scratch / str(attempt)
             folder.mkdir()
             (folder / "log.txt").write_text("zmq: Address already in use", encoding="utf8")
             (folder / f"{run.key}.ipynb").write_bytes(run.path.read_bytes())
             process = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({int(attempt < 3)})"])
-            return suite.Active(run, process, time.monotonic(), folder, threads, {}, attempt)
+            return suite_runs.Active(run, process, time.monotonic(), folder, threads, {}, attempt)
 
         monkeypatch.setattr(suite, "start", start)
         assert run(write_suite(project, stage({"notebook": "04_b"})))[0] == 0
@@ -470,7 +480,7 @@ KILLS = """
 import json, os, random, shutil, signal, sys, tempfile, time
 from pathlib import Path
 
-from dipair_lib import report, results, suite
+from dipair_lib import report, results, suite, suite_runs
 
 path, kills = Path(sys.argv[1]), int(sys.argv[2])
 tempfile.tempdir = path.parent
@@ -499,7 +509,7 @@ class Forked:
 
 
 def start(run, made, threads, scratch, attempt=1, cluster=None):
-    folder, inputs = Path(tempfile.mkdtemp(dir=scratch)), suite.input_state(run, made)
+    folder, inputs = Path(tempfile.mkdtemp(dir=scratch)), suite_runs.input_state(run, made)
     (folder / "log.txt").touch()
 
     def work():
@@ -510,7 +520,7 @@ def start(run, made, threads, scratch, attempt=1, cluster=None):
             exec(cell["source"], dict(run.parameters))
         (folder / f"{run.key}.ipynb").write_text(json.dumps(content))
 
-    return suite.Active(run, Forked(work), time.monotonic(), folder, threads, inputs, attempt)
+    return suite_runs.Active(run, Forked(work), time.monotonic(), folder, threads, inputs, attempt)
 
 
 suite.start = start
@@ -668,37 +678,40 @@ class TestDisplay:
             family="dipair", metric="auc", data_sha256="a" * 64, parameters=results.canonical_json(parameters),
         )  # fmt: skip
         results.save_result(tmp_path, row, np.zeros((2, 1)), np.zeros(2), np.arange(2))
-        at = suite.task_of(parameters)
+        at = suite_checks.task_of(parameters)
         assert (
             at
-            == suite.task_of({**parameters, "teacher_score": ""})
-            != suite.task_of({**parameters, "label": "z"})
+            == suite_checks.task_of({**parameters, "teacher_score": ""})
+            != suite_checks.task_of({**parameters, "label": "z"})
         )
-        suite.refuse_changed_data(tmp_path, {at: "a" * 64, "other": "b" * 64})
+        suite_checks.refuse_changed_data(tmp_path, {at: "a" * 64, "other": "b" * 64})
         with pytest.raises(
             SuiteError,
             match=r"task pairs.csv changed: 03_dipair-1.m .* aaaaaaaaaaaa, the data now has bbbbbbbbbbbb",
         ):
-            suite.refuse_changed_data(tmp_path, {at: "b" * 64})
+            suite_checks.refuse_changed_data(tmp_path, {at: "b" * 64})
 
     def test_time_left_comes_from_runs_of_the_same_notebook_that_are_most_alike(self, project: Path) -> None:
         made = suite.read_suite(write_suite(project, stage(a(), a(n=2)), stage({"notebook": "04_b"})))
         runs = suite.with_keys(made, lambda _: None).runs
         first, second, other = (run.parameters for run in runs)
-        display = suite.Display(3, io.StringIO())
+        display = suite_display.Display(3, io.StringIO())
         assert display.left([], runs) is None, "nothing is known yet"
-        display.seen = [suite.Seen("04_b", other, 60.0)]
+        display.seen = [suite_display.Seen("04_b", other, 60.0)]
         assert display.left([], runs) is None, "two of three were never seen"
-        display.seen += [suite.Seen("01_a", first, 10.0), suite.Seen("01_a", {**first, "seed": 7}, 90.0)]
+        display.seen += [
+            suite_display.Seen("01_a", first, 10.0),
+            suite_display.Seen("01_a", {**first, "seed": 7}, 90.0),
+        ]
         assert display.left([], runs[:1]) == pytest.approx(10)
-        display.seen += [suite.Seen("01_a", second, 20.0), suite.Seen("01_a", second, 22.0)]
+        display.seen += [suite_display.Seen("01_a", second, 20.0), suite_display.Seen("01_a", second, 22.0)]
         assert display.left([], runs) == pytest.approx(10 + 21 + 60)
 
     @pytest.mark.parametrize("live", [True, False])
     def test_texts_from_data_cannot_steer_the_terminal(self, project: Path, live: bool) -> None:
         stream = io.StringIO()
         stream.isatty = lambda: live  # type: ignore[method-assign]
-        display = suite.Display(1, stream)
+        display = suite_display.Display(1, stream)
         evil = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202e\ud800"
         display.line(f"FAILED   {evil}")
         made = suite.read_suite(write_suite(project, stage(a())))
@@ -706,13 +719,13 @@ class TestDisplay:
         folder = project / "elsewhere"
         (folder / "progress.json").write_text(json.dumps({"what": evil, "done": 1, "total": 2}))
         display.drawn = -100.0
-        display.draw([suite.Active(run, None, 0.0, folder, 1, {})], [], 0)  # type: ignore[arg-type]
+        display.draw([suite_runs.Active(run, None, 0.0, folder, 1, {})], [], 0)  # type: ignore[arg-type]
         shown = stream.getvalue().replace("\r\x1b[K", "")
         assert "FAILED" in shown and "50 %" in shown
         assert not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800]", shown)
 
     def test_minutes(self) -> None:
-        assert [suite.minutes(s) for s in (0.4, 59.6, 185)] == ["0 s", "1:00 min", "3:05 min"]
+        assert [suite_display.minutes(s) for s in (0.4, 59.6, 185)] == ["0 s", "1:00 min", "3:05 min"]
 
 
 class TestCommandLine:
