@@ -24,6 +24,7 @@ from dipair_lib import (
     report,
     results,
     safe_yaml,
+    scoring,
     suite,
     suite_checks,
     suite_display,
@@ -776,6 +777,18 @@ class TestCommandLine:
         shown = "".join(capsys.readouterr())
         assert "no such results folder" in shown and "a foreign file among the rows" in shown
         assert not re.search("[\x1b\u202e\udcff]", shown)
+
+    def test_verify_looks_into_collections_and_jobs(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(results, "verify", lambda folder: [])
+        monkeypatch.setattr(scoring, "verify", lambda folder: [f"{folder}: a part is damaged"])
+        (tmp_path / "rows").mkdir()
+        for name in ("left/manifest.json", "scores/job.json"):
+            results.write_atomic(tmp_path / "scale" / "run" / name, b"{")
+        assert cli.main(["verify", str(tmp_path)]) == 1
+        manifest, part = capsys.readouterr().out.splitlines()
+        assert "manifest.json" in manifest and part.endswith("scores: a part is damaged")
 
     def test_verify_names_each_problem_and_fails(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
