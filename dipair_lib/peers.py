@@ -29,6 +29,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from . import collection, models, progress, quality, results, scoring, speed, tradeoff, training
+from .models import offline
 from .models.backbone import load_backbone, load_tokenizer, locate, quiet_transformers
 from .models.tokens import length_sorted, tokenize
 from .training import encoder_dtype, in_dtype
@@ -204,6 +205,7 @@ def whole(frame: pd.DataFrame, fields: Sequence[str], row: results.Result, most:
     return frame[frame["group"].isin(ends.index[: max(2, int((ends <= most).sum()))])].reset_index(drop=True)
 
 
+@offline.only()
 def untruncated(texts: pd.Series, row: results.Result, field: int) -> pd.Series:
     """Texts that a field's read length does not cut."""
     tokenizer = load_tokenizer(row.backbone or "embedded")
@@ -512,6 +514,7 @@ def flat_search(encode: Callable[[Sequence[str]], np.ndarray], threads: int) -> 
     return Peer(score, encode, search)
 
 
+@offline.only()
 def st_vectors(entry: Entry, setting: Setting) -> Peer:
     """The backbone's mean vectors by sentence-transformers."""
     from sentence_transformers import SentenceTransformer
@@ -677,6 +680,7 @@ def calibrate_graph(setting: Setting, path: Path, texts: Sequence[Sequence[str]]
     openvino.save_model(made, path, compress_to_fp16=False)
 
 
+@offline.only()
 def save_static(setting: Setting, path: Path, width: int = 256, rare: float = 1e-4) -> None:
     """A vector for each word piece, model2vec's way: the mean of the backbone's outputs for the piece alone, its first principal
     components, rare pieces weighing more (Arora et al. 2017, with frequencies by Zipf's law from the order of the vocabulary)."""
