@@ -123,13 +123,14 @@ def test_suites_fit_the_notebooks() -> None:
     [("tang2019", 66_977), ("tang2019-sst2", 66_977), ("tang2019-reduced", 3_441), ("tang2019-pairs", 5_000)],
 )
 def test_the_papers_suites_say_how_many_rows_a_student_sees(name: str, rows: int) -> None:
-    """Rows of the task at each share (as committed rows count them) times the epochs, in the comment above the suite."""
+    """Rows of the task at each share (as committed rows count them) times the epochs, or the pairs of each device, in the comment above."""
     path = FOLDER / "suites" / f"{name}.yaml"
     said = path.read_text(encoding="utf8").partition("name:")[0]
     for run in suite.read_suite(path).runs:
         if run.notebook == "02_bilstm":
-            seen = run.parameters["epochs"] * round(run.parameters["share"] * rows)
-            assert f"{seen:,.0f}" in said, run.label
+            epochs = run.parameters["epochs"] * round(run.parameters["share"] * rows)
+            for seen in run.parameters["pairs"] or [epochs]:
+                assert f"{seen:,.0f}" in said, run.label
 
 
 DIPAIR = [f"DiPair-{head} k=4 w=16 (frozen for 1 epochs)" for head in ("FFNN", "TSF")]
