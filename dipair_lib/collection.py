@@ -12,10 +12,12 @@ last whole shard and writes the same bytes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from . import ids as naming
 from . import models, results, tasks, training
 from .models.backbone import sha256_of
 from .models.tokens import tokenize
@@ -37,6 +40,7 @@ DTYPES = ("float32", "float16", "bfloat16", "int8")
 SHARD_TEXTS = 16_384  # texts a shard holds at most: what a killed process loses
 SHARD_BYTES = 256 << 20  # and at most so many bytes of float32
 CHUNK = 8192  # rows of a source read at a time
+RECENT = 2.0  # seconds within which two changes may have one time
 MAPPED = 512 << 20  # bytes of files kept mapped, which count as this process's memory once they were read
 
 
@@ -50,21 +54,27 @@ class Collection:
 
     Attributes:
         manifest: ``student`` (hash of its config and weights), ``field``, ``read_length``, ``dtype``, ``shards``, ``sources``.
+        trust: take files as they are. Otherwise each is compared with its sha256 when it is first used, once per process for as long as
+            its size and time of change stay.
     """
 
     folder: Path
     manifest: dict[str, Any]
+    trust: bool = False
     maps: dict[Path, np.ndarray] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, folder: Path | str, student: str = "", side: int | None = None) -> Collection:
-        """Read the manifest.
+    def open(
+        cls, folder: Path | str, student: str = "", side: int | None = None, trust: bool = False
+    ) -> Collection:
+        """Read the manifest, and see that there are files for as many texts as it names.
 
         Args:
-            student: refuse a collection that another student made. side: and one of another field.
+            student: refuse a collection that another student made. side: and one of another field. trust: see the class.
         """
         folder = Path(folder)
-        found = cls(folder, read_manifest(folder))
+        found = cls(folder, read_manifest(folder), trust)
+        found.require_texts()
         if student and found.manifest["student"] != student:
             raise CollectionError(
                 f"{folder}: encoded by another student (expected {student[:12]}, but got {found.manifest['student'][:12]}): encode the "
@@ -75,6 +85,19 @@ class Collection:
                 f"{folder}: holds texts of field {found.manifest['field']}, but field {side} was asked for: encode them with --field {side}"
             )
         return found
+
+    def require_texts(self) -> None:
+        """Raise unless each shard's file of hashes has room for as many texts as the manifest claims, and for no more."""
+        for number, shard in enumerate(self.manifest["shards"]):
+            path = self.folder / f"{number:05d}.hash.npy"
+            try:
+                spare = path.stat().st_size - 16 * shard["texts"]
+            except OSError as error:
+                raise CollectionError(f"{path}: cannot be read ({error.strerror}): encode anew") from error
+            if not 0 < spare <= 4096:  # the header
+                raise CollectionError(
+                    f"{path}: of another size than {shard['texts']:,} texts have, as the manifest says: encode anew"
+                )
 
     @property
     def starts(self) -> np.ndarray:
@@ -140,10 +163,25 @@ class Collection:
                 f"{self.folder / stem}.npy, text {texts[int(bad.nonzero()[0])]}: not a finite number: the file is damaged, encode anew"
             )
 
+    def sound(self, name: str) -> Path:
+        """A file's path; raises where it is not what the manifest says."""
+        path = self.folder / name
+        expected = self.manifest["shards"][int(name.partition(".")[0])]["files"][name]
+        try:
+            found = expected if self.trust else digest_of(path)
+        except OSError as error:
+            raise CollectionError(
+                f"{path}: cannot be read ({error.strerror or error}): encode anew"
+            ) from error
+        if found != expected:
+            raise CollectionError(f"{path}: damaged: its sha256 is not the manifest's: encode anew")
+        return path
+
     def mapped(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """A file as a read-only memory map."""
         path = self.folder / name
         if path not in self.maps:
+            self.sound(name)
             try:
                 found = np.lib.format.open_memmap(path, mode="r")
             except Exception as error:  # what NumPy raises for a damaged header has no base class in common
@@ -161,7 +199,7 @@ class Collection:
         """Columns id and text (its place), in the order they were read."""
         parts = []
         for n in range(len(self.manifest["shards"])):
-            path = self.folder / f"{n:05d}.ids.parquet"
+            path = self.sound(f"{n:05d}.ids.parquet")
             try:
                 parts.append(pq.read_table(path, columns=["id", "text"]))  # type: ignore[no-untyped-call]
                 places = parts[-1]["text"].to_numpy()
@@ -171,6 +209,13 @@ class Collection:
                 raise CollectionError(f"{path}: names texts that the collection does not have: encode anew")
         frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
         return frame
+
+    def named(self) -> naming.Ids:
+        """The ids, and which of them share a text."""
+        found = naming.Ids(self.ids(), len(self))
+        if not found.counts.all():
+            raise CollectionError(f"{self.folder}: some of its texts have no id: encode anew")
+        return found
 
     def verify(self) -> list[str]:
         """One line for each file that is missing or not what the manifest says."""
@@ -183,6 +228,20 @@ class Collection:
                 elif sha256_of(path) != digest:
                     problems.append(f"{path}: damaged: its sha256 is not the manifest's")
         return problems
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file, computed once per process for as long as its size and time of change stay. A file that changed a moment ago is
+    read each time: what changes it again may leave the same time."""
+    seen = path.stat()
+    if time.time() - seen.st_mtime < RECENT:
+        return sha256_of(path)
+    return _digest(path.absolute(), seen.st_size, seen.st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    return sha256_of(path)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -291,18 +350,23 @@ def encode(
     dtype: str = "float32",
     shard_texts: int = SHARD_TEXTS,
     device: str | torch.device = "auto",
+    encoder: str = "auto",
 ) -> Collection:
-    """Encode the texts of a file, or go on where that was interrupted; texts and ids that the collection already has are passed over.
+    """Encode the texts of a file, or go on where that was interrupted; texts and ids that the collection already has are passed over. All
+    ids are checked (see ``ids``) before anything is encoded.
 
     Args:
         student: see ``student_folder``. source: a Parquet (streamed), CSV, TSV or JSONL file. side: which of the student's fields.
         text, id: columns; where there is no ``id`` column ids are row numbers from 0.
         dtype: of what is kept: float32, float16, bfloat16, or int8 with a scale for each text and tensor.
         device: where the texts are encoded (to the same bytes on the same kind).
+        encoder: dtype of the encoder's arithmetic: ``auto`` (bfloat16 where it is faster; a collection stays with what it began with),
+            ``float32`` or ``bfloat16``. With float32 what is kept of a text depends on no other text.
 
     Raises:
-        CollectionError: the folder belongs to another student, field or dtype; an id came twice with different texts.
-        TaskError: an empty text, a missing id or column.
+        CollectionError: the folder belongs to another student, field or dtype; an id came twice with different texts, or is of another kind
+            than the collection's; the file is not what its name says.
+        TaskError: an empty text, a missing id or column, an id that is neither text nor whole number.
     """
     if dtype not in DTYPES:
         raise CollectionError(f"--dtype: expected one of {', '.join(DTYPES)}, but got {dtype!r}")
@@ -323,43 +387,61 @@ def encode(
         "dtype": dtype,
     }
     with writing(out):
-        manifest = begin(out, made, there)
+        manifest = begin(out, made, there, encoder)
         writer = Writer(out, manifest, ready(model, there, manifest["encoder_dtype"]), shard_texts)
         writer.add(source, text, id)
     return Collection(out, manifest)
 
 
 @contextlib.contextmanager
-def writing(out: Path | str, *, shared: bool = False) -> Iterator[None]:
-    """Hold a folder's lock: a second writer is refused, and what one that was killed left half written is removed. ``shared`` waits for the
-    lock in place of that, and leaves half-written files to those who may be writing them."""
+def writing(out: Path | str, *, unless: Path | None = None) -> Iterator[None]:
+    """Hold a folder's lock: a second writer is refused, and what one that was killed left half written is removed.
+
+    Args:
+        unless: wait for the lock in place of that, until this file is there, behind which nothing is left to lock.
+    """
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(out / ".lock")
-        lock.acquire(timeout=-1 if shared else 0)
-        for half in () if shared else out.glob(".*.tmp"):
+        while not (unless and unless.exists()):
+            try:
+                lock.acquire(timeout=1 if unless else 0)
+                break
+            except filelock.Timeout:
+                if not unless:
+                    raise
+        # Halves of a job's parts may be another process's: ``jobs.clear`` tells.
+        for half in () if unless else set(out.glob(".*.tmp")) - set(out.glob(".part-*.tmp")):
             half.unlink()
     except filelock.Timeout:
+        none = " (if there is none, delete .lock: this file system keeps it)" if soft(lock) else ""
         raise CollectionError(
-            f"{out}: another process is writing here: wait for it, or name another folder"
+            f"{out}: another process is writing here: wait for it, or name another folder{none}"
         ) from None
-    except OSError as error:
-        raise CollectionError(f"{out}: cannot be written ({error.strerror or error})") from error
+    except (OSError, NotImplementedError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise CollectionError(f"{out}: cannot be written ({said}): name a folder that can be") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def begin(out: Path, made: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The manifest in the folder if it is of the same student, field and dtype; else a new one, whose encoder runs in the dtype that is
-    faster on the device and stays with it."""
+def soft(lock: Any) -> bool:
+    """Whether a lock is a file's existence, where the file system has none of its own."""
+    return isinstance(lock, filelock.SoftFileLock)
+
+
+def begin(out: Path, made: dict[str, Any], device: torch.device, encoder: str = "auto") -> dict[str, Any]:
+    """The manifest in the folder if it is of the same student, field and dtype; else a new one, whose encoder runs in the dtype that was
+    asked for or is faster on the device, and stays with it."""
     if not (out / "manifest.json").exists():
-        dtype = encoder_dtype("auto", device)
+        dtype = encoder_dtype(encoder, device)
         return {**made, "encoder_dtype": dtype, "tensors": [], "shards": [], "sources": []}
     manifest = read_manifest(out)
-    for name, value in made.items():
+    asked = {} if encoder == "auto" else {"encoder_dtype": encoder}
+    for name, value in {**made, **asked}.items():
         if manifest[name] != value:
             raise CollectionError(
                 f"{out}: holds {name} {str(manifest[name])[:40]!r}, but {str(value)[:40]!r} was asked for: name another folder"
@@ -402,13 +484,11 @@ class Writer:
             self.manifest["sources"].append(noted)
         if noted["done"]:
             return
-        skip, row = noted["rows"], 0
-        for ids, texts in rows_of(source, text, id):
-            for one, words in zip(alike(ids, self.ids), texts, strict=True):
+        row = 0
+        for ids, texts in rows_of(source, text, id, type(next(iter(self.ids), None))):
+            for one, words in zip(ids, texts, strict=True):
                 row += 1
-                if row <= skip:
-                    continue
-                self.take(one, words, f"{source}, row {row}")
+                self.take(one, words, f"{source}, row {row}")  # passes over what is in shards from before
                 if len(self.texts) == self.most:
                     noted["rows"] = row
                     self.write_shard()
@@ -423,10 +503,6 @@ class Writer:
             place = self.known[digest] = len(self.known)
             self.texts.append(words)
         if one not in self.ids:
-            if self.ids and type(one) is not type(next(iter(self.ids))):
-                raise CollectionError(
-                    f"{where}: id {one!r} is a text, but the collection's ids are whole numbers: use those"
-                )
             self.ids[one] = place
             self.pending.append((one, place))
         elif self.ids[one] != place:
@@ -504,19 +580,6 @@ def kept(tensor: torch.Tensor, dtype: str) -> dict[str, np.ndarray]:
 KINDS = {"float32": "f4", "float16": "f2", "bfloat16": "u2", "int8": "i1"}
 
 
-def alike(ids: Iterable[Any], known: Iterable[Any]) -> list[Any]:
-    """Ids as whole numbers or as texts, whichever the known ones are, where they can be: a CSV holds texts only."""
-    first = next(iter(known), None)
-    if isinstance(first, str):
-        return [str(one) for one in ids]
-    if first is None:
-        return list(ids)
-    return [
-        int(one) if isinstance(one, str) and one.isascii() and one.lstrip("-").isdigit() else one
-        for one in ids
-    ]
-
-
 def hash_of(text: str) -> bytes:
     """The content hash of a text, 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -536,26 +599,78 @@ def parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def rows_of(path: Path, text: str, id: str) -> Iterator[tuple[Sequence[Any], list[str]]]:
-    """Chunks of ids and checked texts of a file."""
+def rows_of(path: Path, text: str, id: str, kind: type) -> Iterator[tuple[list[Any], list[str]]]:
+    """Chunks of checked ids and texts of a file. All of its ids are checked first.
+
+    Args:
+        kind: ``int`` or ``str``, as the collection's ids are; another type where it has none yet.
+    """
+    if path.suffix.lower() == ".parquet" and path.is_file():  # others come whole
+        name = id or ("id" if "id" in columns_of(path) else "")
+        for table in tables_of(path, [name]) if name else ():
+            ids_in(table, name, kind)
     for table in tables_of(path):
         name = id or ("id" if "id" in table.columns else "")
-        ids = tasks.ids_of(table, name) if name else range(table.first, table.first + len(table))
-        yield ids, tasks.texts_of(table, text or guess(table))
+        yield ids_in(table, name, kind), tasks.texts_of(table, text or guess(table))
 
 
-def tables_of(path: Path) -> Iterator[tasks.Table]:
-    """A file's rows: Parquet a chunk at a time, others whole."""
+def ids_in(table: tasks.Table, name: str, kind: type) -> list[Any]:
+    """Ids of a column, or row numbers where none is named, of a collection's kind.
+
+    Raises:
+        CollectionError: an id is of another kind.
+    """
+    rows = range(table.first, table.first + len(table))
+    ids = naming.as_kind(tasks.ids_of(table, name) if name else rows, kind)
+    if kind is int:
+        bad = next((n for n, one in enumerate(ids) if type(one) is not int), None)
+        if bad is not None:
+            raise CollectionError(
+                f"{table.path}, row {table.first + bad + 1}: id {ids[bad]!r} is a text, but the collection's ids are whole numbers: "
+                "use those"
+            )
+    return ids
+
+
+def columns_of(path: Path) -> list[str]:
+    """The columns of a Parquet file; TaskError where it is none, or one of its columns occurs twice."""
+    refuse_pointer(path)
+    try:
+        names: list[str] = pq.ParquetFile(path).schema_arrow.names  # type: ignore[no-untyped-call]
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise tasks.TaskError(f"{path}: not a readable Parquet file ({error}); write it again") from error
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise tasks.TaskError(f"{path}: column {twice!r} occurs twice; rename one")
+    return names
+
+
+def tables_of(path: Path, columns: list[str] | None = None) -> Iterator[tasks.Table]:
+    """A file's rows: Parquet a chunk at a time, others whole. ``columns``: only these of a Parquet file."""
     if path.suffix.lower() != ".parquet" or not path.is_file():
+        refuse_pointer(path)
         yield tasks.read_table(path)
         return
-    first = 0
+    names, first = columns_of(path), 0
     try:
-        for batch in pq.ParquetFile(path).iter_batches(CHUNK):  # type: ignore[no-untyped-call]
+        chosen = None if columns is None else [name for name in columns if name in names]
+        for batch in pq.ParquetFile(path).iter_batches(CHUNK, columns=chosen):  # type: ignore[no-untyped-call]
             yield tasks.Table(path, {str(k): v for k, v in batch.to_pydict().items()}, None, first)
             first += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise tasks.TaskError(f"{path}: not a readable Parquet file ({error}); write it again") from error
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise for what Git LFS leaves in a file's place until it is fetched."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise tasks.TaskError(
+                    f"{path}: a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"
+                )
+
+
+POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def guess(table: tasks.Table) -> str:
@@ -566,5 +681,10 @@ def guess(table: tasks.Table) -> str:
     if len(others) != 1:
         raise CollectionError(
             f"{table.path}: which column holds the texts? --text one of {', '.join(others)}"
+        )
+    if len(table.columns) == 1 and (sign := next((one for one in ";,|\t" if one in others[0]), "")):
+        raise CollectionError(
+            f"{table.path}: one column, named {others[0]!r}: is it separated by {sign!r}? Write it with commas (.csv) or tabs (.tsv), or "
+            "name the column with --text"
         )
     return others[0]

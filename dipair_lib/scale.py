@@ -14,13 +14,13 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from . import collection, gpu, progress, results, scoring, speed, tradeoff, training
+from . import collection, gpu, jobs, progress, results, scoring, speed, tradeoff, training
 from .models import Prepared
 from .models.heads import FFNNHead
 from .scoring import Scorer
 
 SIDE = 1024  # texts of a clocked tile's sides
-GPU_SIDES = scoring.LEFT, 65_536  # on a GPU, which a smaller tile leaves idle
+GPU_SIDES = jobs.LEFT, 65_536  # on a GPU, which a smaller tile leaves idle
 TURNS = 7
 
 
@@ -213,9 +213,9 @@ def fused_rate(
                 best.merge(found.left, scoring.finite(found.score), found.right)
             return best
 
-        best_of(left[: scoring.LEFT])  # the first call compiles
+        best_of(left[: jobs.LEFT])  # the first call compiles
         begun = time.perf_counter()
-        found = [best_of(few).keys.cpu() for few in progress.track(left.split(scoring.LEFT), "scoring")]
+        found = [best_of(few).keys.cpu() for few in progress.track(left.split(jobs.LEFT), "scoring")]
         seconds = time.perf_counter() - begun
         head.to(tile.device)
         missing, difference = 0, 0.0
@@ -223,7 +223,7 @@ def fused_rate(
             one = left[i].float()[None, None]
             parts = [head.combine((one,), (part.float()[None],)) for part in right.split(65_536)]
             scores = torch.cat(parts, dim=1)[0, :, 0].cpu()
-            keys = found[i // scoring.LEFT][i % scoring.LEFT]
+            keys = found[i // jobs.LEFT][i % jobs.LEFT]
             kept = scores[scoring.LAST - (keys & scoring.LAST)]
             off = float((scoring.score_of(keys) - kept).abs().max())
             sure = kept.min() + 2 * off  # what scores more cannot have come out lower than what was kept
@@ -391,12 +391,13 @@ def recheck(out: Path | str, n: int = 20, seed: int = 0) -> pd.DataFrame:
 
 
 def kept_of(work: scoring.Work, place: int) -> pd.DataFrame:
-    """The rows of one left text in a job's parts, with the places of their right texts."""
+    """The rows of one left text in a job's parts, under the first of its ids, with the places of their right texts, each once."""
     number = next(n for n, (first, last) in enumerate(work.units) if first <= place < last)
-    name = work.names[0][place].as_py()
+    left, right = work.ids
+    name = left.names[int(left.first()[place])].as_py()
     frame = pd.read_parquet(work.out / f"part-{number:05d}.parquet", filters=[("left", "==", name)])
-    index = pd.Series(range(len(work.names[1])), index=work.names[1].to_pandas())
-    return frame.assign(place=index.loc[frame["right"]].to_numpy())
+    index = pd.Series(right.text, index=right.names.to_pandas())
+    return frame.assign(place=index.loc[frame["right"]].to_numpy()).drop_duplicates("place")
 
 
 def bill_shown(lines: pd.DataFrame) -> pd.DataFrame:

@@ -28,7 +28,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dipair_lib import collection, models, results, scoring, suite, tasks, tradeoff
+from dipair_lib import collection, jobs, models, results, scoring, suite, tasks, tradeoff
 from dipair_lib.collection import Collection, CollectionError
 from dipair_lib.results import Result, ResultError
 from dipair_lib.suite import SuiteError
@@ -468,7 +468,7 @@ class TestCollections:
         path.write_bytes(changed)
         try:
             try:
-                scoring.verify(encoded / "out")
+                jobs.verify(encoded / "out")
                 found = scoring.score(job, encoded / "out")
                 scoring.run_unit(encoded / "out", 0)
             except (CollectionError, models.ModelError) as error:
