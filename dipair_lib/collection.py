@@ -16,6 +16,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -326,7 +327,7 @@ def student_folder(path: Path | str) -> Path:
     """The model folder of a run (``results/demo/rows/<run>``) or the folder itself."""
     path = Path(path)
     for folder in (path, path / "model"):
-        if (folder / "config.json").exists():
+        if os.path.isfile(folder / "config.json"):  # also says no of what can be no path
             return folder
     raise models.ModelError(
         f"{path}: no student here: expected a run's folder, such as results/demo/rows/<run>, or an exported one with config.json"
@@ -662,7 +663,7 @@ def tables_of(path: Path, columns: list[str] | None = None) -> Iterator[tasks.Ta
 
 def refuse_pointer(path: Path) -> None:
     """Raise for what Git LFS leaves in a file's place until it is fetched."""
-    if path.is_file():
+    if os.path.isfile(path):
         with path.open("rb") as file:
             if file.read(len(POINTER)) == POINTER:
                 raise tasks.TaskError(

@@ -91,7 +91,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What tells jobs apart, by content."""
         sides = {side: manifest_hash(getattr(self, side)) for side in SIDES}
-        if self.pairs and not Path(self.pairs).is_file():
+        if self.pairs and not os.path.isfile(self.pairs):
             raise CollectionError(
                 f"{self.pairs}: no such file: expected pairs of ids in columns left and right"
             )
@@ -460,7 +460,7 @@ def beneath(noted: dict[str, Any]) -> list[str]:
     problems = []
     for number, side in enumerate(SIDES):
         folder = Path(noted["job"][side])
-        if not (folder / "manifest.json").exists():
+        if not os.path.isfile(folder / "manifest.json"):
             warnings.warn(f"{folder}: not there any more: the scores were looked at alone", stacklevel=3)
             continue
         try:

@@ -339,9 +339,10 @@ def run_unit(out: Path | str, number: int, device: str = "auto", trust: bool = F
     """
     out = Path(out)
     work = work_of(out, sha256_of(out / "job.json"), device, trust)
-    for side, path in (("left", work.job.left), ("right", work.job.right)):
-        if jobs.manifest_hash(path) != work.identity[side]:
-            raise CollectionError(f"{path}: changed while it was scored: score into another folder")
+    for side in jobs.SIDES:
+        folder = getattr(work.job, side)
+        if jobs.manifest_hash(folder) != work.identity[side]:
+            raise CollectionError(f"{folder}: changed while it was scored: score into another folder")
     find = of_pairs if work.job.pairs else of_block
     counted = {"pairs": 0, "rows": 0}
     target = jobs.part_of(work.out, number)
