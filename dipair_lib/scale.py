@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ TURNS = 7
 
 def student_of(out: Path | str, run: str = "", least: float = 0.9) -> results.Result:
     """The row of a student to score with: by its run id, or else what ``tradeoff.select`` chooses among those that encode the texts of a
-    pair once and are clocked; where none keeps this share of the teacher's quality, the nearest.
+    pair once and are clocked; where none keeps this share of the teacher's quality, the nearest. A student of a teacher that is not surely
+    above the untrained rows comes with a warning that says so.
 
     Raises:
         ResultError: no such row, none that could score, or rows of several tasks and no run id.
@@ -37,7 +39,7 @@ def student_of(out: Path | str, run: str = "", least: float = 0.9) -> results.Re
             raise results.ResultError(
                 f"{out}: no row {run!r}: expected the name of a folder in {Path(out) / 'rows'}"
             )
-        return rows[run]
+        return warned(out, rows[run])
     able = [
         row
         for row in rows.values()
@@ -56,7 +58,27 @@ def student_of(out: Path | str, run: str = "", least: float = 0.9) -> results.Re
     choice = tradeoff.select(
         data.loc[data.index.intersection([row.run_id for row in able])], tradeoff.Limits(min_retained=least)
     )
-    return rows[choice.winner or choice.nearest or able[0].run_id]
+    return warned(out, rows[choice.winner or choice.nearest or able[0].run_id])
+
+
+def warned(out: Path | str, row: results.Result) -> results.Result:
+    """The row, with a warning where its teacher's guard tripped."""
+    if said := tradeoff.guard_of(row, out):
+        warnings.warn(f"{out}: {said} {row.model} is taken all the same, for its speed.", stacklevel=3)
+    return row
+
+
+def introduced(out: Path | str, row: results.Result) -> str:
+    """A student in a line: its quality, and its share of the teacher's where that is one to speak of."""
+    share = (
+        f"{100 * row.retained:.1f} % of its teacher's"
+        if row.retained
+        else "its share of the teacher's unknown"
+    )
+    if tradeoff.guard_of(row, out):
+        share = "no share: its teacher is not surely above the untrained rows"
+    quality = "undefined" if row.quality is None else f"{row.quality:.3f}"
+    return f"{row.model} on {row.task}: {row.metric} {quality}, {share}"
 
 
 def collections(
