@@ -274,7 +274,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{path}: shard {number}: expected files of its own ({', '.join(sorted(ends))}), but got "
                 f"{', '.join(sorted(shard['files']))!r:.80}: encode anew"
             )
+    if (
+        "sha256" in manifest and sealed(manifest) != manifest
+    ):  # an older one has none: each file's stands in it all the same
+        raise CollectionError(f"{path}: damaged: its sha256 is not that of what it says: encode anew")
     return manifest
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a JSON file with the sha256 of all else that it says."""
+    content = {name: value for name, value in content.items() if name != "sha256"}
+    return {**content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
 
 
 def count(value: Any) -> bool:
@@ -525,7 +535,7 @@ class Writer:
             self.manifest["shards"].append({"texts": len(self.texts), "files": files})
             self.texts, self.pending = [], []
         results.write_atomic(
-            self.out / "manifest.json", (json.dumps(self.manifest, indent=1) + "\n").encode()
+            self.out / "manifest.json", (json.dumps(sealed(self.manifest), indent=1) + "\n").encode()
         )
 
     def arrays(self, what: str) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """A job of scoring as a folder: what is scored, in which units, and which of them have their part.
 
-    job.json             what is scored, its units, and the sha256 of the job's own files
+    job.json             what is scored, its units, and the sha256 of the job's own files and of itself
     pairs.npy            explicit pairs as int64 [pairs, (left, right)], ids by their order in the collections
     ids-left.parquet     columns id and first, where rows stand under the first id of a text only; also ids-right.parquet
     part-00000.parquet   rows of unit 0, and in part-00000.json how many, for how many pairs, and their sha256
@@ -136,7 +136,7 @@ def begin(job: Job, out: Path | str, trust: bool = False) -> int:
         "format": FORMAT, "job": {**asdict(job), **paths}, "identity": identity, "texts": [len(side) for side in sides],
         "ids": [len(one) for one in named], "units": units, "files": files,
     }  # fmt: skip
-    results.write_atomic(out / "job.json", (json.dumps(content, indent=1) + "\n").encode())
+    results.write_atomic(out / "job.json", (json.dumps(collection.sealed(content), indent=1) + "\n").encode())
     return len(units)
 
 
@@ -232,6 +232,8 @@ def read_job(out: Path, *, old: bool = False) -> dict[str, Any]:
         elif noted["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT!r}, but got {noted['format']!r:.80}")
         check(Job(**noted["job"]), noted)
+        if "format" in noted and collection.sealed(noted) != noted:
+            raise ValueError("its sha256 is not that of what it says")
     except FileNotFoundError:
         raise CollectionError(f"{path}: no such file: expected a folder that `dipair score` wrote") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -94,9 +94,9 @@ class Scorer:
             raise ValueError(
                 f"expected a list of texts of field {field}, but got the text {texts!r:.80}: [text]"
             )
-        foreign = next((one for one in texts if not isinstance(one, str)), None)
-        if foreign is not None:
-            raise ValueError(f"expected texts of field {field}, but got {foreign!r:.80}")
+        foreign = [one for one in texts if not isinstance(one, str)]
+        if foreign:
+            raise ValueError(f"expected texts of field {field}, but got {foreign[0]!r:.80}")
         if not len(texts):
             raise ValueError(f"prepare: expected at least one text of field {field}, but got none")
         tokens = tokenize(self.tokenizer, list(texts), self.model.read_lengths[field])

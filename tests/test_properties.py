@@ -464,7 +464,7 @@ class TestCollections:
         name = data.draw(st.sampled_from(["job.json", "job.json", "job.json", "part-00001.json"]))
         path = encoded / "out" / name
         sound = path.read_bytes()
-        parts = {p.name: p.read_bytes() for p in (encoded / "out").glob("part-*")}
+        parts = {p.name: p.read_bytes() for p in (encoded / "out").glob("part-*.parquet")}
         job = scoring.Job(str(encoded / "s"), str(encoded / "a"), str(encoded / "b"), tile=(2, 6))
         counts = {"units": 3, "done_before": 3, "rows": 25, "pairs": 25}
         changed = data.draw(mutated(json.loads(sound)).map(as_json) | spoiled(sound))
@@ -480,7 +480,7 @@ class TestCollections:
                 assert str(encoded) in str(error) or "/" in str(error), str(error)
                 return
             assert found == counts or (path.name != "job.json" and found == {**counts, "done_before": 2})
-            assert {p.name: p.read_bytes() for p in (encoded / "out").glob("part-*")} == parts
+            assert {p.name: p.read_bytes() for p in (encoded / "out").glob("part-*.parquet")} == parts
             assert {p.name for p in encoded.iterdir()} == {"s", "a", "b", "a.csv", "b.csv", "out"}, (
                 "nothing is written elsewhere"
             )
