@@ -5,9 +5,10 @@ number, so one process, many, or many machines can share a job, and whatever is 
 bytes.
 
 One pair, one score: with the encoder in float32 a pair's score does not depend on what else is scored with it, but for the last bits that
-sums of another order leave (less than 1e-6; a test holds it). Where bfloat16 is the faster arithmetic (``auto``) an encoder's outputs
-round to it, and what a text's batch looks like decides some of these roundings: the same pair may then score some thousandths apart. An
-export measures by how much, on its card. ``dtype="float32"`` of ``Scorer``, and ``encode --encoder-dtype float32``, avoid it.
+sums of another order leave (1e-6 of the score, or of 1 where it is smaller; a test holds it). Where bfloat16 is the faster arithmetic
+(``auto``) an encoder's outputs round to it, and what a text's batch looks like decides some of these roundings: the same pair may then
+score some thousandths apart. An export measures on its card what bfloat16 changes. ``dtype="float32"`` of ``Scorer``, and ``encode
+--encoder-dtype float32``, avoid it.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Scorer:
     head has a kernel for the GPU.
 
     Args:
-        dtype: of the encoder's arithmetic: ``auto`` takes bfloat16 where it is faster; with ``float32`` a pair's score is its own to 1e-6,
-            whatever it is scored with. Heads compute in float32 in either case.
+        dtype: of the encoder's arithmetic: ``auto`` takes bfloat16 where it is faster; with ``float32`` a pair's score is its own to 1e-6
+            (see the module), whatever it is scored with. Heads compute in float32 in either case.
 
     Raises:
         ModelError: the student does not encode each text once, or has several scores. ValueError: no such device or dtype.

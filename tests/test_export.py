@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 
 from dipair_lib import cli, collection, export, models, results
@@ -167,6 +168,18 @@ class TestTheCard:
         assert not re.search(r"<script|(?<!\\)\]\(javascript|\x1b|\u202e", page)
         assert "&lt;script&gt;" in page
 
+    def test_it_says_what_bfloat16_changes(self, tiny_backbone: str, tmp_path: Path) -> None:
+        model = student(tiny_backbone)
+        found = export.rounding_of(model)
+        assert found is not None and 0 < found["rms"] < found["largest"] < found["spread"]
+        page = (export.export(saved(tmp_path, model), tmp_path / "out") / "README.md").read_text("utf8")
+        assert f"2048 pairs of English sentences by at most {found['largest']:.2g}" in page
+        assert (
+            f"root mean square {found['rms']:.2g}), where their standard deviation is {found['spread']:.2g}"
+            in page
+        )
+        assert export.rounding_of(BiLSTM(["red"], (8, 12), 4, 5, 6)) is None
+
     def test_an_unclocked_student_is_said_to_be_so(self, tiny_backbone: str, tmp_path: Path) -> None:
         run = saved(
             tmp_path, student(tiny_backbone), combine_s_per_pair=None, quality_low=None, quality_high=None
@@ -174,6 +187,27 @@ class TestTheCard:
         assert "Not clocked." in (export.export(run, tmp_path / "out") / "README.md").read_text(
             encoding="utf8"
         )
+
+
+class TestAFullDisk:
+    @pytest.mark.parametrize("where", ["weights", "tokenizer"])
+    def test_is_said_and_leaves_nothing(
+        self, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    ) -> None:
+        """Neither library raises an OSError."""
+        said = "I/O error: No space left on device (os error 28)"
+
+        def full(*_: Any, **__: Any) -> None:
+            raise (safetensors.SafetensorError if where == "weights" else Exception)(said)
+
+        run = saved(tmp_path, student(tiny_backbone))
+        if where == "weights":
+            monkeypatch.setattr(models, "save_file", full)
+        else:
+            monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", full)
+        with pytest.raises(ExportError, match=r"could not be written \(I/O error: No space left"):
+            export.export(run, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["rows"]
 
 
 class TestItIsRefused:
