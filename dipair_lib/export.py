@@ -115,20 +115,13 @@ def replaced(out: Path) -> Iterator[Path]:
             os.replace(out, before)
         os.replace(made, out)
     except (OSError, SafetensorError) as error:
-        raise unwritten(out, error) from error
+        said = getattr(error, "strerror", None) or str(error)
+        raise ExportError(f"{out}: could not be written ({said}): what was there before is whole") from error
     finally:
         if before.exists() and not out.exists():
             os.replace(before, out)
         for left in (made, before):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def unwritten(out: Path, error: Exception) -> ExportError:
-    """That an export could not be written, and why."""
-    said = getattr(error, "strerror", None) or str(error)
-    return ExportError(
-        f"{out}: could not be written ({said}): nothing was left there; mend that and export again"
-    )
 
 
 def save_student(scorer: Scorer, folder: Path, run_id: str) -> None:
@@ -139,8 +132,8 @@ def save_student(scorer: Scorer, folder: Path, run_id: str) -> None:
         try:
             with quiet_transformers():
                 scorer.tokenizer.save_pretrained(folder / "tokenizer")
-        except Exception as error:  # what tokenizers raises for a full disk has no class of its own
-            raise unwritten(folder / "tokenizer", error) from error
+        except Exception as error:  # tokenizers raises nothing more precise where a disk is full
+            raise ExportError(f"{folder / 'tokenizer'}: could not be written ({error})") from error
         further["tokenizer"] = {path.name: sha256_of(path) for path in (folder / "tokenizer").iterdir()}
         model.settings["backbone"] = Path(model.settings["backbone"]).name
         for field in range(len(model.read_lengths)):

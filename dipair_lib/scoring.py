@@ -30,6 +30,7 @@ import torch
 from . import collection, gpu, ids, jobs, models, native, progress, results, training
 from .collection import Collection, CollectionError
 from .jobs import Job, begin
+from .jobs import verify as verify
 from .models import Prepared
 from .models.backbone import sha256_of
 from .models.tokens import tokenize

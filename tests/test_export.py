@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors
 import torch
 
 from dipair_lib import cli, collection, export, models, results
@@ -198,7 +197,9 @@ class TestAFullDisk:
         said = "I/O error: No space left on device (os error 28)"
 
         def full(*_: Any, **__: Any) -> None:
-            raise (safetensors.SafetensorError if where == "weights" else Exception)(said)
+            from safetensors import SafetensorError
+
+            raise (SafetensorError if where == "weights" else Exception)(said)
 
         run = saved(tmp_path, student(tiny_backbone))
         if where == "weights":
