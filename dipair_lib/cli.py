@@ -325,10 +325,10 @@ def share(text: str) -> tuple[int, int]:
 
 def verify(folder: Path) -> int:
     """``dipair verify``: one line for each problem; 1 if there are any."""
-    from dipair_lib import collection, jobs, results
+    from dipair_lib import collection, jobs, manifest, results
 
     if (folder / "manifest.json").exists():
-        found = collection.Collection(folder, collection.read_manifest(folder))
+        found = collection.Collection(folder, manifest.read_manifest(folder))
         problems, fine = found.verify(), "every shard is as its sha256 says"
     elif (folder / "job.json").exists():
         problems, fine = jobs.verify(folder), "every part is there and as its sha256 says"

@@ -1,6 +1,6 @@
 """Texts of one side, encoded once by one student and kept on disk: memory-mapped shards of what its head needs of each text.
 
-    manifest.json       the student, the field, the dtype, and every whole shard with the sha256 of its files
+    manifest.json       the student, the field, the dtype, every whole shard with the sha256 of its files, and its own sha256
     00000.0.npy         tensor 0 of ``head.prepare`` for the shard's texts (bfloat16 as its bits; beside int8 a file of scales)
     00000.hash.npy      uint8 [texts, 16], the content hash of each text
     00000.ids.parquet   id and text: which text each id has; ids may share a text, which is encoded once
@@ -12,13 +12,10 @@ last whole shard and writes the same bytes.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import io
 import json
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,22 +28,25 @@ import pyarrow.parquet as pq
 import torch
 
 from . import ids as naming
-from . import models, results, tasks, training
+from . import models, results, training
+from .manifest import (
+    DTYPES,
+    FORMAT,
+    CollectionError,
+    digest_of,
+    read_manifest,
+    sealed,
+    student_folder,
+    student_hash,
+)  # fmt: skip
 from .models.backbone import sha256_of
 from .models.tokens import tokenize
+from .sources import rows_of
 from .training.device import device_of, encoder_dtype, ready
 
-FORMAT = "dipair collection 1"
-DTYPES = ("float32", "float16", "bfloat16", "int8")
 SHARD_TEXTS = 16_384  # texts a shard holds at most: what a killed process loses
 SHARD_BYTES = 256 << 20  # and at most so many bytes of float32
-CHUNK = 8192  # rows of a source read at a time
-RECENT = 2.0  # seconds within which two changes may have one time
 MAPPED = 512 << 20  # bytes of files kept mapped, which count as this process's memory once they were read
-
-
-class CollectionError(ValueError):
-    """A collection that cannot be read, or was made by another student."""
 
 
 @dataclass
@@ -231,123 +231,7 @@ class Collection:
         return problems
 
 
-def digest_of(path: Path) -> str:
-    """The sha256 of a file, computed once per process for as long as its size and time of change stay. A file that changed a moment ago is
-    read each time: what changes it again may leave the same time."""
-    seen = path.stat()
-    if time.time() - seen.st_mtime < RECENT:
-        return sha256_of(path)
-    return _digest(path.absolute(), seen.st_size, seen.st_mtime_ns)
-
-
-@functools.cache
-def _digest(path: Path, size: int, changed: int) -> str:
-    return sha256_of(path)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The checked manifest of a collection."""
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf8"))
-    except FileNotFoundError:
-        raise CollectionError(f"{path}: no such file: expected a folder that `dipair encode` wrote") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CollectionError(f"{path}: not whole JSON ({error}): encode anew") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CollectionError(
-            f"{path}: not a collection of this version: expected format {FORMAT!r}: encode anew"
-        )
-    for name, fits in MANIFEST.items():
-        if name not in manifest or not fits(manifest[name]):
-            raise CollectionError(
-                f"{path}: {name}: not what `dipair encode` writes, but {str(manifest.get(name))!r:.80}: encode anew"
-            )
-    ends = {"hash.npy", "ids.parquet"}
-    for place, tensor in enumerate(manifest["tensors"]):
-        scaled = manifest["dtype"] == "int8" and not tensor["mask"]
-        ends |= {f"{place}.npy", *([f"{place}.scale.npy"] if scaled else [])}
-    for number, shard in enumerate(manifest["shards"]):
-        # Names are ours alone: what a manifest lists must not lead out of its folder.
-        if shard["files"].keys() != {f"{number:05d}.{end}" for end in ends}:
-            raise CollectionError(
-                f"{path}: shard {number}: expected files of its own ({', '.join(sorted(ends))}), but got "
-                f"{', '.join(sorted(shard['files']))!r:.80}: encode anew"
-            )
-    if (
-        "sha256" in manifest and sealed(manifest) != manifest
-    ):  # an older one has none: each file's stands in it all the same
-        raise CollectionError(f"{path}: damaged: its sha256 is not that of what it says: encode anew")
-    return manifest
-
-
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a JSON file with the sha256 of all else that it says."""
-    content = {name: value for name, value in content.items() if name != "sha256"}
-    return {**content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
-
-
-def count(value: Any) -> bool:
-    """Whether a value of a manifest is a whole number from 0 on, of a size that there can be."""
-    return type(value) is int and 0 <= value < 1 << 48
-
-
-def listed(value: Any, **fits: Callable[[Any], bool]) -> bool:
-    """Whether a value of a manifest is a list of mappings with such entries and no others."""
-    return isinstance(value, list) and all(
-        isinstance(one, dict)
-        and one.keys() == fits.keys()
-        and all(fit(one[name]) for name, fit in fits.items())
-        for one in value
-    )
-
-
-def text(value: Any) -> bool:
-    """Whether a value of a manifest is text."""
-    return isinstance(value, str)
-
-
-MANIFEST: dict[str, Callable[[Any], bool]] = {
-    "student": text,
-    "model": text,
-    "field": count,
-    "read_length": count,
-    "dtype": lambda value: value in DTYPES,
-    "encoder_dtype": lambda value: value in ("float32", "bfloat16"),
-    "tensors": lambda value: listed(
-        value,
-        shape=lambda shape: isinstance(shape, list) and all(map(count, shape)),
-        mask=lambda mask: isinstance(mask, bool),
-    ),
-    "shards": lambda value: listed(
-        value,
-        texts=count,
-        files=lambda files: isinstance(files, dict) and all(map(text, files.values())),
-    ),
-    "sources": lambda value: listed(
-        value, name=text, sha256=text, rows=count, done=lambda done: isinstance(done, bool)
-    ),
-}
-
-
 # --- encoding ---------------------------------------------------------------------------------------------------------------------
-
-
-def student_folder(path: Path | str) -> Path:
-    """The model folder of a run (``results/demo/rows/<run>``) or the folder itself."""
-    path = Path(path)
-    for folder in (path, path / "model"):
-        if os.path.isfile(folder / "config.json"):  # also says no of what can be no path
-            return folder
-    raise models.ModelError(
-        f"{path}: no student here: expected a run's folder, such as results/demo/rows/<run>, or an exported one with config.json"
-    )
-
-
-def student_hash(folder: Path) -> str:
-    """What tells students apart: a hash of the config, which names the hash of the weights."""
-    config = models.read_config(folder)
-    return hashlib.sha256(results.canonical_json(config).encode()).hexdigest()
 
 
 def encode(
@@ -608,94 +492,3 @@ def parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
-
-
-def rows_of(path: Path, text: str, id: str, kind: type) -> Iterator[tuple[list[Any], list[str]]]:
-    """Chunks of checked ids and texts of a file. All of its ids are checked first.
-
-    Args:
-        kind: ``int`` or ``str``, as the collection's ids are; another type where it has none yet.
-    """
-    if path.suffix.lower() == ".parquet" and path.is_file():  # others come whole
-        name = id or ("id" if "id" in columns_of(path) else "")
-        for table in tables_of(path, [name]) if name else ():
-            ids_in(table, name, kind)
-    for table in tables_of(path):
-        name = id or ("id" if "id" in table.columns else "")
-        yield ids_in(table, name, kind), tasks.texts_of(table, text or guess(table))
-
-
-def ids_in(table: tasks.Table, name: str, kind: type) -> list[Any]:
-    """Ids of a column, or row numbers where none is named, of a collection's kind.
-
-    Raises:
-        CollectionError: an id is of another kind.
-    """
-    rows = range(table.first, table.first + len(table))
-    ids = naming.as_kind(tasks.ids_of(table, name) if name else rows, kind)
-    if kind is int:
-        bad = next((n for n, one in enumerate(ids) if type(one) is not int), None)
-        if bad is not None:
-            raise CollectionError(
-                f"{table.path}, row {table.first + bad + 1}: id {ids[bad]!r} is a text, but the collection's ids are whole numbers: "
-                "use those"
-            )
-    return ids
-
-
-def columns_of(path: Path) -> list[str]:
-    """The columns of a Parquet file; TaskError where it is none, or one of its columns occurs twice."""
-    refuse_pointer(path)
-    try:
-        names: list[str] = pq.ParquetFile(path).schema_arrow.names  # type: ignore[no-untyped-call]
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise tasks.TaskError(f"{path}: not a readable Parquet file ({error}); write it again") from error
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise tasks.TaskError(f"{path}: column {twice!r} occurs twice; rename one")
-    return names
-
-
-def tables_of(path: Path, columns: list[str] | None = None) -> Iterator[tasks.Table]:
-    """A file's rows: Parquet a chunk at a time, others whole. ``columns``: only these of a Parquet file."""
-    if path.suffix.lower() != ".parquet" or not path.is_file():
-        refuse_pointer(path)
-        yield tasks.read_table(path)
-        return
-    names, first = columns_of(path), 0
-    try:
-        chosen = None if columns is None else [name for name in columns if name in names]
-        for batch in pq.ParquetFile(path).iter_batches(CHUNK, columns=chosen):  # type: ignore[no-untyped-call]
-            yield tasks.Table(path, {str(k): v for k, v in batch.to_pydict().items()}, None, first)
-            first += batch.num_rows
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise tasks.TaskError(f"{path}: not a readable Parquet file ({error}); write it again") from error
-
-
-def refuse_pointer(path: Path) -> None:
-    """Raise for what Git LFS leaves in a file's place until it is fetched."""
-    if os.path.isfile(path):
-        with path.open("rb") as file:
-            if file.read(len(POINTER)) == POINTER:
-                raise tasks.TaskError(
-                    f"{path}: a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"
-                )
-
-
-POINTER = b"version https://git-lfs.github.com/spec/"
-
-
-def guess(table: tasks.Table) -> str:
-    """The text column where none was named: ``text``, or the only one that is not ``id``."""
-    others = [name for name in table.columns if name != "id"]
-    if "text" in others:
-        return "text"
-    if len(others) != 1:
-        raise CollectionError(
-            f"{table.path}: which column holds the texts? --text one of {', '.join(others)}"
-        )
-    if len(table.columns) == 1 and (sign := next((one for one in ";,|\t" if one in others[0]), "")):
-        raise CollectionError(
-            f"{table.path}: one column, named {others[0]!r}: is it separated by {sign!r}? Write it with commas (.csv) or tabs (.tsv), or "
-            "name the column with --text"
-        )
-    return others[0]

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from . import collection, ids, results, tasks
+from . import collection, ids, manifest, results, sources, tasks
 from .collection import Collection, CollectionError
 from .models.backbone import sha256_of
 
@@ -73,7 +73,7 @@ class Job:
             raise CollectionError(
                 f"top: expected a whole number from 0 to 2^32 - 1, but got {self.top!r:.80}"
             )
-        if len(self.tile) != 2 or not all(collection.count(size) and size for size in self.tile):
+        if len(self.tile) != 2 or not all(manifest.count(size) and size for size in self.tile):
             raise CollectionError(f"tile: expected two whole numbers from 1 on, but got {self.tile!r:.80}")
         least = self.threshold
         most = float(np.finfo(np.float32).max)
@@ -96,7 +96,7 @@ class Job:
                 f"{self.pairs}: no such file: expected pairs of ids in columns left and right"
             )
         return {
-            "student": collection.student_hash(collection.student_folder(self.student)),
+            "student": manifest.student_hash(manifest.student_folder(self.student)),
             "pairs": sha256_of(Path(self.pairs)) if self.pairs else "",
             **sides,
             **{name: getattr(self, name) for name in CHOSEN},
@@ -105,7 +105,7 @@ class Job:
 
 def manifest_hash(folder: Path | str) -> str:
     """What tells a collection from what it was before: the hash of its manifest, which names those of its files."""
-    collection.read_manifest(Path(folder))
+    manifest.read_manifest(Path(folder))
     return sha256_of(Path(folder) / "manifest.json")
 
 
@@ -136,7 +136,7 @@ def begin(job: Job, out: Path | str, trust: bool = False) -> int:
         "format": FORMAT, "job": {**asdict(job), **paths}, "identity": identity, "texts": [len(side) for side in sides],
         "ids": [len(one) for one in named], "units": units, "files": files,
     }  # fmt: skip
-    results.write_atomic(out / "job.json", (json.dumps(collection.sealed(content), indent=1) + "\n").encode())
+    results.write_atomic(out / "job.json", (json.dumps(manifest.sealed(content), indent=1) + "\n").encode())
     return len(units)
 
 
@@ -192,7 +192,7 @@ def listed(job: Job, out: Path, named: Sequence[ids.Ids]) -> tuple[dict[str, str
         np.stack(
             [places_of(table, job, side, index) for side, index in zip(SIDES, indexes, strict=True)], axis=1
         )
-        for table in collection.tables_of(Path(job.pairs))
+        for table in sources.tables_of(Path(job.pairs))
     ]
     if not found:
         raise CollectionError(f"{job.pairs}: no rows: expected pairs of ids in columns left and right")
@@ -232,7 +232,7 @@ def read_job(out: Path, *, old: bool = False) -> dict[str, Any]:
         elif noted["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT!r}, but got {noted['format']!r:.80}")
         check(Job(**noted["job"]), noted)
-        if "format" in noted and collection.sealed(noted) != noted:
+        if "format" in noted and manifest.sealed(noted) != noted:
             raise ValueError("its sha256 is not that of what it says")
     except FileNotFoundError:
         raise CollectionError(f"{path}: no such file: expected a folder that `dipair score` wrote") from None
@@ -249,7 +249,7 @@ def read_job(out: Path, *, old: bool = False) -> dict[str, Any]:
 
 def check(job: Job, noted: dict[str, Any]) -> None:
     """ValueError unless a noted job's values are of their kinds, and its units follow each other to the end."""
-    count, identity, units = collection.count, noted["identity"], noted["units"]
+    count, identity, units = manifest.count, noted["identity"], noted["units"]
     known = isinstance(identity, dict) and all(
         isinstance(identity.get(name), str) for name in ("student", "pairs", *SIDES)
     )
@@ -271,7 +271,7 @@ def check(job: Job, noted: dict[str, Any]) -> None:
             raise ValueError(f"{name}: expected a number of each side, but got {noted[name]!r:.80}")
     files, wanted = noted["files"], {"pairs.npy"} if job.pairs else set()
     wanted |= {f"ids-{side}.parquet" for side in SIDES} if job.ids == "first" else set()
-    if not isinstance(files, dict) or files.keys() != wanted or not all(map(collection.text, files.values())):
+    if not isinstance(files, dict) or files.keys() != wanted or not all(map(manifest.text, files.values())):
         raise ValueError(f"files: expected the sha256 of {', '.join(sorted(wanted)) or 'none'}")
     if not job.pairs and last != noted["texts"][0]:
         raise ValueError(f"its units end at {last:,}, but there are {noted['texts'][0]:,} left texts")
@@ -293,7 +293,7 @@ def places_in(out: Path, noted: dict[str, Any], trust: bool = False) -> np.ndarr
         return None
     path = out / "pairs.npy"
     try:
-        damaged = not trust and collection.digest_of(path) != noted["files"]["pairs.npy"]
+        damaged = not trust and manifest.digest_of(path) != noted["files"]["pairs.npy"]
         pairs = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # what NumPy raises for a damaged header has no base class in common
         raise CollectionError(
@@ -325,9 +325,9 @@ def read_part(out: Path, number: int) -> dict[str, Any]:
     try:
         noted: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
         if not (
-            collection.count(noted["rows"])
-            and collection.count(noted["pairs"])
-            and collection.text(noted["sha256"])
+            manifest.count(noted["rows"])
+            and manifest.count(noted["pairs"])
+            and manifest.text(noted["sha256"])
         ):
             raise ValueError("expected rows, pairs and sha256")
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
@@ -466,7 +466,7 @@ def beneath(noted: dict[str, Any]) -> list[str]:
             warnings.warn(f"{folder}: not there any more: the scores were looked at alone", stacklevel=3)
             continue
         try:
-            found = Collection(folder, collection.read_manifest(folder))
+            found = Collection(folder, manifest.read_manifest(folder))
             changed = manifest_hash(folder) != noted["identity"][side]
         except CollectionError as error:
             problems.append(str(error))

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from . import collection, gpu, ids, jobs, models, native, progress, results, training
+from . import collection, gpu, ids, jobs, manifest, models, native, progress, results, training
 from .collection import Collection, CollectionError
 from .jobs import Job, begin
 from .jobs import verify as verify
@@ -74,7 +74,7 @@ class Scorer:
     @classmethod
     def load(cls, run: Path | str, device: str | torch.device = "auto", dtype: str = "auto") -> Scorer:
         """A run's student (``results/demo/rows/<run>``) or an exported folder."""
-        return cls(models.load(collection.student_folder(run)), device, dtype)
+        return cls(models.load(manifest.student_folder(run)), device, dtype)
 
     @property
     def where(self) -> str:
@@ -292,7 +292,7 @@ class Work:
         self.out, self.units, self.identity = out, noted["units"], noted["identity"]
         job = Job(**noted["job"])
         self.job = replace(job, tile=(job.tile[0], job.tile[1]))
-        if collection.student_hash(collection.student_folder(job.student)) != self.identity["student"]:
+        if manifest.student_hash(manifest.student_folder(job.student)) != self.identity["student"]:
             raise CollectionError(f"{job.student}: another student than the job's: score into another folder")
         self.left, self.right = sides = jobs.opened_sides(self.job, self.identity, trust)
         self.scorer = Scorer.load(self.job.student, device)

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dipair_lib import cli, collection, ids, jobs, models, native, scoring, tasks
+from dipair_lib import cli, collection, ids, jobs, models, native, scoring, sources, tasks
+from dipair_lib import manifest as manifest_file
 from dipair_lib.collection import Collection, CollectionError
 from dipair_lib.jobs import Job
 from dipair_lib.scoring import Scorer
@@ -61,7 +62,9 @@ def sides(made: Path, tmp_path: Path) -> Path:
 
 
 def job(folder: Path, **settings: Any) -> Job:
-    paths = {name: str(folder / at) for name, at in (("student", "s"), ("left", "a"), ("right", "b"))}
+    paths: dict[str, Any] = {
+        name: str(folder / at) for name, at in (("student", "s"), ("left", "a"), ("right", "b"))
+    }
     return Job(**paths, **{"tile": (2, 3), **settings})
 
 
@@ -201,7 +204,7 @@ class TestIds:
     def test_other_ids_are_refused_before_anything_is_encoded(
         self, sides: Path, column: pa.Array, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(collection, "CHUNK", 1)
+        monkeypatch.setattr(sources, "CHUNK", 1)
         monkeypatch.setattr(collection.Writer, "arrays", lambda *_: pytest.fail("it was encoded"))
         pq.write_table(pa.table({"id": column, "text": ["one", "two", "three"]}), sides / "new.parquet")
         with pytest.raises(tasks.TaskError, match=r"new\.parquet, column 'id': row [13]: .*as text"):
@@ -245,7 +248,7 @@ def flipped(path: Path, at: int) -> None:
 def anew() -> None:
     """As if this were another process."""
     scoring.work_of.cache_clear()
-    collection._digest.cache_clear()
+    manifest_file._digest.cache_clear()
 
 
 class TestDamage:
@@ -310,12 +313,17 @@ class TestDamage:
         self, sides: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         read: list[Path] = []
-        monkeypatch.setattr(collection, "sha256_of", lambda path: read.append(path) or "x")
+
+        def reading(path: Path) -> str:
+            read.append(path)
+            return "x"
+
+        monkeypatch.setattr(manifest_file, "sha256_of", reading)
         path = sides / "a" / "00000.0.npy"
         os.utime(path, (1e9, 1e9))
-        assert [collection.digest_of(path) for _ in range(3)] == ["x"] * 3 and len(read) == 1
+        assert [manifest_file.digest_of(path) for _ in range(3)] == ["x"] * 3 and len(read) == 1
         os.utime(path, (2e9, 2e9))  # as if changed a moment ago, or by a clock that is ahead
-        assert [collection.digest_of(path) for _ in range(3)] == ["x"] * 3 and len(read) == 4
+        assert [manifest_file.digest_of(path) for _ in range(3)] == ["x"] * 3 and len(read) == 4
 
     def test_what_lies_beneath_scores_is_looked_at(self, sides: Path) -> None:
         scoring.score(job(sides), sides / "out")
@@ -366,7 +374,7 @@ class TestDamage:
         path.write_text(json.dumps(fewer))
         with pytest.raises(CollectionError, match=r"job\.json: .*its sha256 is not that of what it says"):
             jobs.verify(sides / "out")
-        path.write_text(json.dumps(collection.sealed(fewer)))
+        path.write_text(json.dumps(manifest_file.sealed(fewer)))
         assert any("has 3 texts, but the job says 2" in line for line in jobs.verify(sides / "out"))
 
     def test_a_manifest_of_more_texts_than_its_files_hold_is_refused_at_once(self, sides: Path) -> None:
@@ -376,7 +384,7 @@ class TestDamage:
         path.write_text(json.dumps(manifest))
         with pytest.raises(CollectionError, match=r"manifest\.json: damaged: its sha256 is not that of what"):
             scoring.score(job(sides), sides / "out")
-        path.write_text(json.dumps(collection.sealed(manifest)))
+        path.write_text(json.dumps(manifest_file.sealed(manifest)))
         with pytest.raises(CollectionError, match=r"hash\.npy: of another size than 68,719,476,736 texts"):
             scoring.score(job(sides), sides / "out")
 
