@@ -47,7 +47,8 @@ def made(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parameter in student.head.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     models.save(student.eval(), folder / "s")
-    for side, (name, rows) in enumerate((("a", LEFT), ("b", RIGHT))):
+    given: tuple[tuple[str, dict[Any, str]], ...] = (("a", LEFT), ("b", RIGHT))
+    for side, (name, rows) in enumerate(given):
         pd.DataFrame({"id": list(rows), "text": list(rows.values())}).to_parquet(folder / f"{name}.parquet")
         collection.encode(
             folder / "s", folder / f"{name}.parquet", side, folder / name, shard_texts=2, encoder="float32"
