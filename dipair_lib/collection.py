@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import io
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ from .training.device import device_of, encoder_dtype, ready
 
 SHARD_TEXTS = 16_384  # texts a shard holds at most: what a killed process loses
 SHARD_BYTES = 256 << 20  # and at most so many bytes of float32
+PATIENCE = 600.0  # seconds that another process may take to begin a job, where only a file tells that it does
 MAPPED = 512 << 20  # bytes of files kept mapped, which count as this process's memory once they were read
 
 
@@ -298,13 +300,13 @@ def writing(out: Path | str, *, unless: Path | None = None) -> Iterator[None]:
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(out / ".lock")
+        lock, begun = filelock.FileLock(out / ".lock"), time.monotonic()
         while not (unless and unless.exists()):
             try:
                 lock.acquire(timeout=1 if unless else 0)
                 break
-            except filelock.Timeout:
-                if not unless:
+            except filelock.Timeout:  # a lock that is a file may be one that nobody holds
+                if not unless or (soft(lock) and time.monotonic() - begun > PATIENCE):
                     raise
         # Halves of a job's parts may be another process's: ``jobs.clear`` tells.
         for half in () if unless else set(out.glob(".*.tmp")) - set(out.glob(".part-*.tmp")):

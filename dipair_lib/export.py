@@ -1,6 +1,6 @@
 """One student as a folder that needs nothing else: weights, config, tokenizer, a model card, and if asked its graphs as ONNX.
 
-config.json, model.safetensors    as ``models.save`` writes them, the encoder's weights among them
+config.json, model.safetensors    as ``models.save`` writes them, the encoder's weights among them; the config with its own sha256
 tokenizer/                        of the backbone, each file's sha256 in config.json
 README.md                         the model card
 onnx/                             ``encoder-<field>.onnx``: word pieces -> what the head caches of a text; ``head.onnx``: the pair's logits
@@ -30,7 +30,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from safetensors import SafetensorError
 
 from . import collection, jobs, models, report, results, scoring, tradeoff, training
-from .models.backbone import EMBEDDED, EMBEDDED_PACKAGE, quiet_transformers, sha256_of
+from .models.backbone import EMBEDDED, EMBEDDED_PACKAGE, quiet_transformers, sealed, sha256_of
 from .results import Result
 from .scoring import Scorer
 
@@ -139,6 +139,8 @@ def save_student(scorer: Scorer, folder: Path, run_id: str) -> None:
         for field in range(len(model.read_lengths)):
             model.encoder_of(field).config._name_or_path = ""
     models.save(model, folder, **further)
+    config = sealed(models.read_config(folder), models.SEAL)
+    results.write_atomic(folder / "config.json", json.dumps(config).encode())
 
 
 def require_same(of_run: Scorer, exported: Scorer, run: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import models, results
-from .models.backbone import sha256_of
+from .models.backbone import sealed, sha256_of
 
 FORMAT = "dipair collection 1"
 DTYPES = ("float32", "float16", "bfloat16", "int8")
@@ -57,12 +57,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     ):  # an older one has none: each file's stands in it all the same
         raise CollectionError(f"{path}: damaged: its sha256 is not that of what it says: encode anew")
     return manifest
-
-
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a JSON file with the sha256 of all else that it says."""
-    content = {name: value for name, value in content.items() if name != "sha256"}
-    return {**content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
 
 
 def count(value: Any) -> bool:

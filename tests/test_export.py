@@ -17,7 +17,7 @@ import torch
 from dipair_lib import cli, collection, export, models, results
 from dipair_lib.export import ExportError
 from dipair_lib.models import BiLSTM, CrossEncoder, DualEncoder
-from dipair_lib.models.backbone import sha256_of
+from dipair_lib.models.backbone import sealed, sha256_of
 from dipair_lib.results import Result
 from dipair_lib.scoring import Scorer
 
@@ -218,7 +218,7 @@ class TestItIsRefused:
 
     def changed(self, out: Path, **further: Any) -> None:
         config = json.loads((out / "config.json").read_text())
-        (out / "config.json").write_text(json.dumps({**config, **further}))
+        (out / "config.json").write_text(json.dumps(sealed({**config, **further}, models.SEAL)))
 
     @pytest.mark.parametrize(
         "name", ["model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
@@ -227,6 +227,17 @@ class TestItIsRefused:
         (out / name).write_bytes((out / name).read_bytes() + b" ")
         with pytest.raises(models.ModelError, match=f"{Path(name).name}: expected sha256"):
             Scorer.load(out)
+
+    def test_a_changed_config_is_named(self, out: Path) -> None:
+        """One digit of a read length would give other scores. An export of an earlier version has no hash of it."""
+        text = (out / "config.json").read_text()
+        (out / "config.json").write_text(text.replace('"read_lengths": [8, 12]', '"read_lengths": [8, 13]'))
+        with pytest.raises(models.ModelError, match=r"config\.json: damaged: its sha256 is not that of what"):
+            Scorer.load(out)
+        config = json.loads(text)
+        del config[models.SEAL]
+        (out / "config.json").write_text(json.dumps(config))
+        assert len(Scorer.load(out).score(LEFT, RIGHT)) == len(LEFT)
 
     def test_a_foreign_tokenizer_file_is_named(self, out: Path) -> None:
         (out / "tokenizer" / "special_tokens_map.json").write_text("{}")

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dipair_lib import cli, collection, ids, jobs, models, native, scoring, sources, tasks
+from dipair_lib import cli, collection, ids, jobs, models, native, scale, scoring, sources, tasks
 from dipair_lib import manifest as manifest_file
 from dipair_lib.collection import Collection, CollectionError
 from dipair_lib.jobs import Job
@@ -250,6 +250,14 @@ def anew() -> None:
     """As if this were another process."""
     scoring.work_of.cache_clear()
     manifest_file._digest.cache_clear()
+
+
+@pytest.mark.parametrize("kind", ["every", "first"])
+def test_a_sample_scored_anew_agrees(sides: Path, kind: str) -> None:
+    scoring.score(job(sides, top=2, ids=kind), sides / "out")
+    lines = scale.recheck(sides / "out")
+    assert lines["left"].tolist() == [0, 1, 2] and lines["kept"].eq(2).all()
+    assert lines["missing"].eq(0).all() and lines["difference"].max() < 1e-5
 
 
 class TestDamage:
@@ -502,6 +510,17 @@ class TestSideBySide:
             with pytest.raises(CollectionError, match="another process is writing here"):
                 scoring.score(job(sides), sides / "out")
         assert scoring.score(job(sides), sides / "out")["done_before"] == 1
+
+    @pytest.mark.parametrize("part", [(0, 1), (0, 2)])
+    def test_a_lock_that_is_only_a_file_is_waited_for_so_long(
+        self, sides: Path, monkeypatch: pytest.MonkeyPatch, part: tuple[int, int]
+    ) -> None:
+        monkeypatch.setattr(filelock, "FileLock", filelock.SoftFileLock)
+        monkeypatch.setattr(collection, "PATIENCE", 0.1)
+        (sides / "out").mkdir()
+        (sides / "out" / ".lock").touch()
+        with pytest.raises(CollectionError, match=r"another process is writing here: .*delete \.lock"):
+            scoring.score(job(sides), sides / "out", part)
 
     def test_only_a_full_disk_is_said_to_need_space(self, tmp_path: Path) -> None:
         for number, said in ((28, r"nothing was lost: free some space"), (2, r"nothing was lost$")):

@@ -17,6 +17,7 @@ from .backbone import (
     load_backbone,
     load_tokenizer,
     refuse_remote_code,
+    sealed,
     sha256_of,
     stored_tokenizer,
 )
@@ -40,6 +41,8 @@ Model = CrossEncoder | DualEncoder | BiLSTM | Constant | TfIdf
 NETWORKS: dict[str, Any] = {
     model.kind: model for model in (CrossEncoder, SequenceClassifier, DualEncoder, BiLSTM)
 }
+
+SEAL = "config_sha256"  # of an exported student's config; "sha256" in it is the weights'
 
 
 class ModelError(ValueError):
@@ -206,6 +209,10 @@ def build(folder: Path, config: dict[str, Any], settings: dict[str, Any]) -> Mod
         )
     if "tokenizer" in config:
         model.tokenizer_folder = check_tokenizer(folder / "tokenizer", config["tokenizer"])
+    if SEAL in config and sealed(config, SEAL) != config:
+        raise ModelError(
+            f"{folder / 'config.json'}: damaged: its sha256 is not that of what it says: export the student again"
+        )
     return model.eval()  # type: ignore[no-any-return]
 
 
