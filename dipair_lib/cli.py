@@ -120,6 +120,12 @@ def add_encode(commands: Any) -> None:
     encode.add_argument(
         "--dtype", default="float32", help="of what is kept: float32 (default), float16, bfloat16 or int8"
     )
+    encode.add_argument(
+        "--encoder-dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the encoder's arithmetic (default auto: bfloat16 where it is faster); float32: a text's scores depend on no other text",
+    )
     add_device(encode, "where the texts are encoded")
 
 
@@ -147,6 +153,15 @@ def add_score(commands: Any) -> None:
         help="keep the K best right texts of each left one (with --all)",
     )
     score.add_argument("--threshold", type=float, metavar="T", help="keep scores of at least T")
+    score.add_argument(
+        "--ids",
+        choices=("every", "first"),
+        default="every",
+        help="with --all, where ids share a text: a row for every id (default), or one under the first, and tables of what it stands for",
+    )
+    score.add_argument(
+        "--trust", action="store_true", help="do not compare collections and earlier parts with their sha256"
+    )
     score.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the parts, Parquet")
     add_device(
         score, "cuda and auto: where a GPU's kernel has the head, it finds what is kept; cpu leaves it aside"
@@ -267,7 +282,7 @@ def encode(asked: argparse.Namespace) -> int:
 
     found = collection.encode(
         asked.student, asked.texts, asked.field, asked.out,
-        text=asked.text, id=asked.id, dtype=asked.dtype, device=asked.device,
+        text=asked.text, id=asked.id, dtype=asked.dtype, device=asked.device, encoder=asked.encoder_dtype,
     )  # fmt: skip
     say(
         f"{asked.out}: {len(found):,} distinct texts in {len(found.manifest['shards'])} shards, {asked.dtype}, "
@@ -278,56 +293,55 @@ def encode(asked: argparse.Namespace) -> int:
 
 def score(asked: argparse.Namespace) -> int:
     """``dipair score``: says how many pairs were scored, and by what."""
-    from dipair_lib import scoring
+    from dipair_lib import jobs, scoring
 
     if asked.top < 0 or (asked.top and asked.pairs):
         raise ValueError("--top: expected a whole number from 1 on, and --all in place of --pairs")
-    job = scoring.Job(
-        str(asked.student),
-        str(asked.left),
-        str(asked.right),
-        str(asked.pairs or ""),
-        asked.top,
-        asked.threshold,
-    )
+    job = jobs.Job(
+        str(asked.student), str(asked.left), str(asked.right), str(asked.pairs or ""), asked.top, asked.threshold, ids=asked.ids
+    )  # fmt: skip
     if asked.ray is None:
-        counts = scoring.score(job, asked.out, share(asked.part), asked.device)
-        where = f"; {scoring.where(asked.out, asked.device)}"
+        counts = scoring.score(job, asked.out, share(asked.part), asked.device, trust=asked.trust)
+        where = f"; {scoring.where(asked.out, asked.device, asked.trust)}"
     else:
         from dipair_lib import on_ray
 
         if asked.device != "auto":
             raise ValueError("--device: on a Ray cluster each machine takes what it has: leave it at auto")
-        counts, where = on_ray.score(job, asked.out, asked.ray), ""
+        counts, where = on_ray.score(job, asked.out, asked.ray, trust=asked.trust), ""
     say(
         f"{asked.out}: {counts['pairs']:,} pairs scored, {counts['rows']:,} rows in {counts['units']} parts"
         + (f", {counts['done_before']} of them from before" if counts["done_before"] else "")
         + where
     )
+    for said in jobs.repeated(asked.out):
+        say(said)
     return 0
 
 
 def share(text: str) -> tuple[int, int]:
     """``I/N`` as numbers; ValueError unless 0 <= I < N."""
     i, _, n = text.partition("/")
-    if not (i.isdigit() and n.isdigit() and int(i) < int(n)):
+    plain = all(part.isascii() and part.isdigit() and len(part) < 10 for part in (i, n))
+    if not (plain and int(i) < int(n)):
         raise ValueError(f"--part: expected I/N with I from 0 to N - 1, such as 0/4, but got {text}")
     return int(i), int(n)
 
 
 def verify(folder: Path) -> int:
     """``dipair verify``: one line for each problem; 1 if there are any."""
-    from dipair_lib import collection, results, scoring
+    from dipair_lib import collection, jobs, manifest, results
 
     if (folder / "manifest.json").exists():
-        problems, fine = collection.Collection.open(folder).verify(), "every shard is as its sha256 says"
+        found = collection.Collection(folder, manifest.read_manifest(folder))
+        problems, fine = found.verify(), "every shard is as its sha256 says"
     elif (folder / "job.json").exists():
-        problems, fine = scoring.verify(folder), "every part is there and as its sha256 says"
+        problems, fine = jobs.verify(folder), "every part is there and as its sha256 says"
     else:
         problems = results.verify(folder)
         for kind, check in (
             ("manifest.json", lambda at: collection.Collection.open(at).verify()),
-            ("job.json", scoring.verify),
+            ("job.json", jobs.verify),
         ):
             for path in sorted((folder / "scale").rglob(kind)):
                 try:

@@ -1,6 +1,6 @@
 """Texts of one side, encoded once by one student and kept on disk: memory-mapped shards of what its head needs of each text.
 
-    manifest.json       the student, the field, the dtype, and every whole shard with the sha256 of its files
+    manifest.json       the student, the field, the dtype, every whole shard with the sha256 of its files, and its own sha256
     00000.0.npy         tensor 0 of ``head.prepare`` for the shard's texts (bfloat16 as its bits; beside int8 a file of scales)
     00000.hash.npy      uint8 [texts, 16], the content hash of each text
     00000.ids.parquet   id and text: which text each id has; ids may share a text, which is encoded once
@@ -15,7 +15,8 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,21 +28,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from . import models, results, tasks, training
+from . import ids as naming
+from . import models, results, training
+from .manifest import (
+    DTYPES,
+    FORMAT,
+    CollectionError,
+    digest_of,
+    read_manifest,
+    sealed,
+    student_folder,
+    student_hash,
+)  # fmt: skip
 from .models.backbone import sha256_of
 from .models.tokens import tokenize
+from .sources import rows_of
 from .training.device import device_of, encoder_dtype, ready
 
-FORMAT = "dipair collection 1"
-DTYPES = ("float32", "float16", "bfloat16", "int8")
 SHARD_TEXTS = 16_384  # texts a shard holds at most: what a killed process loses
 SHARD_BYTES = 256 << 20  # and at most so many bytes of float32
-CHUNK = 8192  # rows of a source read at a time
+PATIENCE = 600.0  # seconds that another process may take to begin a job, where only a file tells that it does
 MAPPED = 512 << 20  # bytes of files kept mapped, which count as this process's memory once they were read
-
-
-class CollectionError(ValueError):
-    """A collection that cannot be read, or was made by another student."""
 
 
 @dataclass
@@ -50,21 +57,27 @@ class Collection:
 
     Attributes:
         manifest: ``student`` (hash of its config and weights), ``field``, ``read_length``, ``dtype``, ``shards``, ``sources``.
+        trust: take files as they are. Otherwise each is compared with its sha256 when it is first used, once per process for as long as
+            its size and time of change stay.
     """
 
     folder: Path
     manifest: dict[str, Any]
+    trust: bool = False
     maps: dict[Path, np.ndarray] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, folder: Path | str, student: str = "", side: int | None = None) -> Collection:
-        """Read the manifest.
+    def open(
+        cls, folder: Path | str, student: str = "", side: int | None = None, trust: bool = False
+    ) -> Collection:
+        """Read the manifest, and see that there are files for as many texts as it names.
 
         Args:
-            student: refuse a collection that another student made. side: and one of another field.
+            student: refuse a collection that another student made. side: and one of another field. trust: see the class.
         """
         folder = Path(folder)
-        found = cls(folder, read_manifest(folder))
+        found = cls(folder, read_manifest(folder), trust)
+        found.require_texts()
         if student and found.manifest["student"] != student:
             raise CollectionError(
                 f"{folder}: encoded by another student (expected {student[:12]}, but got {found.manifest['student'][:12]}): encode the "
@@ -75,6 +88,19 @@ class Collection:
                 f"{folder}: holds texts of field {found.manifest['field']}, but field {side} was asked for: encode them with --field {side}"
             )
         return found
+
+    def require_texts(self) -> None:
+        """Raise unless each shard's file of hashes has room for as many texts as the manifest claims, and for no more."""
+        for number, shard in enumerate(self.manifest["shards"]):
+            path = self.folder / f"{number:05d}.hash.npy"
+            try:
+                spare = path.stat().st_size - 16 * shard["texts"]
+            except OSError as error:
+                raise CollectionError(f"{path}: cannot be read ({error.strerror}): encode anew") from error
+            if not 0 < spare <= 4096:  # the header
+                raise CollectionError(
+                    f"{path}: of another size than {shard['texts']:,} texts have, as the manifest says: encode anew"
+                )
 
     @property
     def starts(self) -> np.ndarray:
@@ -140,10 +166,25 @@ class Collection:
                 f"{self.folder / stem}.npy, text {texts[int(bad.nonzero()[0])]}: not a finite number: the file is damaged, encode anew"
             )
 
+    def sound(self, name: str) -> Path:
+        """A file's path; raises where it is not what the manifest says."""
+        path = self.folder / name
+        expected = self.manifest["shards"][int(name.partition(".")[0])]["files"][name]
+        try:
+            found = expected if self.trust else digest_of(path)
+        except OSError as error:
+            raise CollectionError(
+                f"{path}: cannot be read ({error.strerror or error}): encode anew"
+            ) from error
+        if found != expected:
+            raise CollectionError(f"{path}: damaged: its sha256 is not the manifest's: encode anew")
+        return path
+
     def mapped(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """A file as a read-only memory map."""
         path = self.folder / name
         if path not in self.maps:
+            self.sound(name)
             try:
                 found = np.lib.format.open_memmap(path, mode="r")
             except Exception as error:  # what NumPy raises for a damaged header has no base class in common
@@ -161,7 +202,7 @@ class Collection:
         """Columns id and text (its place), in the order they were read."""
         parts = []
         for n in range(len(self.manifest["shards"])):
-            path = self.folder / f"{n:05d}.ids.parquet"
+            path = self.sound(f"{n:05d}.ids.parquet")
             try:
                 parts.append(pq.read_table(path, columns=["id", "text"]))  # type: ignore[no-untyped-call]
                 places = parts[-1]["text"].to_numpy()
@@ -171,6 +212,13 @@ class Collection:
                 raise CollectionError(f"{path}: names texts that the collection does not have: encode anew")
         frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
         return frame
+
+    def named(self) -> naming.Ids:
+        """The ids, and which of them share a text."""
+        found = naming.Ids(self.ids(), len(self))
+        if not found.counts.all():
+            raise CollectionError(f"{self.folder}: some of its texts have no id: encode anew")
+        return found
 
     def verify(self) -> list[str]:
         """One line for each file that is missing or not what the manifest says."""
@@ -185,99 +233,7 @@ class Collection:
         return problems
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The checked manifest of a collection."""
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf8"))
-    except FileNotFoundError:
-        raise CollectionError(f"{path}: no such file: expected a folder that `dipair encode` wrote") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CollectionError(f"{path}: not whole JSON ({error}): encode anew") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CollectionError(
-            f"{path}: not a collection of this version: expected format {FORMAT!r}: encode anew"
-        )
-    for name, fits in MANIFEST.items():
-        if name not in manifest or not fits(manifest[name]):
-            raise CollectionError(
-                f"{path}: {name}: not what `dipair encode` writes, but {str(manifest.get(name))!r:.80}: encode anew"
-            )
-    ends = {"hash.npy", "ids.parquet"}
-    for place, tensor in enumerate(manifest["tensors"]):
-        scaled = manifest["dtype"] == "int8" and not tensor["mask"]
-        ends |= {f"{place}.npy", *([f"{place}.scale.npy"] if scaled else [])}
-    for number, shard in enumerate(manifest["shards"]):
-        # Names are ours alone: what a manifest lists must not lead out of its folder.
-        if shard["files"].keys() != {f"{number:05d}.{end}" for end in ends}:
-            raise CollectionError(
-                f"{path}: shard {number}: expected files of its own ({', '.join(sorted(ends))}), but got "
-                f"{', '.join(sorted(shard['files']))!r:.80}: encode anew"
-            )
-    return manifest
-
-
-def count(value: Any) -> bool:
-    """Whether a value of a manifest is a whole number from 0 on, of a size that there can be."""
-    return type(value) is int and 0 <= value < 1 << 48
-
-
-def listed(value: Any, **fits: Callable[[Any], bool]) -> bool:
-    """Whether a value of a manifest is a list of mappings with such entries and no others."""
-    return isinstance(value, list) and all(
-        isinstance(one, dict)
-        and one.keys() == fits.keys()
-        and all(fit(one[name]) for name, fit in fits.items())
-        for one in value
-    )
-
-
-def text(value: Any) -> bool:
-    """Whether a value of a manifest is text."""
-    return isinstance(value, str)
-
-
-MANIFEST: dict[str, Callable[[Any], bool]] = {
-    "student": text,
-    "model": text,
-    "field": count,
-    "read_length": count,
-    "dtype": lambda value: value in DTYPES,
-    "encoder_dtype": lambda value: value in ("float32", "bfloat16"),
-    "tensors": lambda value: listed(
-        value,
-        shape=lambda shape: isinstance(shape, list) and all(map(count, shape)),
-        mask=lambda mask: isinstance(mask, bool),
-    ),
-    "shards": lambda value: listed(
-        value,
-        texts=count,
-        files=lambda files: isinstance(files, dict) and all(map(text, files.values())),
-    ),
-    "sources": lambda value: listed(
-        value, name=text, sha256=text, rows=count, done=lambda done: isinstance(done, bool)
-    ),
-}
-
-
 # --- encoding ---------------------------------------------------------------------------------------------------------------------
-
-
-def student_folder(path: Path | str) -> Path:
-    """The model folder of a run (``results/demo/rows/<run>``) or the folder itself."""
-    path = Path(path)
-    for folder in (path, path / "model"):
-        if (folder / "config.json").exists():
-            return folder
-    raise models.ModelError(
-        f"{path}: no student here: expected a run's folder, such as results/demo/rows/<run>, or an exported one with config.json"
-    )
-
-
-def student_hash(folder: Path) -> str:
-    """What tells students apart: a hash of the config, which names the hash of the weights."""
-    config = models.read_config(folder)
-    return hashlib.sha256(results.canonical_json(config).encode()).hexdigest()
 
 
 def encode(
@@ -291,18 +247,23 @@ def encode(
     dtype: str = "float32",
     shard_texts: int = SHARD_TEXTS,
     device: str | torch.device = "auto",
+    encoder: str = "auto",
 ) -> Collection:
-    """Encode the texts of a file, or go on where that was interrupted; texts and ids that the collection already has are passed over.
+    """Encode the texts of a file, or go on where that was interrupted; texts and ids that the collection already has are passed over. All
+    ids are checked (see ``ids``) before anything is encoded.
 
     Args:
         student: see ``student_folder``. source: a Parquet (streamed), CSV, TSV or JSONL file. side: which of the student's fields.
         text, id: columns; where there is no ``id`` column ids are row numbers from 0.
         dtype: of what is kept: float32, float16, bfloat16, or int8 with a scale for each text and tensor.
         device: where the texts are encoded (to the same bytes on the same kind).
+        encoder: dtype of the encoder's arithmetic: ``auto`` (bfloat16 where it is faster; a collection stays with what it began with),
+            ``float32`` or ``bfloat16``. With float32 what is kept of a text depends on no other text.
 
     Raises:
-        CollectionError: the folder belongs to another student, field or dtype; an id came twice with different texts.
-        TaskError: an empty text, a missing id or column.
+        CollectionError: the folder belongs to another student, field or dtype; an id came twice with different texts, or is of another kind
+            than the collection's; the file is not what its name says.
+        TaskError: an empty text, a missing id or column, an id that is neither text nor whole number.
     """
     if dtype not in DTYPES:
         raise CollectionError(f"--dtype: expected one of {', '.join(DTYPES)}, but got {dtype!r}")
@@ -323,43 +284,61 @@ def encode(
         "dtype": dtype,
     }
     with writing(out):
-        manifest = begin(out, made, there)
+        manifest = begin(out, made, there, encoder)
         writer = Writer(out, manifest, ready(model, there, manifest["encoder_dtype"]), shard_texts)
         writer.add(source, text, id)
     return Collection(out, manifest)
 
 
 @contextlib.contextmanager
-def writing(out: Path | str, *, shared: bool = False) -> Iterator[None]:
-    """Hold a folder's lock: a second writer is refused, and what one that was killed left half written is removed. ``shared`` waits for the
-    lock in place of that, and leaves half-written files to those who may be writing them."""
+def writing(out: Path | str, *, unless: Path | None = None) -> Iterator[None]:
+    """Hold a folder's lock: a second writer is refused, and what one that was killed left half written is removed.
+
+    Args:
+        unless: wait for the lock in place of that, until this file is there, behind which nothing is left to lock.
+    """
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(out / ".lock")
-        lock.acquire(timeout=-1 if shared else 0)
-        for half in () if shared else out.glob(".*.tmp"):
+        lock, begun = filelock.FileLock(out / ".lock"), time.monotonic()
+        while not (unless and unless.exists()):
+            try:
+                lock.acquire(timeout=1 if unless else 0)
+                break
+            except filelock.Timeout:  # a lock that is a file may be one that nobody holds
+                if not unless or (soft(lock) and time.monotonic() - begun > PATIENCE):
+                    raise
+        # Halves of a job's parts may be another process's: ``jobs.clear`` tells.
+        for half in () if unless else set(out.glob(".*.tmp")) - set(out.glob(".part-*.tmp")):
             half.unlink()
     except filelock.Timeout:
+        none = " (if there is none, delete .lock: this file system keeps it)" if soft(lock) else ""
         raise CollectionError(
-            f"{out}: another process is writing here: wait for it, or name another folder"
+            f"{out}: another process is writing here: wait for it, or name another folder{none}"
         ) from None
-    except OSError as error:
-        raise CollectionError(f"{out}: cannot be written ({error.strerror or error})") from error
+    except (OSError, NotImplementedError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise CollectionError(f"{out}: cannot be written ({said}): name a folder that can be") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def begin(out: Path, made: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The manifest in the folder if it is of the same student, field and dtype; else a new one, whose encoder runs in the dtype that is
-    faster on the device and stays with it."""
+def soft(lock: Any) -> bool:
+    """Whether a lock is a file's existence, where the file system has none of its own."""
+    return isinstance(lock, filelock.SoftFileLock)
+
+
+def begin(out: Path, made: dict[str, Any], device: torch.device, encoder: str = "auto") -> dict[str, Any]:
+    """The manifest in the folder if it is of the same student, field and dtype; else a new one, whose encoder runs in the dtype that was
+    asked for or is faster on the device, and stays with it."""
     if not (out / "manifest.json").exists():
-        dtype = encoder_dtype("auto", device)
+        dtype = encoder_dtype(encoder, device)
         return {**made, "encoder_dtype": dtype, "tensors": [], "shards": [], "sources": []}
     manifest = read_manifest(out)
-    for name, value in made.items():
+    asked = {} if encoder == "auto" else {"encoder_dtype": encoder}
+    for name, value in {**made, **asked}.items():
         if manifest[name] != value:
             raise CollectionError(
                 f"{out}: holds {name} {str(manifest[name])[:40]!r}, but {str(value)[:40]!r} was asked for: name another folder"
@@ -402,13 +381,11 @@ class Writer:
             self.manifest["sources"].append(noted)
         if noted["done"]:
             return
-        skip, row = noted["rows"], 0
-        for ids, texts in rows_of(source, text, id):
-            for one, words in zip(alike(ids, self.ids), texts, strict=True):
+        row = 0
+        for ids, texts in rows_of(source, text, id, type(next(iter(self.ids), None))):
+            for one, words in zip(ids, texts, strict=True):
                 row += 1
-                if row <= skip:
-                    continue
-                self.take(one, words, f"{source}, row {row}")
+                self.take(one, words, f"{source}, row {row}")  # passes over what is in shards from before
                 if len(self.texts) == self.most:
                     noted["rows"] = row
                     self.write_shard()
@@ -423,10 +400,6 @@ class Writer:
             place = self.known[digest] = len(self.known)
             self.texts.append(words)
         if one not in self.ids:
-            if self.ids and type(one) is not type(next(iter(self.ids))):
-                raise CollectionError(
-                    f"{where}: id {one!r} is a text, but the collection's ids are whole numbers: use those"
-                )
             self.ids[one] = place
             self.pending.append((one, place))
         elif self.ids[one] != place:
@@ -448,7 +421,7 @@ class Writer:
             self.manifest["shards"].append({"texts": len(self.texts), "files": files})
             self.texts, self.pending = [], []
         results.write_atomic(
-            self.out / "manifest.json", (json.dumps(self.manifest, indent=1) + "\n").encode()
+            self.out / "manifest.json", (json.dumps(sealed(self.manifest), indent=1) + "\n").encode()
         )
 
     def arrays(self, what: str) -> dict[str, np.ndarray]:
@@ -504,19 +477,6 @@ def kept(tensor: torch.Tensor, dtype: str) -> dict[str, np.ndarray]:
 KINDS = {"float32": "f4", "float16": "f2", "bfloat16": "u2", "int8": "i1"}
 
 
-def alike(ids: Iterable[Any], known: Iterable[Any]) -> list[Any]:
-    """Ids as whole numbers or as texts, whichever the known ones are, where they can be: a CSV holds texts only."""
-    first = next(iter(known), None)
-    if isinstance(first, str):
-        return [str(one) for one in ids]
-    if first is None:
-        return list(ids)
-    return [
-        int(one) if isinstance(one, str) and one.isascii() and one.lstrip("-").isdigit() else one
-        for one in ids
-    ]
-
-
 def hash_of(text: str) -> bytes:
     """The content hash of a text, 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -534,37 +494,3 @@ def parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
-
-
-def rows_of(path: Path, text: str, id: str) -> Iterator[tuple[Sequence[Any], list[str]]]:
-    """Chunks of ids and checked texts of a file."""
-    for table in tables_of(path):
-        name = id or ("id" if "id" in table.columns else "")
-        ids = tasks.ids_of(table, name) if name else range(table.first, table.first + len(table))
-        yield ids, tasks.texts_of(table, text or guess(table))
-
-
-def tables_of(path: Path) -> Iterator[tasks.Table]:
-    """A file's rows: Parquet a chunk at a time, others whole."""
-    if path.suffix.lower() != ".parquet" or not path.is_file():
-        yield tasks.read_table(path)
-        return
-    first = 0
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(CHUNK):  # type: ignore[no-untyped-call]
-            yield tasks.Table(path, {str(k): v for k, v in batch.to_pydict().items()}, None, first)
-            first += batch.num_rows
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise tasks.TaskError(f"{path}: not a readable Parquet file ({error}); write it again") from error
-
-
-def guess(table: tasks.Table) -> str:
-    """The text column where none was named: ``text``, or the only one that is not ``id``."""
-    others = [name for name in table.columns if name != "id"]
-    if "text" in others:
-        return "text"
-    if len(others) != 1:
-        raise CollectionError(
-            f"{table.path}: which column holds the texts? --text one of {', '.join(others)}"
-        )
-    return others[0]

@@ -1,6 +1,6 @@
 """One student as a folder that needs nothing else: weights, config, tokenizer, a model card, and if asked its graphs as ONNX.
 
-config.json, model.safetensors    as ``models.save`` writes them, the encoder's weights among them
+config.json, model.safetensors    as ``models.save`` writes them, the encoder's weights among them; the config with its own sha256
 tokenizer/                        of the backbone, each file's sha256 in config.json
 README.md                         the model card
 onnx/                             ``encoder-<field>.onnx``: word pieces -> what the head caches of a text; ``head.onnx``: the pair's logits
@@ -9,6 +9,7 @@ onnx/                             ``encoder-<field>.onnx``: word pieces -> what 
 from __future__ import annotations
 
 import html
+import inspect
 import itertools
 import json
 import logging
@@ -26,9 +27,10 @@ import numpy as np
 import torch
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from safetensors import SafetensorError
 
-from . import models, report, results, tradeoff
-from .models.backbone import EMBEDDED, EMBEDDED_PACKAGE, quiet_transformers, sha256_of
+from . import collection, jobs, models, report, results, scoring, tradeoff, training
+from .models.backbone import EMBEDDED, EMBEDDED_PACKAGE, quiet_transformers, sealed, sha256_of
 from .results import Result
 from .scoring import Scorer
 
@@ -73,12 +75,12 @@ def export(run: Path | str, out: Path | str, *, onnx: bool = False) -> Path:
         raise ExportError(
             f"{run}: a BiLSTM steps through a text word by word, which torch's exporter does not follow: export it without --onnx"
         )
+    licence, rounding = backbone_licence(scorer.model), rounding_of(scorer.model)
     with replaced(out) as made:
-        licence = backbone_licence(scorer.model)
         save_student(scorer, made, row.run_id)
         require_same(scorer, Scorer.load(made), run)
         error = save_graphs(scorer.model, made / "onnx") if onnx else None
-        page = card(row, run.parent.parent, scorer, licence, error)
+        page = card(row, run.parent.parent, scorer, licence, error, rounding)
         results.write_atomic(made / "README.md", page.encode("utf8"))
     return out
 
@@ -100,7 +102,11 @@ def refuse_foreign(out: Path) -> None:
 
 @contextmanager
 def replaced(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its place once the block is through; what was there before stays until then."""
+    """A new folder beside ``out`` that takes its place once the block is through; what was there before stays until then.
+
+    Raises:
+        ExportError: a file could not be written: a full disk, a folder that is read-only.
+    """
     made, before = (out.with_name(f".{out.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
     try:
         made.mkdir(parents=True)
@@ -108,8 +114,9 @@ def replaced(out: Path) -> Iterator[Path]:
         if out.exists():
             os.replace(out, before)
         os.replace(made, out)
-    except OSError as error:
-        raise ExportError(f"{out}: could not be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise ExportError(f"{out}: could not be written ({said}): what was there before is whole") from error
     finally:
         if before.exists() and not out.exists():
             os.replace(before, out)
@@ -132,6 +139,8 @@ def save_student(scorer: Scorer, folder: Path, run_id: str) -> None:
         for field in range(len(model.read_lengths)):
             model.encoder_of(field).config._name_or_path = ""
     models.save(model, folder, **further)
+    config = sealed(models.read_config(folder), models.SEAL)
+    results.write_atomic(folder / "config.json", json.dumps(config).encode())
 
 
 def require_same(of_run: Scorer, exported: Scorer, run: Path) -> None:
@@ -295,14 +304,53 @@ def largest_difference(model: Any, folder: Path) -> float:
     return float(max(differences))
 
 
+# --- bfloat16 ---------------------------------------------------------------------------------------------------------------------
+
+
+def rounding_of(model: Any, texts: int = 48, pairs: int = 2048) -> dict[str, float] | None:
+    """What an encoder in bfloat16 changes of the scores of random pairs of sentences, on this machine's CPU: ``largest``, ``rms``, beside
+    the ``spread`` (standard deviation) of the scores and the number of ``pairs``. None where there is no encoder.
+
+    The sentences are this package's own docstrings: English of many lengths that is always at hand.
+    """
+    if not hasattr(model, "encoder"):
+        return None
+    modules = (models, report, results, tradeoff, scoring, collection, jobs)
+    found = [inspect.getdoc(one) for module in modules for one in vars(module).values() if callable(one)]
+    said = sorted({" ".join(text.split()) for text in found if text}) or list(PROBES)
+    random = np.random.default_rng(0)
+    some = [[said[i] for i in random.integers(0, len(said), texts)] for _ in model.read_lengths]
+    places = [random.integers(0, texts, pairs) for _ in model.read_lengths]
+    scores = []
+    for dtype in ("float32", "bfloat16"):
+        scorer = Scorer(model, "cpu", dtype)
+        sides = [scorer.prepare(one, field) for field, one in enumerate(some)]
+        scores.append(scorer.score(*(training.gather(p, at) for p, at in zip(sides, places, strict=True))))
+    off = np.abs(scores[1] - scores[0]).astype(np.float64)
+    return {
+        "largest": float(off.max()),
+        "rms": float(np.sqrt((off**2).mean())),
+        "spread": float(scores[0].std()),
+        "pairs": pairs,
+    }
+
+
 # --- the card ---------------------------------------------------------------------------------------------------------------------
 
 
-def card(row: Result, folder: Path, scorer: Scorer, licence: str, onnx_error: float | None) -> str:
+def card(
+    row: Result,
+    folder: Path,
+    scorer: Scorer,
+    licence: str,
+    onnx_error: float | None,
+    rounding: dict[str, float] | None,
+) -> str:
     """The model card, Markdown: all of it from the row, its teacher's row and the packages installed here; text from data is escaped.
 
     Args:
-        folder: results folder of the row. onnx_error: largest difference of the graphs, None where there are none.
+        folder: results folder of the row. onnx_error: largest difference of the graphs, None where there are none. rounding: see
+            ``rounding_of``.
     """
     environment = Environment(
         loader=PackageLoader("dipair_lib", "."), undefined=StrictUndefined, trim_blocks=True
@@ -316,6 +364,8 @@ def card(row: Result, folder: Path, scorer: Scorer, licence: str, onnx_error: fl
         retained=tradeoff.percent_within(row.retained, row.retained_low, row.retained_high),
         metrics=json.loads(row.metrics or "{}"),
         teacher=teacher_of(row, folder),
+        guard=tradeoff.guard_of(row, folder),
+        rounding=rounding,
         notes=notes,
         parameters=said_parameters(row),
         data_licence=data_licence(notes),

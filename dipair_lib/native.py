@@ -8,6 +8,7 @@ torch's: its product in bfloat16 is twice as fast, but then the best must be sco
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import os
 import platform
 import shutil
 import subprocess
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +34,7 @@ from .models.heads import CompareHead, FFNNHead, ResidualHead, SimilarityHead, T
 SOURCE = Path(__file__).with_name("tiles.cpp")
 NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512_bf16"}
 AMX = {"amx_tile", "amx_bf16"}
+PATIENCE = 60.0  # seconds that another process may take to compile
 BUMPS = 2.875  # polynomials per unit of GELU's input, as in the code
 
 
@@ -74,12 +77,24 @@ def library() -> Any:
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join([*command, *sorted(flags())]).encode())
     path = tasks.cache_folder() / "native" / f"tiles-{digest.hexdigest()[:16]}.so"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):
+    # The lock spares others the work and nothing more: a file of it that an earlier run left must not stop anyone.
+    if not path.exists():
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(f"{path}.lock", timeout=PATIENCE):
+            if not path.exists():
+                compile_to(path, command)
         if not path.exists():
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            subprocess.run([*command, "-o", str(temporary), str(SOURCE)], check=True, capture_output=True)
-            os.replace(temporary, path)
+            compile_to(path, command)
     return ctypes.CDLL(str(path))
+
+
+def compile_to(path: Path, command: list[str]) -> None:
+    """Compile the code under a name of its own, then rename."""
+    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    try:
+        subprocess.run([*command, "-o", str(temporary), str(SOURCE)], check=True, capture_output=True)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @functools.cache

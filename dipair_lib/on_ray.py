@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from . import collection, scoring
+from . import collection, jobs, scoring
 
 OBJECTS = 128 << 20  # bytes of Ray's object store where it is started here: descriptors are small
 
@@ -26,37 +26,40 @@ OBJECTS = 128 << 20  # bytes of Ray's object store where it is started here: des
 class Units:
     """What an actor does: score the units that it is handed, except those that have their part."""
 
-    def __init__(self, out: str, threads: int) -> None:
+    def __init__(self, out: str, threads: int, trust: bool = False) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self.out = Path(out)
+        self.out, self.trust = Path(out), trust
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         for number in batch["unit"].tolist():
-            if not scoring.is_whole(self.out, number):
-                scoring.run_unit(self.out, number)
+            if not jobs.is_noted(self.out, number):
+                scoring.run_unit(self.out, number, trust=self.trust)
         return batch
 
 
-def score(job: scoring.Job, out: Path | str, address: str = "", workers: int = 0) -> dict[str, int]:
+def score(
+    job: jobs.Job, out: Path | str, address: str = "", workers: int = 0, *, trust: bool = False
+) -> dict[str, int]:
     """As ``scoring.score``, by Ray's actors.
 
     Args:
         address: of a cluster (``auto`` finds the one around this process); nothing starts Ray on this machine.
-        workers: actors; 0 takes one for each processor of the cluster.
+        workers: actors; 0 takes one for each processor of the cluster. trust: see ``scoring.score``.
 
     Raises:
         ImportError: Ray is not installed (``pip install "dipair-lab[ray]"``). Else as ``scoring.score``.
     """
     out = Path(out).absolute()
     with collection.writing(out):
-        units = range(scoring.begin(job, out))
-        left = [{"unit": number} for number in units if not scoring.is_whole(out, number)]
+        jobs.clear(out)
+        units = range(jobs.begin(job, out, trust))
+        left = [{"unit": number} for number in jobs.unmade(out, units, trust)]
         with joined(address) as ray:
             if left:
-                spread(ray, out, left, workers)
-    return scoring.counts(out, units, len(units) - len(left))
+                spread(ray, out, left, workers, trust)
+    return jobs.counts(out, units, len(units) - len(left))
 
 
 @contextlib.contextmanager
@@ -90,7 +93,7 @@ def local() -> dict[str, Any]:
     }
 
 
-def spread(ray: Any, out: Path, left: list[dict[str, int]], workers: int) -> None:
+def spread(ray: Any, out: Path, left: list[dict[str, int]], workers: int, trust: bool = False) -> None:
     """Hand the units to actors and wait for them."""
     processors = int(ray.cluster_resources()["CPU"])
     actors = min(workers or processors, processors, len(left))
@@ -99,7 +102,7 @@ def spread(ray: Any, out: Path, left: list[dict[str, int]], workers: int) -> Non
     # Ray Data starts an actor that died again and hands its unit on, as often as it takes.
     done = data.map_batches(
         Units,
-        fn_constructor_args=(str(out), each),
+        fn_constructor_args=(str(out), each, trust),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=each,

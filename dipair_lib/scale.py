@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,19 +15,20 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from . import collection, gpu, progress, results, scoring, speed, tradeoff, training
+from . import collection, gpu, jobs, progress, results, scoring, speed, tradeoff, training
 from .models import Prepared
 from .models.heads import FFNNHead
 from .scoring import Scorer
 
 SIDE = 1024  # texts of a clocked tile's sides
-GPU_SIDES = scoring.LEFT, 65_536  # on a GPU, which a smaller tile leaves idle
+GPU_SIDES = jobs.LEFT, 65_536  # on a GPU, which a smaller tile leaves idle
 TURNS = 7
 
 
 def student_of(out: Path | str, run: str = "", least: float = 0.9) -> results.Result:
     """The row of a student to score with: by its run id, or else what ``tradeoff.select`` chooses among those that encode the texts of a
-    pair once and are clocked; where none keeps this share of the teacher's quality, the nearest.
+    pair once and are clocked; where none keeps this share of the teacher's quality, the nearest. A student of a teacher that is not surely
+    above the untrained rows comes with a warning that says so.
 
     Raises:
         ResultError: no such row, none that could score, or rows of several tasks and no run id.
@@ -37,7 +39,7 @@ def student_of(out: Path | str, run: str = "", least: float = 0.9) -> results.Re
             raise results.ResultError(
                 f"{out}: no row {run!r}: expected the name of a folder in {Path(out) / 'rows'}"
             )
-        return rows[run]
+        return warned(out, rows[run])
     able = [
         row
         for row in rows.values()
@@ -56,7 +58,27 @@ def student_of(out: Path | str, run: str = "", least: float = 0.9) -> results.Re
     choice = tradeoff.select(
         data.loc[data.index.intersection([row.run_id for row in able])], tradeoff.Limits(min_retained=least)
     )
-    return rows[choice.winner or choice.nearest or able[0].run_id]
+    return warned(out, rows[choice.winner or choice.nearest or able[0].run_id])
+
+
+def warned(out: Path | str, row: results.Result) -> results.Result:
+    """The row, with a warning where its teacher's guard tripped."""
+    if said := tradeoff.guard_of(row, out):
+        warnings.warn(f"{out}: {said} {row.model} is taken all the same, for its speed.", stacklevel=3)
+    return row
+
+
+def introduced(out: Path | str, row: results.Result) -> str:
+    """A student in a line: its quality, and its share of the teacher's where that is one to speak of."""
+    share = (
+        f"{100 * row.retained:.1f} % of its teacher's"
+        if row.retained
+        else "its share of the teacher's unknown"
+    )
+    if tradeoff.guard_of(row, out):
+        share = "no share: its teacher is not surely above the untrained rows"
+    quality = "undefined" if row.quality is None else f"{row.quality:.3f}"
+    return f"{row.model} on {row.task}: {row.metric} {quality}, {share}"
 
 
 def collections(
@@ -213,9 +235,9 @@ def fused_rate(
                 best.merge(found.left, scoring.finite(found.score), found.right)
             return best
 
-        best_of(left[: scoring.LEFT])  # the first call compiles
+        best_of(left[: jobs.LEFT])  # the first call compiles
         begun = time.perf_counter()
-        found = [best_of(few).keys.cpu() for few in progress.track(left.split(scoring.LEFT), "scoring")]
+        found = [best_of(few).keys.cpu() for few in progress.track(left.split(jobs.LEFT), "scoring")]
         seconds = time.perf_counter() - begun
         head.to(tile.device)
         missing, difference = 0, 0.0
@@ -223,7 +245,7 @@ def fused_rate(
             one = left[i].float()[None, None]
             parts = [head.combine((one,), (part.float()[None],)) for part in right.split(65_536)]
             scores = torch.cat(parts, dim=1)[0, :, 0].cpu()
-            keys = found[i // scoring.LEFT][i % scoring.LEFT]
+            keys = found[i // jobs.LEFT][i % jobs.LEFT]
             kept = scores[scoring.LAST - (keys & scoring.LAST)]
             off = float((scoring.score_of(keys) - kept).abs().max())
             sure = kept.min() + 2 * off  # what scores more cannot have come out lower than what was kept
@@ -391,12 +413,13 @@ def recheck(out: Path | str, n: int = 20, seed: int = 0) -> pd.DataFrame:
 
 
 def kept_of(work: scoring.Work, place: int) -> pd.DataFrame:
-    """The rows of one left text in a job's parts, with the places of their right texts."""
+    """The rows of one left text in a job's parts, under the first of its ids, with the places of their right texts, each once."""
     number = next(n for n, (first, last) in enumerate(work.units) if first <= place < last)
-    name = work.names[0][place].as_py()
+    left, right = work.ids
+    name = left.names[int(left.first()[place])].as_py()
     frame = pd.read_parquet(work.out / f"part-{number:05d}.parquet", filters=[("left", "==", name)])
-    index = pd.Series(range(len(work.names[1])), index=work.names[1].to_pandas())
-    return frame.assign(place=index.loc[frame["right"]].to_numpy())
+    index = pd.Series(right.text, index=right.names.to_pandas())
+    return frame.assign(place=index.loc[frame["right"]].to_numpy()).drop_duplicates("place")
 
 
 def bill_shown(lines: pd.DataFrame) -> pd.DataFrame:

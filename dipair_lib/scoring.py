@@ -1,20 +1,23 @@
 """Scoring: a student over texts in memory, over explicit pairs of two encoded collections, or over all of them, tile by tile.
 
-A *job* is a folder: ``job.json`` says what is scored, and each of its *units* leaves ``part-00000.parquet`` and, once that is whole,
-``part-00000.json`` with its rows and sha256. A unit needs nothing but the job's folder and its own number, so one process, many, or many
-machines can share a job, and whatever is killed, only what has no part yet is done again, to the same bytes.
+What is scored together is a job (see ``jobs``), and each of its units leaves a part. A unit needs nothing but the job's folder and its own
+number, so one process, many, or many machines can share a job, and whatever is killed, only what has no part yet is done again, to the same
+bytes.
+
+One pair, one score: with the encoder in float32 a pair's score does not depend on what else is scored with it, but for the last bits that
+sums of another order leave (1e-6 of the score, or of 1 where it is smaller; a test holds it). Where bfloat16 is the faster arithmetic
+(``auto``) an encoder's outputs round to it, and what a text's batch looks like decides some of these roundings: the same pair may then
+score some thousandths apart. An export measures on its card what bfloat16 changes. ``dtype="float32"`` of ``Scorer``, and ``encode
+--encoder-dtype float32``, avoid it.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import math
-import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,20 +27,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from . import collection, gpu, models, native, progress, results, tasks, training
+from . import collection, gpu, ids, jobs, manifest, models, native, progress, results, training
 from .collection import Collection, CollectionError
+from .jobs import Job, begin
+from .jobs import verify as verify
 from .models import Prepared
 from .models.backbone import sha256_of
 from .models.tokens import tokenize
 from .training.device import device_of, encoder_dtype, ready
 
-LEFT, RIGHT = 2048, 2048  # texts of a tile's sides
 LINES = 32  # left texts of its pieces, at least: a right text's tokens are read once for all of them
 BUCKET = 65_536  # texts of each side that explicit pairs are looked up in together
 SAFETY = 4.0  # times the largest error seen of fast scores is taken as the largest there is
 RESCORED = 16_384  # pairs that are scored again in float32 together
-CHOSEN = ("top", "threshold", "tile")  # of a job, what its result depends on beside files
-UNIT_PAIRS = 4_000_000  # explicit pairs of a unit at most
 
 
 class Scorer:
@@ -46,9 +48,16 @@ class Scorer:
     Scores are the student's logits: for two classes the log-odds of the second, for graded labels the grade. Texts are encoded on
     ``device``, and what was prepared of them lies in the computer's memory; pairs are scored on the CPU, except by ``fast_tile`` where the
     head has a kernel for the GPU.
+
+    Args:
+        dtype: of the encoder's arithmetic: ``auto`` takes bfloat16 where it is faster; with ``float32`` a pair's score is its own to 1e-6
+            (see the module), whatever it is scored with. Heads compute in float32 in either case.
+
+    Raises:
+        ModelError: the student does not encode each text once, or has several scores. ValueError: no such device or dtype.
     """
 
-    def __init__(self, model: Any, device: str | torch.device = "auto") -> None:
+    def __init__(self, model: Any, device: str | torch.device = "auto", dtype: str = "auto") -> None:
         if not hasattr(model, "prepare") or not hasattr(model, "read_lengths"):
             raise models.ModelError(
                 f"{models.describe(model)['model']}: expected a student that encodes each text once"
@@ -58,14 +67,14 @@ class Scorer:
                 f"expected a student with one score, but it has {model.settings['outputs']} classes"
             )
         self.model, self.device = model, device_of(device)
-        self.encoder = ready(model, self.device, encoder_dtype("auto", self.device))
+        self.encoder = ready(model, self.device, encoder_dtype(dtype, self.device))
         self.compiled: Any = (gpu.Tile.of(model) if str(device) != "cpu" else None) or native.Tile.of(model)
         self.tokenizer = models.tokenizer_of(model)
 
     @classmethod
-    def load(cls, run: Path | str, device: str | torch.device = "auto") -> Scorer:
+    def load(cls, run: Path | str, device: str | torch.device = "auto", dtype: str = "auto") -> Scorer:
         """A run's student (``results/demo/rows/<run>``) or an exported folder."""
-        return cls(models.load(collection.student_folder(run)), device)
+        return cls(models.load(manifest.student_folder(run)), device, dtype)
 
     @property
     def where(self) -> str:
@@ -78,7 +87,18 @@ class Scorer:
         return f"{cpu}: {gpu.why_not() or 'this head has no kernel for the GPU'}"
 
     def prepare(self, texts: Sequence[str], field: int) -> Prepared:
-        """Encode texts of a field, everything that is done once per text: tensors [texts, ...]."""
+        """Encode texts of a field, everything that is done once per text: tensors [texts, ...].
+
+        Raises:
+            ValueError: no texts, or what is no list of texts.
+        """
+        if isinstance(texts, str):
+            raise ValueError(
+                f"expected a list of texts of field {field}, but got the text {texts!r:.80}: [text]"
+            )
+        foreign = [one for one in texts if not isinstance(one, str)]
+        if foreign:
+            raise ValueError(f"expected texts of field {field}, but got {foreign[0]!r:.80}")
         if not len(texts):
             raise ValueError(f"prepare: expected at least one text of field {field}, but got none")
         tokens = tokenize(self.tokenizer, list(texts), self.model.read_lengths[field])
@@ -227,208 +247,58 @@ def score_of(keys: torch.Tensor) -> torch.Tensor:
 # --- jobs -------------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is scored. Paths are as given; everything that the result depends on stands in ``identity``.
-
-    Attributes:
-        student: a run's folder. left, right: collections of its fields 0 and 1.
-        pairs: a file of explicit pairs of ids (columns ``left`` and ``right``), or nothing: all pairs.
-        top: keep the K best right texts of each left one; 0 keeps all. threshold: keep scores of at least this.
-        tile: texts of a tile's sides, left and right.
-    """
-
-    student: str
-    left: str
-    right: str
-    pairs: str = ""
-    top: int = 0
-    threshold: float | None = None
-    tile: tuple[int, int] = (LEFT, RIGHT)
-
-    def identity(self) -> dict[str, Any]:
-        """What tells jobs apart, by content."""
-        sides = {side: manifest_hash(path) for side, path in (("left", self.left), ("right", self.right))}
-        if self.pairs and not Path(self.pairs).is_file():
-            raise CollectionError(
-                f"{self.pairs}: no such file: expected pairs of ids in columns left and right"
-            )
-        return {
-            "student": collection.student_hash(collection.student_folder(self.student)),
-            "pairs": sha256_of(Path(self.pairs)) if self.pairs else "",
-            **sides,
-            **{name: getattr(self, name) for name in CHOSEN},
-        }
-
-
-def manifest_hash(folder: Path | str) -> str:
-    """What tells a collection from what it was before: the hash of its manifest, which names those of its files."""
-    collection.read_manifest(Path(folder))
-    return sha256_of(Path(folder) / "manifest.json")
-
-
-def score(job: Job, out: Path | str, part: tuple[int, int] = (0, 1), device: str = "auto") -> dict[str, int]:
-    """Do every unit of a job that has no part yet, here, one after the other.
+def score(
+    job: Job, out: Path | str, part: tuple[int, int] = (0, 1), device: str = "auto", *, trust: bool = False
+) -> dict[str, int]:
+    """Do every unit of a job that has no whole part yet, here, one after the other.
 
     Args:
-        part: (i, n) does only units i, i + n, i + 2n ...: n processes, on as many machines as see the folder, share a job.
+        part: (i, n) does only units i, i + n, i + 2n ...: n processes, on as many machines as see the folder, share a job. They may run
+            beside one that does them all.
         device: of ``Scorer``; ``cpu`` leaves a GPU's kernel aside.
+        trust: believe that the collections' files, and parts from before, are as their sha256 says; without it each is read once for that.
 
     Returns:
-        Counts of those units: units, done_before, rows (written), pairs (scored).
+        Counts of those units: units, done_before, rows (written), pairs (of texts, scored).
 
     Raises:
-        CollectionError: the folder holds another job or another process writes there, a collection changed or is empty, an id is unknown.
+        CollectionError: the folder holds another job or another process writes there, a collection changed, is damaged or empty, an id is
+            unknown.
     """
     out = Path(out)
     if part == (0, 1):
         with collection.writing(out):
-            return do(out, range(begin(job, out)), device)
-    with collection.writing(out, shared=True):
-        units = begin(job, out)
-    return do(out, range(units)[part[0] :: part[1]], device)
+            jobs.clear(out)
+            return do(out, range(begin(job, out, trust)), device, trust)
+    with collection.writing(out, unless=out / "job.json"):
+        units = begin(job, out, trust)
+    return do(out, range(units)[part[0] :: part[1]], device, trust)
 
 
-def do(out: Path, units: Sequence[int], device: str = "auto") -> dict[str, int]:
-    """Do those of some units that have no part yet."""
-    left = [number for number in units if not is_whole(out, number)]
+def do(out: Path, units: Sequence[int], device: str = "auto", trust: bool = False) -> dict[str, int]:
+    """Do those of some units that have no whole part yet."""
+    left = jobs.unmade(out, units, trust)
     for number in progress.track(left, "scoring"):
-        run_unit(out, number, device)
-    return counts(out, units, len(units) - len(left))
-
-
-def counts(out: Path, units: Sequence[int], before: int) -> dict[str, int]:
-    """What some finished units hold together."""
-    parts = [read_part(out, number) for number in units]
-    summed = {name: sum(part[name] for part in parts) for name in ("rows", "pairs")}
-    return {"units": len(units), "done_before": before, **summed}
-
-
-def begin(job: Job, out: Path | str) -> int:
-    """Write ``job.json``, or check that the folder's is the same job; bucket explicit pairs once. Returns the number of units."""
-    out = Path(out)
-    identity = job.identity()
-    if (out / "job.json").exists():
-        noted = read_job(out)
-        different = [name for name, value in identity.items() if noted["identity"].get(name) != plain(value)]
-        if different:
-            raise CollectionError(
-                f"{out}: holds another job, of another {', '.join(different)}: name another folder, or delete this one"
-            )
-        return len(noted["units"])
-    sides = opened_sides(job, identity)
-    units = bucketed(job, out, sides) if job.pairs else blocks(sides[0], job.tile[0])
-    paths = {name: str(Path(getattr(job, name)).absolute()) for name in ("student", "left", "right")}
-    content = {"job": {**asdict(job), **paths}, "identity": identity, "units": units}
-    results.write_atomic(out / "job.json", (json.dumps(content, indent=1) + "\n").encode())
-    return len(units)
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON gives it back."""
-    return list(value) if isinstance(value, tuple) else value
-
-
-def read_job(out: Path) -> dict[str, Any]:
-    """The checked ``job.json`` of a folder."""
-    path = Path(out) / "job.json"
-    try:
-        noted: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-        check(Job(**noted["job"]), noted["identity"], noted["units"])
-    except FileNotFoundError:
-        raise CollectionError(f"{path}: no such file: expected a folder that `dipair score` wrote") from None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CollectionError(
-            f"{path}: not a whole job ({error}): delete the folder and score anew"
-        ) from None
-    return noted
-
-
-def check(job: Job, identity: Any, units: Any) -> None:
-    """ValueError unless a noted job's values are of their kinds, and its units follow each other."""
-    count = collection.count
-    for name in ("student", "left", "right", "pairs"):
-        path = getattr(job, name)
-        if not isinstance(path, str) or "\0" in path or not (path or name == "pairs"):
-            raise ValueError(f"{name}: expected a path")
-    if not count(job.top) or len(job.tile) != 2 or not all(count(size) and size for size in job.tile):
-        raise ValueError("top, tile: expected whole numbers")
-    if job.threshold is not None and not (
-        type(job.threshold) in (int, float) and math.isfinite(job.threshold)
-    ):
-        raise ValueError("threshold: expected a number")
-    known = isinstance(identity, dict) and all(
-        isinstance(identity.get(name), str) for name in ("student", "left", "right")
-    )
-    if known and [plain(getattr(job, name)) for name in CHOSEN] != [identity.get(name) for name in CHOSEN]:
-        raise ValueError(f"the job's {', '.join(CHOSEN)} are not those of its identity")
-    if not known or not isinstance(units, list):
-        raise ValueError("expected the hashes of student, left and right as identity, and a list of units")
-    last = 0
-    for unit in units:
-        if not (
-            isinstance(unit, list) and len(unit) == 2 and all(map(count, unit)) and last == unit[0] < unit[1]
-        ):
-            raise ValueError(f"units: expected [first, behind the last] from {last} on, but got {unit!r:.80}")
-        last = unit[1]
-
-
-def opened_sides(job: Job, identity: dict[str, Any]) -> tuple[Collection, Collection]:
-    """Both collections, as they were when the job began."""
-    sides = []
-    for number, (side, path) in enumerate((("left", job.left), ("right", job.right))):
-        if manifest_hash(path) != identity[side]:
-            raise CollectionError(f"{path}: changed since the job began: score into another folder")
-        found = Collection.open(path, identity["student"], number)
-        if not len(found):
-            raise CollectionError(f"{path}: holds no texts")
-        sides.append(found)
-    return sides[0], sides[1]
-
-
-def blocks(side: Collection, size: int) -> list[list[int]]:
-    """Units of all pairs: [first, behind the last] left text."""
-    return [[start, min(start + size, len(side))] for start in range(0, len(side), size)]
-
-
-def is_whole(out: Path, number: int) -> bool:
-    """Whether a unit's part is in place."""
-    return (out / f"part-{number:05d}.json").exists()
-
-
-def read_part(out: Path, number: int) -> dict[str, Any]:
-    """What is noted of a unit's part: rows, pairs, sha256."""
-    path = out / f"part-{number:05d}.json"
-    try:
-        noted: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-        if not (
-            collection.count(noted["rows"])
-            and collection.count(noted["pairs"])
-            and collection.text(noted["sha256"])
-        ):
-            raise ValueError("expected rows, pairs and sha256")
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CollectionError(f"{path}: not a whole note ({error}): delete it and score again") from None
-    return noted
+        if not jobs.is_noted(out, number):  # nor by a process beside this one
+            run_unit(out, number, device, trust)
+    return jobs.counts(out, units, len(units) - len(left))
 
 
 class Work:
     """What a process keeps open for a job."""
 
-    def __init__(self, out: Path, device: str = "auto") -> None:
-        noted = read_job(out)
+    def __init__(self, out: Path, device: str = "auto", trust: bool = False) -> None:
+        noted = jobs.read_job(out)
         self.out, self.units, self.identity = out, noted["units"], noted["identity"]
         job = Job(**noted["job"])
         self.job = replace(job, tile=(job.tile[0], job.tile[1]))
-        self.left, self.right = opened_sides(self.job, self.identity)
+        if manifest.student_hash(manifest.student_folder(job.student)) != self.identity["student"]:
+            raise CollectionError(f"{job.student}: another student than the job's: score into another folder")
+        self.left, self.right = sides = jobs.opened_sides(self.job, self.identity, trust)
         self.scorer = Scorer.load(self.job.student, device)
-        self.names = [names_of(side) for side in (self.left, self.right)]
-        self.pairs = places_in(out / "pairs.npy") if self.job.pairs else None
-        last, n = self.units[-1][1] if self.units else 0, len(self.left if self.pairs is None else self.pairs)
-        if last != n:
-            raise CollectionError(
-                f"{out / 'job.json'}: its units end at {last:,}, but there are {n:,}: delete the folder and score anew"
-            )
+        self.ids = self.left.named(), self.right.named()
+        self.pairs = jobs.places_in(out, noted, trust)
+        jobs.require_all(out, noted, [len(side) for side in sides], self.pairs)
         self.error = self.largest_error()
 
     @functools.cached_property
@@ -451,101 +321,85 @@ class Work:
         return SAFETY * float(difference.abs().max())
 
 
-def places_in(path: Path) -> np.ndarray:
-    """The places of explicit pairs, a read-only map int64 [pairs, (row, left, right)]."""
-    try:
-        pairs = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # what NumPy raises for a damaged header has no base class in common
-        raise CollectionError(
-            f"{path}: cannot be read ({error}): delete the folder and score anew"
-        ) from error
-    if pairs.dtype != np.int64 or pairs.ndim != 2 or pairs.shape[1] != 3:
-        raise CollectionError(
-            f"{path}: expected int64 [pairs, 3], but got {pairs.dtype} {pairs.shape}: delete the folder and score anew"
-        )
-    return pairs
-
-
-def names_of(side: Collection) -> pa.Array:
-    """The first id of each text, by place."""
-    frame = side.ids().drop_duplicates("text").sort_values("text")
-    return pa.array(frame["id"].to_numpy())
-
-
 @functools.lru_cache(maxsize=1)
-def work_of(out: Path, digest: str, device: str = "auto") -> Work:
+def work_of(out: Path, digest: str, device: str = "auto", trust: bool = False) -> Work:
     """One job stays open in a process, by the hash of its ``job.json``."""
-    return Work(out, device)
+    return Work(out, device, trust)
 
 
-def where(out: Path | str, device: str = "auto") -> str:
+def where(out: Path | str, device: str = "auto", trust: bool = False) -> str:
     """Where this process scores the job in a folder, in words."""
     out = Path(out)
-    return work_of(out, sha256_of(out / "job.json"), device).scorer.where
+    return work_of(out, sha256_of(out / "job.json"), device, trust).scorer.where
 
 
-def run_unit(out: Path | str, number: int, device: str = "auto") -> dict[str, Any]:
+def run_unit(out: Path | str, number: int, device: str = "auto", trust: bool = False) -> dict[str, Any]:
     """Score one unit of the job in a folder and write its part. Needs nothing else, and may be done twice: it gives the same bytes.
 
     Returns:
-        What is noted of the part: rows, pairs, sha256.
+        What is noted of the part: pairs, rows, sha256.
     """
     out = Path(out)
-    work = work_of(out, sha256_of(out / "job.json"), device)
-    for side, path in (("left", work.job.left), ("right", work.job.right)):
-        if manifest_hash(path) != work.identity[side]:
-            raise CollectionError(f"{path}: changed while it was scored: score into another folder")
+    work = work_of(out, sha256_of(out / "job.json"), device, trust)
+    for side in jobs.SIDES:
+        folder = getattr(work.job, side)
+        if jobs.manifest_hash(folder) != work.identity[side]:
+            raise CollectionError(f"{folder}: changed while it was scored: score into another folder")
     find = of_pairs if work.job.pairs else of_block
     counted = {"pairs": 0, "rows": 0}
-    target = work.out / f"part-{number:05d}.parquet"
-    temporary = target.with_name(
-        f".{target.name}.{uuid.uuid4().hex}.tmp"
-    )  # other machines have the same process numbers
-    try:
-        with torch.inference_mode(), Part(temporary, work.names, row=bool(work.job.pairs)) as part:
+    target = jobs.part_of(work.out, number)
+    with jobs.half(target) as path:
+        with torch.inference_mode(), Part(path, work) as part:
             for found in find(work, *work.units[number]):
-                part.add(found)
                 counted["pairs"] += found.pairs
-                counted["rows"] += len(found.score)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise CollectionError(
-            f"{target}: could not be written ({error.strerror or error}): nothing was lost, free some space and run the same command again"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    noted = {**counted, "sha256": sha256_of(target)}
-    results.write_atomic(target.with_suffix(".json"), (json.dumps(noted) + "\n").encode())
+                counted["rows"] += part.add(found)
+        noted = {**counted, "sha256": sha256_of(path)}
+    with jobs.half(target.with_suffix(".json")) as path:
+        path.write_text(json.dumps(noted) + "\n", encoding="utf8")
     return noted
 
 
 class Part:
-    """A part being written: a row group for each table, ids in place of places."""
+    """A part being written: row groups, ids in place of places."""
 
-    def __init__(self, path: Path, names: Sequence[pa.Array], *, row: bool) -> None:
-        left, right = (one.type for one in names)
+    def __init__(self, path: Path, work: Work) -> None:
+        self.ids, self.job = work.ids, work.job
+        left, right = (one.names.type for one in self.ids)
         columns = [("left", left), ("right", right), ("score", pa.float32())]
-        self.names = names
-        self.schema = pa.schema([("row", pa.int64()), *columns] if row else columns)
+        self.schema = pa.schema([("row", pa.int64()), *columns] if self.job.pairs else columns)
         self.writer: Any = pq.ParquetWriter(path, self.schema)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Part:
         return self
 
-    def add(self, found: Found) -> None:
-        """Add what was found."""
-        left, right = (
-            names.take(pa.array(places)) for names, places in zip(self.names, found[:2], strict=True)
-        )
-        columns = {"row": found.row, "left": left, "right": right, "score": found.score}
+    def add(self, found: Found) -> int:
+        """Add what was found, and give the number of rows."""
+        if found.row is not None:
+            return self.write(found.left, found.right, found.score, found.row)
+        if self.job.ids == "every":
+            pieces = ids.every(*self.ids, (found.left, found.right))
+            return sum(self.write(left, right, found.score[pair]) for pair, left, right in pieces)
+        left, right = (one.first()[places] for one, places in zip(self.ids, found[:2], strict=True))
+        return self.write(left, right, found.score)
+
+    def write(
+        self, left: np.ndarray, right: np.ndarray, score: np.ndarray, row: np.ndarray | None = None
+    ) -> int:
+        """Write rows of ids, by their places among the collections' ids."""
+        named = [
+            one.names.take(pa.array(places)) for one, places in zip(self.ids, (left, right), strict=True)
+        ]
+        columns = {"row": row, "left": named[0], "right": named[1], "score": score}
         self.writer.write_table(pa.table({name: columns[name] for name in self.schema.names}, self.schema))
+        return len(score)
 
     def __exit__(self, *_: object) -> None:
         self.writer.close()
 
 
 class Found(NamedTuple):
-    """Pairs to write: places of texts, scores, their rows in the file of explicit pairs; and how many were scored for them."""
+    """Pairs to write: places of texts (of explicit pairs: of ids), scores, how many were scored for them; rows in the file of explicit
+    pairs."""
 
     left: np.ndarray
     right: np.ndarray
@@ -669,82 +523,39 @@ def finite(scores: torch.Tensor) -> torch.Tensor:
     return scores
 
 
+class Nearby:
+    """Texts of a collection by place; where many of one bucket are wanted, it is read whole and kept for the next."""
+
+    def __init__(self, side: Collection) -> None:
+        self.side, self.span = side, (0, 0)
+        self.block: Prepared = ()
+
+    def take(self, places: np.ndarray) -> Prepared:
+        """Tensors [places, ...]."""
+        low = int(places.min()) // BUCKET * BUCKET
+        high = min(int(places.max()) // BUCKET * BUCKET + BUCKET, len(self.side))
+        if high - low > 4 * len(places):
+            return self.side.take(places)
+        if self.span != (low, high):
+            self.span, self.block = (low, high), self.side.block(low, high)
+        return training.gather(self.block, places - low)
+
+
 def of_pairs(work: Work, first: int, last: int) -> Iterator[Found]:
-    """Explicit pairs ``first`` to ``last``, all of one bucket."""
+    """Explicit pairs ``first`` to ``last``, in the order in which they were asked for; scored bucket by bucket of both sides."""
     assert work.pairs is not None
-    pairs = np.array(work.pairs[first:last])
-    if (pairs < 0).any() or (pairs[:, 1:] >= (len(work.left), len(work.right))).any():
+    asked = np.array(work.pairs[first:last])
+    if (asked < 0).any() or (asked >= [len(one) for one in work.ids]).any():
         raise CollectionError(
-            f"{work.out / 'pairs.npy'}: names texts that the collections do not have: delete the folder and score anew"
+            f"{work.out / 'pairs.npy'}: names ids that the collections do not have: delete the folder and score anew"
         )
-    starts = pairs[0, 1:] // BUCKET * BUCKET
-    sides = [
-        side.block(int(start), min(int(start) + BUCKET, len(side)))
-        for side, start in zip((work.left, work.right), starts, strict=True)
-    ]
-    least = -math.inf if work.job.threshold is None else work.job.threshold
-    for some in np.array_split(pairs, max(1, len(pairs) // BUCKET)):
-        scores = work.scorer.score(
-            *(training.gather(p, at) for p, at in zip(sides, (some[:, 1:] - starts).T, strict=True))
+    left, right = (one.text[places] for one, places in zip(work.ids, asked.T, strict=True))
+    order = np.lexsort((right // BUCKET, left // BUCKET))
+    scores, sides = np.empty(len(asked), np.float32), (Nearby(work.left), Nearby(work.right))
+    for some in np.array_split(order, -(-len(order) // BUCKET)):
+        scores[some] = work.scorer.score(
+            *(side.take(places[some]) for side, places in zip(sides, (left, right), strict=True))
         )
-        finite(torch.from_numpy(scores))
-        keep = scores >= least
-        row, left, right = some[keep].T
-        yield Found(left, right, scores[keep], len(scores), row)
-
-
-def bucketed(job: Job, out: Path, sides: Sequence[Collection]) -> list[list[int]]:
-    """Write the pairs as places of texts, int64 [pairs, (row, left, right)] in ``pairs.npy``, those of a bucket (a block of left texts and
-    one of right texts) together. Returns the units: [first, behind the last] pair, of one bucket each.
-
-    Raises:
-        CollectionError: an id that a collection does not have, with its row.
-    """
-    frames = [side.ids() for side in sides]
-    indexes = [pd.Series(frame["text"].to_numpy(), index=frame["id"]) for frame in frames]
-    found = []
-    for table in collection.tables_of(Path(job.pairs)):
-        places = [
-            places_of(table, side, index, getattr(job, side))
-            for side, index in zip(("left", "right"), indexes, strict=True)
-        ]
-        rows = np.arange(table.first, table.first + len(table))
-        found.append(np.stack([rows, *places], axis=1))
-    pairs = np.concatenate(found)
-    tile_of = pairs[:, 1] // BUCKET * (len(sides[1]) // BUCKET + 1) + pairs[:, 2] // BUCKET
-    order = np.argsort(tile_of, kind="stable")
-    results.write_atomic(out / "pairs.npy", collection.npy(pairs[order]))
-    edges = [*np.flatnonzero(np.diff(tile_of[order], prepend=-1)).tolist(), len(pairs)]
-    return [
-        [i, min(i + UNIT_PAIRS, b)] for a, b in itertools.pairwise(edges) for i in range(a, b, UNIT_PAIRS)
-    ]
-
-
-def places_of(table: tasks.Table, side: str, index: pd.Series, where: str) -> np.ndarray:
-    """int64 places of a column's ids in a collection."""
-    ids = collection.alike(tasks.ids_of(table, side), index.index)
-    found = index.reindex(ids)
-    unknown = found.isna().to_numpy()
-    if unknown.any():
-        row = int(unknown.argmax())
-        raise CollectionError(
-            f"{table.path}, row {table.first + row + 1}: {side} id {ids[row]!r} is not in {where}: encode that text first"
-        )
-    return found.to_numpy().astype(np.int64)
-
-
-def verify(out: Path | str) -> list[str]:
-    """One line for each unit of a job that has no part, or another one than was noted."""
-    out = Path(out)
-    problems = []
-    for number in range(len(read_job(out)["units"])):
-        path = out / f"part-{number:05d}.parquet"
-        if not is_whole(out, number):
-            problems.append(f"{path}: not scored yet: the same `dipair score` goes on")
-        elif not path.exists():
-            problems.append(f"{path}: missing: delete {path.with_suffix('.json').name} and score again")
-        elif sha256_of(path) != read_part(out, number)["sha256"]:
-            problems.append(
-                f"{path}: damaged: delete it and {path.with_suffix('.json').name} and score again"
-            )
-    return problems
+    finite(torch.from_numpy(scores))
+    kept = np.flatnonzero(scores >= (-math.inf if work.job.threshold is None else work.job.threshold))
+    yield Found(asked[kept, 0], asked[kept, 1], scores[kept], len(asked), first + kept)

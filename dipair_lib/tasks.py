@@ -624,23 +624,29 @@ def texts_of(table: Table, column: str) -> list[str]:
 
 
 def ids_of(table: Table, column: str) -> list[Any]:
-    """A column's ids, whole numbers or texts; TaskError naming rows without one."""
+    """A column's ids as they are, all texts or all whole numbers of 64 bits with a sign; TaskError naming rows without one, or with another
+    (a decimal, a UUID, a date: written as texts they are ids)."""
     _need_column(table, column)
     ids = table.columns[column]
-    bad = [(row, "no id") for row, one in enumerate(ids) if one is None or one != one or one == ""]
-    bad += [
-        (row, f"{one!r}, not a text or whole number")
-        for row, one in enumerate(ids)
-        if isinstance(one, bool | float | list | dict)
-    ]
-    mixed = len({type(one) for one in ids}) > 1 and not bad
-    bad += [
-        (row, f"{one!r}, a text among whole numbers")
-        for row, one in enumerate(ids)
-        if mixed and isinstance(one, str)
-    ]
-    _complain(table, column, bad, "fill in, mend or remove these rows")
+    bad = [(row, why) for row, one in enumerate(ids) if (why := _no_id(one))]
+    if not bad and len({type(one) for one in ids}) > 1:
+        mixed = (row for row, one in enumerate(ids) if isinstance(one, str))
+        bad = [(row, f"{ids[row]!r}, a text among whole numbers") for row in mixed]
+    _complain(table, column, bad, "fill in, mend or remove these rows, or write the whole column as text")
     return ids
+
+
+def _no_id(one: Any) -> str:
+    """Why a cell is no id, or nothing."""
+    if type(one) is str:
+        return "" if one else "no id"
+    if type(one) is int:
+        return (
+            "" if -(2**63) <= one < 2**63 else f"{one!s:.40}, a whole number of more than 64 bits with a sign"
+        )
+    if one is None or (type(one) is float and math.isnan(one)):
+        return "no id"
+    return f"{one!r:.60}, not a text or whole number"
 
 
 def _complain(table: Table, column: str, bad: list[tuple[int, str]], advice: str) -> None:

@@ -557,6 +557,13 @@ def _failed_of(rows: list[Result], judged: Mapping[str, Guard]) -> list[str]:
     ]
 
 
+def guard_of(row: Result, folder: Path | str) -> str:
+    """Why a row's share of its teacher says nothing, or nothing: the sentence of that teacher, where it failed (see ``guards``)."""
+    rows = load_results(folder, damaged="warn")
+    said = _failed_of(rows, guards(rows, folder))
+    return dict(zip((one.run_id for one in rows), said, strict=True)).get(row.run_id, "")
+
+
 # ----------------------------------------------------------------------------------------- budgets and origins
 
 

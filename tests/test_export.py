@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from dipair_lib import cli, collection, export, models, results
 from dipair_lib.export import ExportError
 from dipair_lib.models import BiLSTM, CrossEncoder, DualEncoder
-from dipair_lib.models.backbone import sha256_of
+from dipair_lib.models.backbone import sealed, sha256_of
 from dipair_lib.results import Result
 from dipair_lib.scoring import Scorer
 
@@ -170,6 +170,18 @@ class TestTheCard:
         assert not re.search(r"<script|(?<!\\)\]\(javascript|\x1b|\u202e", page)
         assert "&lt;script&gt;" in page
 
+    def test_it_says_what_bfloat16_changes(self, tiny_backbone: str, tmp_path: Path) -> None:
+        model = student(tiny_backbone)
+        found = export.rounding_of(model)
+        assert found is not None and 0 < found["rms"] < found["largest"] < found["spread"]
+        page = (export.export(saved(tmp_path, model), tmp_path / "out") / "README.md").read_text("utf8")
+        assert f"2048 pairs of English sentences by at most {found['largest']:.2g}" in page
+        assert (
+            f"root mean square {found['rms']:.2g}), where their standard deviation is {found['spread']:.2g}"
+            in page
+        )
+        assert export.rounding_of(BiLSTM(["red"], (8, 12), 4, 5, 6)) is None
+
     def test_an_unclocked_student_is_said_to_be_so(self, tiny_backbone: str, tmp_path: Path) -> None:
         run = saved(
             tmp_path, student(tiny_backbone), combine_s_per_pair=None, quality_low=None, quality_high=None
@@ -179,6 +191,29 @@ class TestTheCard:
         )
 
 
+class TestAFullDisk:
+    @pytest.mark.parametrize("where", ["weights", "tokenizer"])
+    def test_is_said_and_leaves_nothing(
+        self, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    ) -> None:
+        """Neither library raises an OSError."""
+        said = "I/O error: No space left on device (os error 28)"
+
+        def full(*_: Any, **__: Any) -> None:
+            from safetensors import SafetensorError
+
+            raise (SafetensorError if where == "weights" else Exception)(said)
+
+        run = saved(tmp_path, student(tiny_backbone))
+        if where == "weights":
+            monkeypatch.setattr(models, "save_file", full)
+        else:
+            monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", full)
+        with pytest.raises(ExportError, match=r"could not be written \(I/O error: No space left"):
+            export.export(run, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+
+
 class TestItIsRefused:
     @pytest.fixture
     def out(self, tiny_backbone: str, tmp_path: Path) -> Path:
@@ -186,7 +221,7 @@ class TestItIsRefused:
 
     def changed(self, out: Path, **further: Any) -> None:
         config = json.loads((out / "config.json").read_text())
-        (out / "config.json").write_text(json.dumps({**config, **further}))
+        (out / "config.json").write_text(json.dumps(sealed({**config, **further}, models.SEAL)))
 
     @pytest.mark.parametrize(
         "name", ["model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
@@ -195,6 +230,17 @@ class TestItIsRefused:
         (out / name).write_bytes((out / name).read_bytes() + b" ")
         with pytest.raises(models.ModelError, match=f"{Path(name).name}: expected sha256"):
             Scorer.load(out)
+
+    def test_a_changed_config_is_named(self, out: Path) -> None:
+        """One digit of a read length would give other scores. An export of an earlier version has no hash of it."""
+        text = (out / "config.json").read_text()
+        (out / "config.json").write_text(text.replace('"read_lengths": [8, 12]', '"read_lengths": [8, 13]'))
+        with pytest.raises(models.ModelError, match=r"config\.json: damaged: its sha256 is not that of what"):
+            Scorer.load(out)
+        config = json.loads(text)
+        del config[models.SEAL]
+        (out / "config.json").write_text(json.dumps(config))
+        assert len(Scorer.load(out).score(LEFT, RIGHT)) == len(LEFT)
 
     def test_a_foreign_tokenizer_file_is_named(self, out: Path) -> None:
         (out / "tokenizer" / "special_tokens_map.json").write_text("{}")

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import collection, gpu, models, native, scale, scoring
+from dipair_lib import collection, gpu, jobs, models, native, scale, scoring
 from dipair_lib.models import heads
 from dipair_lib.scoring import Best, Job, Scorer
 
@@ -237,7 +237,7 @@ class TestJobs:
         }
         counts = scoring.score(Job(**paths, tile=(4, 60), **asked), sides / out)
         assert counts["pairs"] == self.LEFT * self.RIGHT
-        assert scoring.verify(sides / out) == []
+        assert jobs.verify(sides / out) == []
         parts = [pd.read_parquet(p) for p in sorted((sides / out).glob("part-*.parquet"))]
         return pd.concat(parts, ignore_index=True)
 
@@ -332,7 +332,7 @@ class TestRate:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(gpu, "ROOM", 100)
-        monkeypatch.setattr(scoring, "LEFT", 4)
+        monkeypatch.setattr(jobs, "LEFT", 4)
         monkeypatch.setattr(scale.speed, "ceiling", lambda device: {"peak_gflops_bfloat16": 100.0})
         found = scale.fused_rate(6, 90, hidden=(16, 16), top=3)
         assert found["pairs"] == 540 and found["missing"] == 0 and 0 < found["difference"] < 0.05

@@ -21,9 +21,12 @@ from dipair_lib import (
     cli,
     comparison,
     explorer,
+    export,
+    models,
     quality,
     report,
     results,
+    scale,
     study,
     suite,
     suite_display,
@@ -31,6 +34,7 @@ from dipair_lib import (
     tradeoff,
 )
 from dipair_lib.results import Result
+from dipair_lib.scoring import Scorer
 from dipair_lib.tradeoff import Limits
 
 N_GROUPS = 60
@@ -516,3 +520,30 @@ class TestSmallPrint:
             measured(tmp_path, many, logits_of(1.0, seed), taught)
         page = report.write(tmp_path).read_text(encoding="utf8")
         assert ("are given this teacher" in page) is not own_teachers
+
+
+def test_a_card_and_a_chosen_student_say_that_the_teacher_failed(
+    bad: Path, tmp_path: Path, tiny_backbone: str
+) -> None:
+    """In place of a share of it, which would read as a recommendation."""
+    model = models.DualEncoder(tiny_backbone, (8, 12), (2, 2), projection=8, hidden=(8, 4)).eval()
+    one = dataclasses.replace(
+        results.load_result(bad, row("student").run_id), read_lengths="8+12", retained=0.987, head="ffnn"
+    )
+    logits = results.load_logits(bad, one.run_id)
+    results.save_result(bad, one, logits.logits, logits.labels, logits.groups)
+    models.save(model, results.row_folder(bad, one.run_id) / "model")
+    page = export.card(one, bad, Scorer(model, "cpu"), "none", None, None)
+    assert "The teacher failed" in page and "98.7" not in page
+    assert "| of the teacher | no share: its teacher is not surely above the untrained rows |" in page
+    with pytest.warns(UserWarning, match="The teacher failed.* is taken all the same, for its speed"):
+        assert scale.student_of(bad).run_id == one.run_id
+    said = scale.introduced(bad, one)
+    assert (
+        said.endswith("no share: its teacher is not surely above the untrained rows") and "98.7" not in said
+    )
+    measured_folder(tmp_path / "good", 3.0)
+    good = results.load_result(tmp_path / "good", one.run_id)
+    page = export.card(good, tmp_path / "good", Scorer(model, "cpu"), "none", None, None)
+    assert "no share" not in page and "| of the teacher | " in page
+    assert scale.introduced(tmp_path / "good", good).endswith(" % of its teacher's")

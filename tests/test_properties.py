@@ -28,7 +28,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dipair_lib import collection, models, results, scoring, suite, tasks, tradeoff
+from dipair_lib import collection, jobs, models, results, scoring, suite, tasks, tradeoff
 from dipair_lib.collection import Collection, CollectionError
 from dipair_lib.results import Result, ResultError
 from dipair_lib.suite import SuiteError
@@ -447,12 +447,14 @@ class TestCollections:
         changed = data.draw(spoiled(sound))
         path.write_bytes(changed)
         try:
-            assert (Collection.open(encoded / "a").verify() == []) == (changed == sound)
+            manifest = collection.read_manifest(encoded / "a")
+            assert (Collection(encoded / "a", manifest).verify() == []) == (changed == sound)
+            # The hashes of texts are read for more texts only, and when those are added.
+            read = path.suffix != ".npy" or "hash" not in path.name
             try:
-                assert changed != sound or loaded(encoded / "a") == expected
-                loaded(encoded / "a")
+                assert loaded(encoded / "a") == expected and (changed == sound or not read)
             except CollectionError as error:
-                assert str(path) in str(error)
+                assert str(path) in str(error) and changed != sound
         finally:
             path.write_bytes(sound)
 
@@ -462,19 +464,23 @@ class TestCollections:
         name = data.draw(st.sampled_from(["job.json", "job.json", "job.json", "part-00001.json"]))
         path = encoded / "out" / name
         sound = path.read_bytes()
+        parts = {p.name: p.read_bytes() for p in (encoded / "out").glob("part-*.parquet")}
         job = scoring.Job(str(encoded / "s"), str(encoded / "a"), str(encoded / "b"), tile=(2, 6))
         counts = {"units": 3, "done_before": 3, "rows": 25, "pairs": 25}
         changed = data.draw(mutated(json.loads(sound)).map(as_json) | spoiled(sound))
         path.write_bytes(changed)
         try:
             try:
-                scoring.verify(encoded / "out")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a collection's path may be another now
+                    jobs.verify(encoded / "out")
                 found = scoring.score(job, encoded / "out")
                 scoring.run_unit(encoded / "out", 0)
             except (CollectionError, models.ModelError) as error:
                 assert str(encoded) in str(error) or "/" in str(error), str(error)
                 return
-            assert found == counts or path.name != "job.json"
+            assert found == counts or (path.name != "job.json" and found == {**counts, "done_before": 2})
+            assert {p.name: p.read_bytes() for p in (encoded / "out").glob("part-*.parquet")} == parts
             assert {p.name for p in encoded.iterdir()} == {"s", "a", "b", "a.csv", "b.csv", "out"}, (
                 "nothing is written elsewhere"
             )

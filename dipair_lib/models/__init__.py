@@ -20,6 +20,7 @@ from .backbone import (
     load_backbone,
     load_tokenizer,
     refuse_remote_code,
+    sealed,
     sha256_of,
     stored_tokenizer,
 )
@@ -43,6 +44,8 @@ Model = CrossEncoder | DualEncoder | BiLSTM | Constant | TfIdf
 NETWORKS: dict[str, Any] = {
     model.kind: model for model in (CrossEncoder, SequenceClassifier, DualEncoder, BiLSTM)
 }
+
+SEAL = "config_sha256"  # of an exported student's config; "sha256" in it is the weights'
 
 
 class ModelError(ValueError):
@@ -214,14 +217,24 @@ def build(folder: Path, config: dict[str, Any], settings: dict[str, Any]) -> Mod
     if config["frozen_encoder"]:
         settings = {**settings, "backbone_config": None}
     model: Any = NETWORKS[config["kind"]](**settings)
+    own = isinstance(model, DualEncoder) and ("exported" in config or (folder / "tokenizer").exists())
+    if own and "tokenizer" not in config:
+        raise ModelError(
+            f"{folder / 'config.json'}: names no sha256 of the student's own tokenizer, and another one would give other scores: "
+            "the folder is damaged or foreign: export the student again"
+        )
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     missing = [name for name in missing if not (config["frozen_encoder"] and name.startswith("encoder."))]
     if missing or unexpected:
         raise ModelError(
             f"{folder / 'model.safetensors'}: does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}"
         )
-    if config.get("tokenizer"):
+    if "tokenizer" in config:
         model.tokenizer_folder = check_tokenizer(folder / "tokenizer", config["tokenizer"])
+    if SEAL in config and sealed(config, SEAL) != config:
+        raise ModelError(
+            f"{folder / 'config.json'}: damaged: its sha256 is not that of what it says: export the student again"
+        )
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -253,7 +266,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def check_tokenizer(folder: Path, hashes: dict[str, str]) -> Path:
     """An exported student's tokenizer, once each of its files was compared with the hash that the student's config names."""
-    if not isinstance(hashes, dict) or any(Path(name).name != name for name in hashes):
+    if not isinstance(hashes, dict) or not hashes or any(Path(name).name != name for name in hashes):
         raise ModelError(f"{folder}: expected names of files in this folder, but its config says {hashes!r}")
     found = {path.name: sha256_of(path) for path in sorted(folder.glob("*")) if path.is_file()}
     different = [name for name in {**hashes, **found} if hashes.get(name) != found.get(name)]

@@ -50,6 +50,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sealed(content: dict[str, Any], name: str = "sha256") -> dict[str, Any]:
+    """The content of a JSON file with the SHA-256 of all else that it says, under a name."""
+    content = {key: value for key, value in content.items() if key != name}
+    return {**content, name: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
 @lru_cache(maxsize=1)
 def embedded_directory() -> Path:
     """The directory of the embedded model, its weights checked against the publisher's hash."""
