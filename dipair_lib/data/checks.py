@@ -182,7 +182,7 @@ def tell(path: Path, notes: dict[str, Any], stacklevel: int = 4) -> None:
         said.append(f"{shared} test groups also in train or dev (kept: the given splits share them)")
     if mirrored := notes.get("mirrors_across_splits"):
         said.append(
-            f"{mirrored} pairs that a later split has turned round (kept: the task is not symmetrical)"
+            f"{mirrored} pairs that a later split has turned round (kept: their labels or the fields' names say that order matters)"
         )
     for name, count in notes.get("test_texts_also_in_train_or_dev", {}).items():
         said.append(f"{count} test rows have a text of {name!r} that train or dev has too (kept)")

@@ -12,8 +12,8 @@ from .tables import Table, is_missing, need_column, number
 
 RESERVED = {"label", "group", "gain", "row"}
 LABEL_WORDS = {
-    "label", "labels", "score", "scores", "relevance", "grade", "similarity", "class", "target", "duplicate", "match", "judgment", "judgement",
-    "gold", "entailment", "rating", "sentiment",
+    "label", "labels", "score", "scores", "relevance", "grade", "similarity", "class", "target", "duplicate", "match",
+    "judgment", "judgement", "gold", "entailment", "rating", "sentiment",
 }  # fmt: skip
 LABEL_TIERS = ("label",), LABEL_NAMES, MORE_LABEL_NAMES
 

@@ -130,32 +130,36 @@ def tab_lines(path: Path, text: str) -> Lines:
 
 def unquoted_columns(rows: list[Row]) -> Lines:
     """Quotes taken off the columns all of whose cells stand in quotes, or whose every quote opens, closes or is doubled within."""
-    told, kept = [], []
+    off, kept, left = [], [], 0
     header = rows[0][1]
-    for at in range(max(len(cells) for _, cells in rows)):
+    names = {
+        at: repr(plain_cell(header[at]) if at < len(header) else at)
+        for at in range(max(len(cells) for _, cells in rows))
+    }
+    for at in names:
         cells = [cells[at] for _, cells in rows[1:] if at < len(cells) and cells[at]]
         marked = [cell for cell in cells if '"' in cell]
         regular = [cell for cell in marked if QUOTED.fullmatch(cell)]
-        if (
-            marked
-            and len(regular) == len(marked)
-            and (len(marked) == len(cells) or any('""' in cell[1:-1] for cell in marked))
-        ):
-            told.append(at)
+        doubled = any('""' in cell[1:-1] for cell in marked)
+        if marked and len(regular) == len(marked) and (len(marked) == len(cells) or doubled):
+            off.append(at)
         elif regular:
-            kept.append(
-                f"{len(regular)} cells of column {header[at] if at < len(header) else at!r} keep their quotes"
-            )
-    if told or all(QUOTED.fullmatch(cell) for cell in header):
+            kept.append(at)
+            left += len(regular)
+    if off or all(QUOTED.fullmatch(cell) for cell in header):
         rows = [
-            (line, [plain_cell(cell) if at in told or not number else cell for at, cell in enumerate(cells)])
+            (line, [plain_cell(cell) if at in off or not number else cell for at, cell in enumerate(cells)])
             for number, (line, cells) in enumerate(rows)
         ]
-    said = [
-        f"quotes around the cells of column {plain_cell(header[at]) if at < len(header) else at!r} taken off"
-        for at in told
-    ]
-    return Lines(rows, said + kept)
+    said = (
+        [f"quotes around the cells of column {', '.join(names[at] for at in off)} taken off"] if off else []
+    )
+    if kept:
+        s = "s" * (left > 1)
+        said.append(
+            f"{left} cell{s} of column {', '.join(names[at] for at in kept)} in quotes kept with them: there quotes are characters"
+        )
+    return Lines(rows, said)
 
 
 def plain_cell(cell: str) -> str:

@@ -37,7 +37,7 @@ PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 WORKBOOK = b"PK\x03\x04"  # after `contents`, whose other archives are unpacked
 
 NO_TABLE = (  # first bytes, what they are of, what to do
-    (b"version https://git-lfs.github.com/", "a Git LFS pointer, a note in place of the data", "run `git lfs pull` in the clone it is from"),
+    (b"version https://git-lfs", "a Git LFS pointer, a note in place of the data", "run `git lfs pull` in the clone it is from"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file (.xls or .doc)", "save the sheet as .xlsx or as CSV UTF-8"),
     (b"%PDF-", "a PDF", "give the table itself"),
     (b"SQLite format 3\0", "an SQLite database", "export its table as CSV"),
@@ -129,7 +129,7 @@ def unzipped(path: Path, data: bytes) -> tuple[bytes, str]:
         if len(readable) != 1:
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise TaskError(
-                f"{path}: a zip archive with {len(names)} files ({shown}); unpack it and give the file, or the folder with train, dev and test"
+                f"{path}: a zip archive with {len(names)} files ({shown}); unpack it and give the file, or their folder"
             )
         return archive.read(readable[0]), readable[0]
 
@@ -167,8 +167,8 @@ def decode(path: Path, data: bytes) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise TaskError(
-            f"{path}, line {line}: byte {error.start} (0x{data[error.start]:02x}) is not UTF-8; re-encode the file: save it as UTF-8 (Excel: "
-            f"CSV UTF-8), or where it is from Western Europe iconv -f WINDOWS-1252 -t UTF-8 {path.name} > new{suffix_of(path.name)}"
+            f"{path}, line {line}: byte {error.start} (0x{data[error.start]:02x}) is not UTF-8; re-encode the file: save it as UTF-8 "
+            f"(Excel: CSV UTF-8), or where it is from Western Europe iconv -f WINDOWS-1252 -t UTF-8 {path.name} > new{suffix_of(path.name)}"
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1

@@ -70,7 +70,7 @@ def find(folder: Path) -> Found:
             for path in sorted(folder.iterdir(), key=tables.natural)
             if tables.is_data_file(path) and not is_about(path)
         ]
-        if parts and len({shape(path, "") for path in parts}) == 1:
+        if parts and len({shape(path) for path in parts}) == 1 and is_series(parts):
             tables.check_whole(parts)
             return Found(
                 {"all": parts}, [name for name in found.ignored if name not in {path.name for path in parts}]
@@ -80,8 +80,8 @@ def find(folder: Path) -> Found:
     for split in ("train", "test"):
         if split not in found.files:
             raise TaskError(
-                f"{folder}: no {split} file (expected {split}{files.FORMATS[0]}, {', '.join(files.FORMATS[1:])}, or packed; the word {split} "
-                f"in a name does, too); there is {there}. To have one file split, give its own path instead of the folder's"
+                f"{folder}: no {split} file (expected {split}{files.FORMATS[0]}, {', '.join(files.FORMATS[1:])}, or packed; or a name "
+                f"with the word {split}); there is {there}. To have one file split, give its own path instead of the folder's"
             )
     return found
 
@@ -152,34 +152,43 @@ def one_of(folder: Path, split: str, paths: list[Path]) -> list[Path]:
 
 
 def shards(folder: Path, split: str, paths: list[Path]) -> list[Path]:
-    """The parts of a split, in the order of their numbers; TaskError where the names differ in more than a number."""
-    shapes = dict.fromkeys(shape(path, split) for path in paths)
-    if len({name for name, _ in shapes}) == 1 and len(shapes) > 1:
-        best = min(
-            shapes,
-            key=lambda one: (
-                (*FIRST_FORMATS[::-1], *files.FORMATS).index(one[1]) if one[1] in files.FORMATS else 99
-            ),
-        )
-        paths, shapes = [path for path in paths if shape(path, split) == best], {best: None}
-    if len(shapes) > 1:
+    """The parts of a split, in the order of their numbers; TaskError where the names differ in more than such a number."""
+    shapes = list(dict.fromkeys(map(shape, paths)))
+    if len({name for name, _ in shapes}) == 1 and len(shapes) > 1:  # the same in several formats
+        order = [*FIRST_FORMATS[::-1], *files.FORMATS, ""]
+        shapes = sorted(shapes, key=lambda one: order.index(one[1]))[:1]
+        paths = [path for path in paths if shape(path) == shapes[0]]
+    if len(shapes) > 1 or not is_series(paths):
         names = ", ".join(path.name for path in paths[:6])
         raise TaskError(
-            f"{folder}: several files may be {split}: {names}; name the one that is meant {split}{files.suffix_of(paths[0].name)}, or move the "
-            "others away"
+            f"{folder}: several files may be {split}: {names}; name the one that is meant {split}{files.suffix_of(paths[0].name)}, "
+            "move the others away, or number the parts of one from 0"
         )
     tables.check_whole(paths)
     return paths
 
 
-def shape(path: Path, split: str) -> tuple[str, str]:
-    """A file's name without its numbers, and its suffix: the parts of one table agree in both."""
+def shape(path: Path) -> tuple[str, str]:
+    """A file's name without its numbers (but "1.0" and "10k", which are no parts' numbers), and its suffix."""
     suffix = files.suffix_of(path.name)
     name = path.name.lower()
     name = name[: name.rindex(suffix)] if suffix else name
     if re.match(r"part-\d", name):
         return "part", suffix
-    return re.sub(r"[0-9a-f]{8,}|\d+", "#", name), suffix
+    kept = re.compile(r"[0-9a-f]{8,}|\d+\.\d+|\d+[a-z]+|\d+")
+    return kept.sub(lambda found: "#" if found[0].isdigit() or len(found[0]) > 7 else found[0], name), suffix
+
+
+def is_series(paths: list[Path]) -> bool:
+    """Whether files of one shape are numbered as parts are: "0-of-2", or one number that counts from 0 or 1 (not sizes, not years)."""
+    if len(paths) == 1 or all(re.search(r"\d-of-\d|^part-\d", path.name) for path in paths):
+        return True
+    numbers = [list(map(int, re.findall(r"\d+", path.name))) for path in paths]
+    varying = [column for column in zip(*numbers, strict=True) if len(set(column)) > 1]
+    return len(varying) == 1 and sorted(varying[0]) in (
+        list(range(len(paths))),
+        list(range(1, len(paths) + 1)),
+    )
 
 
 # ------------------------------------------------------------------------------------------------- the cut of one file
