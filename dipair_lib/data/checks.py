@@ -59,13 +59,12 @@ def gaps_of(table: Table, fields: Sequence[str], most_empty: float) -> tuple[dic
     """Columns of texts, and the rows in which one is empty; TaskError from a share of ``most_empty`` on."""
     read = {name: texts_and_gaps(table, name) for name in fields}
     gaps = {row for _, empty in read.values() for row in empty}
-    if len(gaps) >= most_empty * len(table):
-        advice = (
-            "fill in or remove these rows"
-            + f" (fewer than {100 * most_empty:.0f} % are left out)" * bool(most_empty)
-        )
-        for name, (_, empty) in read.items():
-            complain(table, name, [(row, "empty") for row in empty], advice)
+    if gaps and len(gaps) >= most_empty * len(table):
+        advice = "fill in or remove these rows"
+        if most_empty:
+            advice += f" (fewer than {100 * most_empty:.0f} % are left out, here it is {len(gaps):,} of {len(table):,})"
+        name = max(read, key=lambda name: len(read[name][1]))
+        complain(table, name, [(row, "empty") for row in read[name][1]], advice)
     return {name: texts for name, (texts, _) in read.items()}, gaps
 
 

@@ -97,10 +97,10 @@ def placed(table: Table, name: str) -> str:
 def no_header(table: Table) -> str:
     """What to say of a table without names, with parameters to paste."""
     first = ", ".join(str(column[0])[:40] for column in table.columns.values())
-    texts = [name for name in table.columns if looks_like_text(table, name) and not is_few(table, name)]
-    texts = sorted(sorted(texts, key=lambda name: -length(table, name))[:2], key=int) or ["0"]
-    others = [name for name in table.columns if name not in texts]
-    label = next((name for name in reversed(others) if is_few(table, name)), others[-1] if others else "1")
+    names = list(table.columns)
+    label = next((name for name in reversed(names[1:]) if is_label(table, name)), names[-1])
+    texts = [name for name in names if name != label and looks_like_text(table, name)] or names[:1]
+    texts = sorted(sorted(texts, key=lambda name: (is_few(table, name), -length(table, name)))[:2], key=int)
     return (
         f"{table.path}: no header, its first line reads as a row ({first}): say which columns are the texts and which the label, by their "
         f'places counted from 0, for example -p "fields=[{",".join(texts)}]" -p label={label}; if it is a header, by their names'
