@@ -115,11 +115,11 @@ class TestValues:
 
     def test_decimal_commas_are_scores(self, tmp_path: Path) -> None:
         task, said = load(frame(["0,25", "0,5", "1", "0,75"] * 20), tmp_path)
-        assert (
-            task.kind == "score"
-            and set(every(task)["label"]) == {0.25, 0.5, 1.0, 0.75}
-            and "decimal commas" in said
-        )
+        assert task.kind == "score" and set(every(task)["label"]) == {0.25, 0.5, 1.0, 0.75}
+        assert "decimal comma in 60 cells" in said
+        task, _ = load(frame(["87.5 %", "12,5%", "25%"] * 40), tmp_path)
+        assert task.kind == "score" and set(every(task)["label"]) == {0.875, 0.125, 0.25}
+        assert load(frame(["\u22121", "1"] * 100), tmp_path)[0].classes == ("-1", "1")
         with pytest.raises(TaskError, match=r"'1,250' may be 1250 or 1\.250"):
             load(frame(["1,250", "2,500"] * 20), tmp_path)
 

@@ -319,7 +319,7 @@ def layouts(draw: st.DrawFn) -> tuple[str, bytes, list[list[str]]]:
         if separator == "\t":
             name = draw(st.sampled_from(["pairs.tsv", "pairs.txt"]))
         lines.write("sep=;\r\n" if kind == "sep" else "")
-        spark = {"doublequote": False, "escapechar": "\\"} if kind == "spark" else {}
+        spark: Any = {"doublequote": False, "escapechar": "\\"} if kind == "spark" else {}
         if kind == "spark":
             rows = [['say "hi", you', *row[1:]] if not i else row for i, row in enumerate(rows)]
         writer = csv.writer(
@@ -333,7 +333,7 @@ def layouts(draw: st.DrawFn) -> tuple[str, bytes, list[list[str]]]:
             writer.writerow([*row, "", ""] if kind == "excel" else row)
         lines.write(",,,,\n" * 2 if kind == "excel" else "")
     data = lines.getvalue().encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])))
-    pack = draw(st.sampled_from([bytes, gzip.compress, bz2.compress, lzma.compress]))
+    pack: Any = draw(st.sampled_from([bytes, gzip.compress, bz2.compress, lzma.compress]))
     return name, pack(data), rows
 
 

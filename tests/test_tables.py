@@ -125,6 +125,19 @@ class TestText:
         table = read_table(put(tmp_path / "p.csv", part + part))
         assert cells(table) == PLAIN * 2 and table.said == ("1 row that repeats the header left out",)
 
+    def test_comments_in_front_of_the_header(self, tmp_path: Path) -> None:
+        table = read_table(
+            put(
+                tmp_path / "p.csv",
+                "# made by hand\n##\n" + lines([["#id", *COLUMNS], ["#1", *PLAIN[0]], ["#2", *PLAIN[1]]]),
+            )
+        )
+        assert (
+            list(table.columns) == ["#id", *COLUMNS]
+            and table.columns["#id"] == ["#1", "#2"]
+            and table.lines == [4, 5]
+        )
+
     def test_line_ends_of_old_macs(self, tmp_path: Path) -> None:
         assert cells(read_table(put(tmp_path / "p.csv", lines([COLUMNS, *PLAIN], end="\r")))) == PLAIN
 
@@ -165,9 +178,15 @@ class TestQuotes:
             '"x ""y"""'
         ]
 
-    def test_two_open_quotes_swallow_no_rows(self, tmp_path: Path) -> None:
-        rows = [['"starts here', "b", "1"], ["c", 'and ends here"', "0"]]
+    @pytest.mark.parametrize(
+        "rows", [[['"starts', "b", "1"], ["c", 'ends"', "0"]], [['"starts', "b", "1"], ['ends"', "c", "0"]]]
+    )
+    def test_two_open_quotes_swallow_no_rows(self, rows: list[list[str]], tmp_path: Path) -> None:
         assert cells(read_table(put(tmp_path / "p.tsv", lines([COLUMNS, *rows], "\t")))) == rows
+
+    def test_quoted_tabs_and_breaks_that_look_like_rows(self, tmp_path: Path) -> None:
+        table = read_table(put(tmp_path / "p.tsv", 'query\ttext\tlabel\n"1\t1"\t"1\n\t1"\t0\n1\t1\t1\n'))
+        assert cells(table) == [["1\t1", "1\n\t1", "0"], ["1", "1", "1"]]
 
     def test_spark_escapes_quotes_by_backslashes(self, tmp_path: Path) -> None:
         text = 'query,text,label\n"say \\"hi\\", you",C:\\new,1\n"a, \\\\ b",plain,0\n"ends \\"so\\"",x,1\n'
@@ -236,9 +255,13 @@ class TestJson:
         texts = [json.dumps(one, ensure_ascii=False) for one in self.OBJECTS]
         frame = {"query": {"0": "a", "1": "b\n\u2028"}, "label": {"0": 1, "1": None}}
         content = {
-            "lines": "\n".join(texts), "array": f"[{', '.join(texts)}]", "indented": "\n".join(json.dumps(o, indent=2) for o in self.OBJECTS),
-            "blank lines": "\r\n\n".join(texts) + "\n\n", "pandas": json.dumps(frame), "within": f'{{"version": 1, "data": [{",".join(texts)}]}}',
-        }[written]  # fmt: skip
+            "lines": "\n".join(texts),
+            "array": f"[{', '.join(texts)}]",
+            "indented": "\n".join(json.dumps(one, indent=2) for one in self.OBJECTS),
+            "blank lines": "\r\n\n".join(texts) + "\n\n",
+            "pandas": json.dumps(frame),
+            "within": f'{{"version": 1, "data": [{",".join(texts)}]}}',
+        }[written]
         table = read_table(put(tmp_path / name, content))
         assert table.columns == {"query": ["a", "b\n\u2028"], "label": [1, None]}
         assert table.said == (("1 empty line left out",) if written == "blank lines" else ())

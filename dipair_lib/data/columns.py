@@ -98,7 +98,10 @@ def no_header(table: Table) -> str:
     """What to say of a table without names, with parameters to paste."""
     first = ", ".join(str(column[0])[:40] for column in table.columns.values())
     names = list(table.columns)
-    label = next((name for name in reversed(names[1:]) if is_label(table, name)), names[-1])
+    if len(names) == 1:
+        return f"{table.path}: one column only ({first}); expected texts and labels, with tabs, commas or semicolons between them"
+    few = [name for name in names if is_few(table, name)]
+    label = [names[-1], *(name for name in names if is_label(table, name)), *few][-1]
     texts = [name for name in names if name != label and looks_like_text(table, name)] or names[:1]
     texts = sorted(sorted(texts, key=lambda name: (is_few(table, name), -length(table, name)))[:2], key=int)
     return (
@@ -151,6 +154,13 @@ def guess_fields(
         )
         return likely
     example = list(likely or free)[:2]
+    nested = [
+        name for name in free if any(isinstance(value, list | dict) for value in table.columns[name][:200])
+    ]
+    if nested and not texts:
+        raise TaskError(
+            f"{table.path}: no column of texts; {nested[0]!r} holds lists or objects: write each text into a column of its own"
+        )
     paste = f"-p {quoted('fields=[' + ','.join(example) + ']')}"
     raise TaskError(
         f"{table.path}: {len(texts)} columns may be texts; say fields=[...] (columns: {', '.join(columns)}), for example {paste}"
@@ -203,7 +213,7 @@ def is_pair(one: str, other: str) -> bool:
 def is_few(table: Table, column: str) -> bool:
     """Whether a column has a few values again and again, as classes and sources have."""
     values = [str(value) for value in table.columns[column] if not is_missing(value)]
-    return bool(values) and len(set(values)) <= 20 and len(values) >= 3 * len(set(values))
+    return 2 <= len(set(values)) <= 20 and len(values) >= 3 * len(set(values))
 
 
 def is_label(table: Table, column: str) -> bool:

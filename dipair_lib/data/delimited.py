@@ -118,14 +118,20 @@ def tab_lines(path: Path, text: str) -> Lines:
     if '"' not in text:
         return Lines(rows)
     widths = {len(cells) for _, cells in rows if not is_blank(cells)}
-    if len(widths) == 1:
-        return unquoted_columns(rows)
+    found = QUOTED_CELL.findall(text)
     if '"' not in QUOTED_CELL.sub("", text):  # no quote stands anywhere but around cells, or doubled within
-        return Lines(
+        quoted = Lines(
             list(csv_rows(path, text, "\t")),
             ["quotes around cells taken off: every quote of the file opens, closes or is doubled"],
         )
-    return Lines(rows)
+        if len(widths) > 1:
+            return quoted
+        # Rows as lines fit, too: two characters that only look like quotes would enclose whole rows, a cell that was quoted need not.
+        width = max(widths)
+        fits = all(len(cells) == width for _, cells in quoted.rows if not is_blank(cells))
+        if fits and any(cell.count("\t") != cell.count("\n") * (width - 1) for cell in found):
+            return quoted
+    return unquoted_columns(rows) if len(widths) == 1 else Lines(rows)
 
 
 def unquoted_columns(rows: list[Row]) -> Lines:

@@ -207,12 +207,23 @@ def drop_missing(tables: Tables, frames: Frames, label: str, found: Labels) -> N
 # ------------------------------------------------------------------------------------------------- numbers
 
 
-DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
-THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*")
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+
+
+def written_otherwise(value: Any) -> tuple[float | None, str]:
+    """A number as people write it, and how: "0,25" with a decimal comma, "85 %" in percent, a minus sign that is none of ASCII's."""
+    text = value.strip().replace("\u2212", "-") if isinstance(value, str) else ""
+    percent = text.endswith("%")
+    text = text.removesuffix("%").rstrip()
+    comma = bool(DECIMAL_COMMA.fullmatch(text))
+    found = number(text.replace(",", ".") if comma else text)
+    how = "decimal comma" if comma else "percent" if percent else "another minus sign"
+    return (found / 100 if percent and found is not None else found), how
 
 
 def numbers_of(tables: Tables, frames: Frames, column: str, found: Labels) -> dict[str, list[float | None]]:
-    """A column as numbers by split, of the rows that stay; None for what is none. "0,25" is 0.25 where all cells are such numbers.
+    """A column as numbers by split, of the rows that stay; None for what is none. "0,25", "25 %" are numbers where nearly all cells are.
 
     Raises:
         TaskError: "1,250" may be a thousand or one and a quarter.
@@ -227,20 +238,21 @@ def numbers_of(tables: Tables, frames: Frames, column: str, found: Labels) -> di
         for value, x in zip(values, plain[split], strict=True)
         if x is None
     ]
-    commas = [value for value in odd if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value)]
-    if not commas or len(odd) - len(commas) > 0.1 * sum(map(len, raw.values())):
+    readable = [value for value in odd if written_otherwise(value)[0] is not None]
+    if not readable or len(odd) - len(readable) > 0.1 * sum(map(len, raw.values())):
         return plain
-    if all(THOUSANDS.fullmatch(value) for value in commas):
+    commas = [value.strip() for value in readable if DECIMAL_COMMA.fullmatch(value.strip())]
+    if commas and all(map(THOUSANDS.fullmatch, commas)):
         raise TaskError(
-            f"{first_path(tables)}, column {column!r}: {commas[0]!r} may be {commas[0].strip().replace(',', '')} or "
-            f"{commas[0].strip().replace(',', '.')}; write it with a point, or without the comma"
+            f"{first_path(tables)}, column {column!r}: {commas[0]!r} may be {commas[0].replace(',', '')} or {commas[0].replace(',', '.')}; "
+            "write it with a point, or without the comma"
         )
-    found.said.append(f"decimal commas of column {column!r} read as points ({len(commas):,} cells)")
+    ways = Counter(written_otherwise(value)[1] for value in readable)
+    told = ", ".join(f"{way} in {count:,} cells" for way, count in ways.items())
+    found.said.append(f"numbers of column {column!r} read as people write them: {told}")
     return {
         split: [
-            number(value.replace(",", "."))
-            if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value)
-            else x
+            written_otherwise(value)[0] if x is None else x
             for value, x in zip(values, plain[split], strict=True)
         ]
         for split, values in raw.items()

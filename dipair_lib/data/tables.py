@@ -108,6 +108,13 @@ def cells_table(
     every = list(rows)
     whole = [(line, cells) for line, cells in every if not is_blank(cells)]
     said = [*said, *counted(len(every) - len(whole), "empty row")]
+    comments = 0
+    while (
+        len(whole) - comments > 1 and is_comment(whole[comments][1]) and len(without_tail(whole[-1][1])) > 1
+    ):
+        comments += 1
+    whole = whole[comments:]
+    said += counted(comments, "comment line in front of the header", "comment lines in front of the header")
     if not whole:
         raise TaskError(f"{path}: the file is empty")
     header = has_header(whole, asked, suffix)
@@ -154,6 +161,11 @@ def cells_table(
     ]
     refuse_twice(f"{path}, line {whole[0][0]}", [name for name, _ in found])
     return Table(path, dict(found), lines, header=header, said=tuple(said))
+
+
+def is_comment(cells: Sequence[Any]) -> bool:
+    """Whether a row is a single cell that begins with "#"."""
+    return len(without_tail(cells)) == 1 and str(cells[0]).lstrip().startswith("#")
 
 
 def counted(number: int, one: str, several: str = "") -> list[str]:
