@@ -21,6 +21,7 @@ from .delimited import Row, is_blank, without_tail
 from .files import TaskError
 from .names import is_known_name
 
+HEADER_SAMPLE = 2000  # rows that tell whether the first names the columns
 MOST_EMPTY = 0.05  # from this share of rows without a text or label on, it is no slip but the file
 
 
@@ -118,11 +119,15 @@ def cells_table(
     if not whole:
         raise TaskError(f"{path}: the file is empty")
     header = has_header(whole, asked, suffix)
-    names = [str(cell or "").strip() for cell in whole[0][1]] if header else []
+    names = stripped(whole[0][1]) if header else []
     body = whole[1:] if header else whole
     if header and len(names) > 1 and malformed is None:
         before = len(body)
-        body = [(line, cells) for line, cells in body if [str(c or "").strip() for c in cells] != names]
+        body = [
+            (line, cells)
+            for line, cells in body
+            if str(cells[0]).strip() != names[0] or stripped(cells) != names
+        ]
         said += counted(before - len(body), "row that repeats the header", "rows that repeat the header")
     given = len(names) if header else max(len(cells) for _, cells in body)
     width = len(without_tail(names)) if header else max(len(without_tail(cells)) for _, cells in body)
@@ -163,6 +168,11 @@ def cells_table(
     return Table(path, dict(found), lines, header=header, said=tuple(said))
 
 
+def stripped(cells: Sequence[Any]) -> list[str]:
+    """Cells as names: texts without surrounding space."""
+    return ["" if cell is None else str(cell).strip() for cell in cells]
+
+
 def is_comment(cells: Sequence[Any]) -> bool:
     """Whether a row is a single cell that begins with "#"."""
     return len(without_tail(cells)) == 1 and str(cells[0]).lstrip().startswith("#")
@@ -176,21 +186,21 @@ def counted(number: int, one: str, several: str = "") -> list[str]:
 def has_header(rows: Sequence[Row], asked: Sequence[str], suffix: str) -> bool:
     """Whether the first row names the columns: it holds a name that is asked for, or one that columns usually have, or nothing that
     speaks against it, as a number does and a value that its column has again and again."""
-    first = [str(cell or "").strip() for cell in rows[0][1]]
+    first = stripped(rows[0][1])
     if asked and all(name in first for name in asked):
         return True
     if any(name in first for name in asked if not name.isdigit()):
         return True
     if first == [str(place) for place in range(len(first))]:
         return True  # as pandas writes columns without names
+    sample = [stripped(cells) for _, cells in rows[1:HEADER_SAMPLE]]
+    whole = sample.count(first)
     again = [
-        sum(place < len(cells) and str(cells[place] or "").strip() == name for _, cells in rows[1:])
-        if name
-        else 0
+        sum(cells[place : place + 1] == [name] for cells in sample)
         for place, name in enumerate(first)
+        if name
     ]
-    whole = sum([str(c or "").strip() for c in cells] == first for _, cells in rows[1:])
-    if any(count > whole + 0.02 * len(rows) for count in again) and any(count > whole for count in again):
+    if any(count > whole + 0.02 * len(sample) for count in again):
         return False
     if any(map(is_known_name, first)):
         return True
