@@ -21,7 +21,7 @@ import pandas as pd
 
 from dipair_lib import tasks
 from dipair_lib.data import checks, splits
-from dipair_lib.data.tables import need_column
+from dipair_lib.data.table import need_column
 from dipair_lib.tasks import Table, Task, TaskError
 
 REPOSITORY = "nyu-mll/glue"

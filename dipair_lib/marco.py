@@ -30,7 +30,7 @@ import pandas as pd
 
 from dipair_lib import tasks
 from dipair_lib.data import checks, splits
-from dipair_lib.data.tables import need_column, show
+from dipair_lib.data.table import need_column, show
 from dipair_lib.tasks import SPLITS, Table, Task, TaskError
 
 REPOSITORY, SUBSET = "microsoft/ms_marco", "v1.1"

@@ -23,7 +23,8 @@ from typing import Any, BinaryIO, cast
 
 from dipair_lib import glue, tasks
 from dipair_lib.data import checks, delimited, splits
-from dipair_lib.data.tables import cells_table, complain, need_column, number, show
+from dipair_lib.data.cells import cells_table
+from dipair_lib.data.table import complain, need_column, number, show
 from dipair_lib.tasks import Table, Task, TaskError
 
 REPOSITORY = "tasksource/esci"

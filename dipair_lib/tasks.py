@@ -32,7 +32,8 @@ from .data import checks, columns, labels, splits
 from .data.files import FORMATS, TaskError
 from .data.labels import SCORE
 from .data.names import GAIN_NAME, SPLIT_NAMES, SPLITS
-from .data.tables import Table, complain, need_column, read_table, show, texts_of
+from .data.table import Table, complain, need_column, show, texts_of
+from .data.tables import read_table
 
 __all__ = [
     "BUILT_IN", "FORMATS", "SPLITS", "SPLIT_NAMES", "Table", "Task", "TaskError", "cache_folder", "fingerprint", "ids_of", "load_task",

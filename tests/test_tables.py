@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dipair_lib.data import tables
-from dipair_lib.data.tables import Table, read_table
+from dipair_lib.data.table import Table
+from dipair_lib.data.tables import read_table
 from dipair_lib.tasks import Task, TaskError, load_task, load_unlabelled
 
 COLUMNS = ["query", "text", "label"]

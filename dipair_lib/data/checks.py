@@ -15,7 +15,7 @@ from .files import TaskError
 from .labels import DROP, Frames
 from .names import SPLITS
 from .splits import near
-from .tables import MOST_EMPTY, Table, complain, need_column, show, texts_and_gaps, texts_of
+from .table import MOST_EMPTY, Table, complain, need_column, show, texts_and_gaps, texts_of
 
 MIRRORS = 10  # so many mirrored pairs tell from their labels whether a task is symmetrical
 REASONS = ("duplicate", "conflicting_label", "also_in_later_split")

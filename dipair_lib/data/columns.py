@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .files import TaskError
-from .names import ID_NAMES, LABEL_NAMES, MORE_LABEL_NAMES, TEXT_NAMES
-from .tables import Table, is_missing, need_column, number
+from .names import ID_NAMES, LABEL_NAMES, MORE_LABEL_NAMES, SPLIT_NAMES, TEXT_NAMES
+from .table import Table, is_missing, need_column, number
 
 RESERVED = {"label", "group", "gain", "row"}
 LABEL_WORDS = {
@@ -233,7 +233,5 @@ def length(table: Table, column: str) -> float:
 
 def names_splits(table: Table, column: str) -> bool:
     """Whether every value of a column is the name of a split."""
-    from .names import SPLIT_NAMES
-
     values = {str(value).strip().lower() for value in table.columns[column]}
     return len(values) > 1 and values <= set(SPLIT_NAMES)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from .files import TaskError
 from .names import GAIN_NAME
-from .tables import MOST_EMPTY, Table, complain, is_missing, need_column, number, show
+from .table import MOST_EMPTY, Table, complain, is_missing, need_column, number, show
 
 Tables = dict[str, Table]
 Frames = dict[str, pd.DataFrame]

@@ -16,7 +16,8 @@ import pandas as pd
 from . import files, tables
 from .files import TaskError
 from .names import SPLIT_NAMES, SPLITS
-from .tables import Table
+from .shards import check_whole, is_data_file, is_sharded, natural, shards_of
+from .table import Table
 
 FIRST_FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")  # of one name in several formats, these are read
 
@@ -35,7 +36,7 @@ def read_folder(path: Path, asked: Sequence[str] = ()) -> tuple[dict[str, Table]
     Raises:
         TaskError: no train or test file, or names that leave a doubt.
     """
-    if tables.is_sharded(path):
+    if is_sharded(path):
         return {"all": tables.read_table(path, asked=asked)}, []
     found = find(path)
     read = {
@@ -67,11 +68,11 @@ def find(folder: Path) -> Found:
     if not found.files:
         parts = [
             path
-            for path in sorted(folder.iterdir(), key=tables.natural)
-            if tables.is_data_file(path) and not is_about(path)
+            for path in sorted(folder.iterdir(), key=natural)
+            if is_data_file(path) and not is_about(path)
         ]
         if parts and len({shape(path) for path in parts}) == 1 and is_series(parts):
-            tables.check_whole(parts)
+            check_whole(parts)
             return Found(
                 {"all": parts}, [name for name in found.ignored if name not in {path.name for path in parts}]
             )
@@ -91,9 +92,9 @@ def here(folder: Path) -> Found:
     exact: dict[str, list[Path]] = {}
     loose: dict[str, list[Path]] = {}
     torn: list[Path] = []  # named by two splits
-    entries = sorted(folder.iterdir(), key=tables.natural)
+    entries = sorted(folder.iterdir(), key=natural)
     for path in entries:
-        if not (tables.is_data_file(path) or (path.is_dir() and holds_parts(path))):
+        if not (is_data_file(path) or (path.is_dir() and holds_parts(path))):
             continue
         stem = path.name.split(".")[0].lower() if path.is_file() else path.name.lower()
         named = {SPLIT_NAMES[word] for word in words_of(path) if word in SPLIT_NAMES}
@@ -137,8 +138,8 @@ def is_about(path: Path) -> bool:
 
 def holds_parts(folder: Path) -> bool:
     """Whether a folder is named as a split, or written as one table, and holds files of one."""
-    named = folder.name.lower() in SPLIT_NAMES or tables.is_sharded(folder)
-    return named and any(tables.is_data_file(path) for path in folder.iterdir())
+    named = folder.name.lower() in SPLIT_NAMES or is_sharded(folder)
+    return named and any(is_data_file(path) for path in folder.iterdir())
 
 
 def one_of(folder: Path, split: str, paths: list[Path]) -> list[Path]:
@@ -148,7 +149,7 @@ def one_of(folder: Path, split: str, paths: list[Path]) -> list[Path]:
     if len(paths) > 1:
         names = " and ".join(path.name for path in paths)
         raise TaskError(f"{folder}: two files for {split}, {names}; remove one")
-    return [paths[0]] if paths[0].is_file() else tables.shards_of(paths[0])
+    return [paths[0]] if paths[0].is_file() else shards_of(paths[0])
 
 
 def shards(folder: Path, split: str, paths: list[Path]) -> list[Path]:
@@ -164,7 +165,7 @@ def shards(folder: Path, split: str, paths: list[Path]) -> list[Path]:
             f"{folder}: several files may be {split}: {names}; name the one that is meant {split}{files.suffix_of(paths[0].name)}, "
             "move the others away, or number the parts of one from 0"
         )
-    tables.check_whole(paths)
+    check_whole(paths)
     return paths
 
 
