@@ -271,9 +271,7 @@ def _load_path(
         tables = {"all": read_table(path, asked=asked)}
     first = next(iter(tables.values()))
     said = [
-        f"{table.path.name}: {one}" if len(tables) > 1 else one
-        for table in tables.values()
-        for one in table.said
+        f"{split}: {one}" if len(tables) > 1 else one for split, table in tables.items() for one in table.said
     ]
     chosen = columns.choose(first, fields, label, group, scores)
     fields, label, group, scores = chosen.fields, chosen.label, chosen.group, chosen.scores

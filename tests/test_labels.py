@@ -70,7 +70,8 @@ class TestMissing:
     def test_many_are_asked_and_kept_by_name(self, tmp_path: Path) -> None:
         data = frame(["no", "yes", "NA"] * 33)
         with pytest.raises(
-            TaskError, match=r"label 'NA' \(33 rows, 33 %\) may mean .*-p kind=classes\) to keep it"
+            TaskError,
+            match=r"label 'NA' \(33 rows, 33 %\) may mean .*-p kind=classes\) to take it as a class",
         ):
             load(data, tmp_path)
         assert load(data, tmp_path, kind="classes")[0].classes == ("NA", "no", "yes")
@@ -92,6 +93,16 @@ class TestMissing:
             "2",
         )
         assert load(frame([0.5, 1.5] * 100 + [-1.0]), tmp_path)[0].train["label"].min() == 0.5
+
+    @pytest.mark.parametrize(("values", "kind"), [([0, 1, 2, -1], "classes"), ([0.5, 4.25, -1.0], "score")])
+    def test_a_frequent_minus_one_beside_more_is_asked(
+        self, values: list[float], kind: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(
+            TaskError, match=rf"label '-1.*may mean that there is none: .*-p kind={kind}\) to take it"
+        ):
+            load(frame(values * 40), tmp_path)
+        assert load(frame(values * 40), tmp_path, kind=kind)[0].kind == kind
 
     def test_a_frequent_minus_one_is_a_class_and_said(self, tmp_path: Path) -> None:
         task, said = load(frame([-1, 0, 1] * 40), tmp_path)

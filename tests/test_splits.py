@@ -57,6 +57,13 @@ class TestNames:
             ("default/train.parquet", "default/dev.parquet", "default/test.parquet"),
             ("train/0.parquet", "validation/0.parquet", "test/0.parquet"),
             ("trainset.tsv", "devset.tsv", "testset.tsv"),
+            ("train.parquet/part-0.parquet", "dev.parquet/part-0.parquet", "test.parquet/part-0.parquet"),
+            ("my_train.csv/part-0.csv", "my_dev.csv/part-0.csv", "my_test.csv/part-0.csv"),
+            (
+                "data/train-00000-of-00001-1cf07042ea29aad8.parquet",
+                "data/validation-00000-of-00001-00d1c6a5a12b3c4d.parquet",
+                "data/test-00000-of-00001-a0b1c2d3e4f50617.parquet",
+            ),
         ],
     )
     def test_one_file_for_each(self, names: tuple[str, ...], tmp_path: Path) -> None:

@@ -75,6 +75,10 @@ class TestText:
         assert said in table.said[0]
         assert cells(read_table(put(tmp_path / "p.tsv", lines([COLUMNS, *PLAIN])))) == PLAIN
 
+    def test_tabs_under_the_name_of_commas_with_quotes_as_characters(self, tmp_path: Path) -> None:
+        rows = [['"open, here', '5" wide', "1"], ["so", 'close"', "0"]]
+        assert cells(read_table(put(tmp_path / "p.csv", lines([COLUMNS, *rows], "\t")))) == rows
+
     def test_a_first_line_that_names_the_separator(self, tmp_path: Path) -> None:
         table = read_table(put(tmp_path / "p.csv", "sep=;\r\n" + lines([COLUMNS, *PLAIN], ";", "\r\n")))
         assert cells(table) == PLAIN and table.lines == [3, 4, 5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
@@ -74,18 +75,21 @@ def fit(text: str, separator: str) -> tuple[int, float]:
     lines = text.split("\n", SAMPLE)
     sample = "\n".join(lines[:SAMPLE]) + "\n"
     reader = csv.reader(io.StringIO(sample, newline=""), delimiter=separator)
-    try:
-        rows = [cells for cells in whole_cells(reader) if not is_blank(cells)]
-    except csv.Error:
-        return 1, 0.0
-    if len(lines) > SAMPLE and len(rows) > 1:
-        rows.pop()  # it may go on
-    if not rows:
-        return 1, 0.0
-    width = len(without_tail(rows[0]))
-    return width, sum(
-        len(cells) == len(rows[0]) or len(without_tail(cells)) == width for cells in rows
-    ) / len(rows)
+    readings = (
+        [[cells for _, cells in tab_rows(sample)]] if separator == "\t" else []
+    )  # quotes may be characters
+    with contextlib.suppress(csv.Error):
+        readings.append(list(whole_cells(reader)))
+    best = (1, 0.0)
+    for cells in readings:
+        rows = [row for row in cells if not is_blank(row)]
+        if len(lines) > SAMPLE and len(rows) > 1:
+            rows.pop()  # it may go on
+        if rows:
+            width = len(without_tail(rows[0]))
+            same = sum(len(row) == len(rows[0]) or len(without_tail(row)) == width for row in rows)
+            best = max(best, (width, same / len(rows)), key=lambda one: (one[0] > 1, one[1]))
+    return best
 
 
 def first_cells(text: str, separators: str) -> list[str]:

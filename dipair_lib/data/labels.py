@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -180,27 +181,36 @@ def drop_missing(tables: Tables, frames: Frames, label: str, found: Labels) -> N
     numbers = {name: number(name) for name in counts}
     minus = [name for name, x in numbers.items() if x == -1]
     others = [x for name, x in numbers.items() if x != -1 and name not in signs]
-    if minus and len(others) >= 2 and all(x is not None and x >= 0 for x in others):
+    known = [x for x in others if x is not None]
+    scores = any(x != int(x) for x in known if math.isfinite(x))
+    if minus and 2 <= len(known) == len(others) and min(known) >= 0 and (scores or min(known) == 0):
         signs += minus
     if len(counts) - len(signs) < 2:
         return
     for sign in signs:
         share = counts[sign] / sum(counts.values())
         told = f"label {sign!r} ({counts[sign]:,} row{'s' * (counts[sign] > 1)}, {100 * share:.2g} %)"
-        if found.kind == "classes" or (sign in minus and share >= MOST_EMPTY):
+        may_be_class = sign in minus and set(known) == {0, 1}  # -1, 0, 1: against, neutral, for
+        if found.kind == "classes" or (
+            share >= MOST_EMPTY and (may_be_class or (sign in minus and found.kind))
+        ):
             found.said.append(
-                f"{told} taken as {'a class of its own' if found.kind != 'score' else 'a score'}"
+                f"{told} taken as {'a score' if found.kind == 'score' else 'a class of its own'}"
             )
         elif share < MOST_EMPTY:
-            found.said.append(f"{told} taken as missing (-p kind=classes makes it a class)")
+            found.said.append(
+                f"{told} taken as missing" + ("" if scores else " (-p kind=classes makes it a class)")
+            )
             for split, inside in cells.items():
-                frames[split].loc[[row for row, cell in inside.items() if cell == sign], DROP] = (
-                    "missing_label"
-                )
+                signed = [row for row, cell in inside.items() if cell == sign]
+                frames[split].loc[signed, DROP] = "missing_label"
         else:
+            kind, what = (
+                ("score", "a score") if scores and sign in minus else ("classes", "a class of its own")
+            )
             raise TaskError(
-                f"{first_path(tables)}, column {label!r}: {told} may mean that there is none, or be a class: remove these rows, or say "
-                "kind='classes' (-p kind=classes) to keep it as a class"
+                f"{first_path(tables)}, column {label!r}: {told} may mean that there is none: remove these rows, or say kind={kind!r} "
+                f"(-p kind={kind}) to take it as {what}"
             )
 
 

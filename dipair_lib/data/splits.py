@@ -96,11 +96,11 @@ def here(folder: Path) -> Found:
     for path in entries:
         if not (is_data_file(path) or (path.is_dir() and holds_parts(path))):
             continue
-        stem = path.name.split(".")[0].lower() if path.is_file() else path.name.lower()
+        stem = path.name.split(".")[0].lower()
         named = {SPLIT_NAMES[word] for word in words_of(path) if word in SPLIT_NAMES}
         if stem in SPLIT_NAMES:
             exact.setdefault(SPLIT_NAMES[stem], []).append(path)
-        elif len(named) == 1 and path.is_file() and not is_about(path):
+        elif len(named) == 1 and not is_about(path):
             loose.setdefault(named.pop(), []).append(path)
         elif len(named) > 1:
             torn.append(path)
@@ -138,7 +138,7 @@ def is_about(path: Path) -> bool:
 
 def holds_parts(folder: Path) -> bool:
     """Whether a folder is named as a split, or written as one table, and holds files of one."""
-    named = folder.name.lower() in SPLIT_NAMES or is_sharded(folder)
+    named = folder.name.lower() in SPLIT_NAMES or bool(files.suffix_of(folder.name))
     return named and any(is_data_file(path) for path in folder.iterdir())
 
 
