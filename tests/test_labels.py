@@ -242,6 +242,14 @@ class TestColumns:
         with pytest.raises(TaskError, match="True is no name of a column; put the name in quotes"):
             load(data, tmp_path, fields=[True, False])
 
+    def test_a_folder_needs_no_slash_and_a_built_in_name_stays_one(self, tmp_path: Path) -> None:
+        from dipair_lib import suite
+
+        for name in ("mine", "pydocs"):
+            (tmp_path / name).mkdir()
+        assert suite.own_path("mine", tmp_path, tmp_path / "notebooks", "task") == "../mine"
+        assert suite.own_path("pydocs", tmp_path, tmp_path / "notebooks", "task") == "pydocs"
+
 
 class TestAcrossSplits:
     def parts(

@@ -8,8 +8,7 @@ import gzip
 import json
 import lzma
 import random
-import sys
-import types
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -362,29 +361,22 @@ class TestBytes:
         ):
             read_table(tmp_path / "p.xlsx")
 
-        class Sheet:
-            def __init__(self, title: str, rows: list[tuple[Any, ...]]) -> None:
-                self.title, self.rows = title, rows
-
-            def iter_rows(self, values_only: bool) -> list[tuple[Any, ...]]:
-                return self.rows
-
-        rows = [
-            ("query", "label", None),
-            ("a", 1, None),
-            (None, None, None),
-            ("b", 0.5, None),
-            (None, None, None),
-        ]
-        book = types.SimpleNamespace(worksheets=[Sheet("Pairs", rows), Sheet("Sheet2", [(None,)])])
-        fake = types.SimpleNamespace(load_workbook=lambda *args, **options: book)
+        rows = [["query", "label", ""], ["a", 1, ""], ["", "", ""], ["b", 0.5, ""], ["", "", ""]]
+        sheets = {"Pairs": pd.DataFrame(rows, dtype=object), "Sheet2": pd.DataFrame()}
         monkeypatch.setattr(tables.importlib.util, "find_spec", lambda name: True)
-        monkeypatch.setitem(sys.modules, "openpyxl", fake)
+        monkeypatch.setattr(tables.pd, "read_excel", lambda *args, **options: sheets)
         found = read_table(tmp_path / "p.xlsx")
         assert found.columns == {"query": ["a", "b"], "label": [1, 0.5]} and found.lines == [2, 4]
-        book.worksheets[1].rows = [("more",)]
+        sheets["Sheet2"] = pd.DataFrame([["more"]])
         with pytest.raises(TaskError, match=r"2 sheets hold something \(Pairs, Sheet2\)"):
             read_table(tmp_path / "p.xlsx")
+
+    def test_a_real_workbook(self, tmp_path: Path) -> None:
+        pytest.importorskip("openpyxl")
+        rows = pd.DataFrame([["a", 1], [None, None], ["NA, \u4f60", 0]], columns=["query", "label"])
+        rows.to_excel(tmp_path / "p.xlsx", index=False)
+        found = read_table(tmp_path / "p.xlsx")
+        assert found.columns == {"query": ["a", "NA, \u4f60"], "label": [1, 0]} and found.lines == [2, 4]
 
 
 class TestShards:
@@ -424,6 +416,23 @@ class TestUnlabelled:
         pd.DataFrame(rows, columns=COLUMNS[:2]).to_csv(tmp_path / "more.csv", index=False)
         with pytest.warns(UserWarning, match="1 rows with an empty text left out"):
             assert len(load_unlabelled(tmp_path / "more.csv", task)) == 60
+
+
+def test_the_data_floor_imports_only_downward() -> None:
+    """Nothing of the library but itself, and within it only what stands further down in its own list."""
+    folder = Path(tables.__file__).parent
+    order = re.findall(r"^(\w+) {2,}\w", (folder / "__init__.py").read_text(encoding="utf8"), re.M)
+    assert sorted(order) == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    for name in order:
+        text = (folder / f"{name}.py").read_text(encoding="utf8")
+        used = re.findall(r"^ *from \.(\w+) import", text, re.M)
+        used += [
+            one.strip()
+            for line in re.findall(r"^ *from \. import (.+)$", text, re.M)
+            for one in line.split(",")
+        ]
+        assert all(order.index(one) > order.index(name) for one in used), name
+        assert "from .." not in text and "dipair_lib" not in text, name
 
 
 def test_large_tables_stay_quick(tmp_path: Path) -> None:

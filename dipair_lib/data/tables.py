@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from . import delimited, files
 from .cells import cells_table
-from .delimited import Row, is_blank, without_tail
+from .delimited import Row, is_blank
 from .files import TaskError
 from .objects import json_table
 from .shards import shards_of
@@ -154,29 +156,33 @@ def arrow_columns(table: Any) -> dict[str, list[Any]]:
 
 
 def workbook_rows(path: Path, data: bytes) -> tuple[list[Row], list[str]]:
-    """The rows of an Excel workbook's only sheet that holds any, by openpyxl."""
+    """The rows of an Excel workbook's only sheet that holds any, by pandas and openpyxl."""
     if importlib.util.find_spec("openpyxl") is None:
         raise TaskError(
             f"{path}: an Excel workbook; install openpyxl (pip install openpyxl), or save the sheet as CSV UTF-8"
         )
-    import openpyxl
-
     try:
-        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        sheets = {
-            sheet.title: [list(cells) for cells in sheet.iter_rows(values_only=True)]
-            for sheet in book.worksheets
-        }
+        sheets = pd.read_excel(
+            io.BytesIO(data),
+            sheet_name=None,
+            header=None,
+            dtype=object,
+            keep_default_na=False,
+            engine="openpyxl",
+        )
     except Exception as error:  # openpyxl passes on whatever its readers of zip and XML raise
         raise TaskError(
             f"{path}: not a readable Excel workbook ({error}); save it again, or as CSV UTF-8"
         ) from error
-    full = {title: rows for title, rows in sheets.items() if not all(map(is_blank, rows))}
+    full = {
+        title: rows
+        for title, sheet in sheets.items()
+        if not all(map(is_blank, rows := sheet.values.tolist()))
+    }
     if len(full) != 1:
         held = f"{len(full)} sheets hold something ({', '.join(full)})" if full else "no sheet holds anything"
         raise TaskError(f"{path}: {held}; save the one with texts and labels as a file of its own")
     title, rows = next(iter(full.items()))
-    width = max(len(without_tail(cells)) for cells in rows)
     while is_blank(rows[-1]):
         rows.pop()
-    return [(line, cells[:width]) for line, cells in enumerate(rows, 1)], [f"read from the sheet {title!r}"]
+    return list(enumerate(rows, 1)), [f"read from the sheet {title!r}"]
