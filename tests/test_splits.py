@@ -69,7 +69,16 @@ class TestNames:
     def test_one_file_for_each(self, names: tuple[str, ...], tmp_path: Path) -> None:
         for name, n in zip(names, (30, 20, 10), strict=True):
             put(tmp_path / name, n)
-        for other in ("README.md", "dataset_infos.json", "LICENSE.txt", ".gitattributes", "train.log"):
+        others = (
+            "README.md",
+            "dataset_infos.json",
+            "LICENSE.txt",
+            "train_config.json",
+            "test_results.json",
+            ".gitattributes",
+            "train.log",
+        )
+        for other in others:
             (tmp_path / other).write_text("{}")
         task, _ = load(tmp_path)
         assert (

@@ -216,6 +216,8 @@ class TestNoHeader:
         path = put(tmp_path / "train.txt", lines(self.ROWS, "\t"))
         with pytest.raises(TaskError, match=r'no header, .* -p "fields=\[0,1\]" -p label=2'):
             load_task(path)
+        with pytest.raises(TaskError, match=r"no header, .*if it is a header, by their names"):
+            load_task(path, fields=["left", "right"], label="label")
         assert cells(read_table(path)) == self.ROWS
 
     @pytest.mark.parametrize("given", [{"fields": [0, 1], "label": 2}, {"fields": ["0", "1"], "label": "2"}])
@@ -251,10 +253,13 @@ class TestNoHeader:
 
 
 class TestJson:
-    OBJECTS = [{"query": "a", "label": 1}, {"query": "b\n\u2028", "label": None}]
+    OBJECTS: list[dict[str, Any]] = [{"query": "a", "label": 1}, {"query": "b\n\u2028", "label": None}]
 
     @pytest.mark.parametrize("name", ["p.json", "p.jsonl", "p.ndjson", "p.txt"])
-    @pytest.mark.parametrize("written", ["lines", "array", "indented", "blank lines", "pandas", "within"])
+    @pytest.mark.parametrize(
+        "written",
+        ["lines", "array", "indented", "blank lines", "pandas", "pandas index", "pandas split", "within"],
+    )
     def test_objects_however_they_are_laid_out(self, written: str, name: str, tmp_path: Path) -> None:
         texts = [json.dumps(one, ensure_ascii=False) for one in self.OBJECTS]
         frame = {"query": {"0": "a", "1": "b\n\u2028"}, "label": {"0": 1, "1": None}}
@@ -264,6 +269,14 @@ class TestJson:
             "indented": "\n".join(json.dumps(one, indent=2) for one in self.OBJECTS),
             "blank lines": "\r\n\n".join(texts) + "\n\n",
             "pandas": json.dumps(frame),
+            "pandas index": json.dumps({str(i): one for i, one in enumerate(self.OBJECTS)}),
+            "pandas split": json.dumps(
+                {
+                    "columns": ["query", "label"],
+                    "index": [0, 1],
+                    "data": [[*o.values()] for o in self.OBJECTS],
+                }
+            ),
             "within": f'{{"version": 1, "data": [{",".join(texts)}]}}',
         }[written]
         table = read_table(put(tmp_path / name, content))

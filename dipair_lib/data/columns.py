@@ -51,7 +51,8 @@ def choose(
     Raises:
         TaskError: one that is not there, or more than one choice; with what can be pasted.
     """
-    if not table.header and not (fields and label):
+    missing = [name for name in (*fields, label) if name and name not in table.columns]
+    if not table.header and (missing or not (fields and label)):
         raise TaskError(no_header(table))
     fields = tuple(placed(table, name) for name in fields)
     label, group = placed(table, label), placed(table, group)
@@ -121,7 +122,7 @@ def guess_label(
     tiers = [[name for name in free if name.strip().lower() in tier] for tier in LABEL_TIERS]
     by_words = [name for name in free if LABEL_WORDS & set(words(name)) and is_label(table, name)]
     likely = next(filter(None, [*tiers, by_words]), [])
-    listing = f"columns: {', '.join(columns)}"
+    listing = f"columns: {', '.join(columns[:40])}{', ...' * (len(columns) > 40)}"
     if len(likely) == 1:
         if likely[0].lower() not in LABEL_NAMES:
             said.append(f"column {likely[0]!r} taken as label, by its name")
@@ -134,6 +135,9 @@ def guess_label(
         hint = f": {hint}"
     elif scored:
         hint = "; beside a teacher's scores labels are needed too: they are what its students are measured on"
+    few = [name for name in free if is_few(table, name)]
+    if not (likely or hint) and few:
+        hint = f", for example -p {quoted(f'label={few[-1]}')}"
     raise TaskError(f"{table.path}: {found}; say label=... ({listing}){hint}")
 
 
@@ -145,7 +149,7 @@ def guess_fields(
     if len(texts) in (1, 2):
         return texts
     pairs = [(a, b) for a in texts for b in texts if is_pair(a, b)]
-    few = tuple(name for name in texts if not is_few(table, name) and name != group)
+    few = tuple(name for name in texts if not is_few(table, name, least=1) and name != group)
     likely = pairs[0] if len(pairs) == 1 else few
     if len(likely) in (1, 2):
         left = ", ".join(name for name in texts if name not in likely)
@@ -204,16 +208,17 @@ def is_pair(one: str, other: str) -> bool:
         ("premise", "hypothesis"),
         ("query", "passage"),
         ("query", "document"),
+        ("query", "text"),
         ("question", "answer"),
         ("anchor", "positive"),
     )
     return (one.lower(), other.lower()) in known
 
 
-def is_few(table: Table, column: str) -> bool:
+def is_few(table: Table, column: str, least: int = 2) -> bool:
     """Whether a column has a few values again and again, as classes and sources have."""
     values = [str(value) for value in table.columns[column] if not is_missing(value)]
-    return 2 <= len(set(values)) <= 20 and len(values) >= 3 * len(set(values))
+    return least <= len(set(values)) <= 20 and len(values) >= 3 * len(set(values))
 
 
 def is_label(table: Table, column: str) -> bool:

@@ -19,30 +19,8 @@ def json_table(path: Path, text: str, asked: Sequence[str], said: list[str]) -> 
     said = said + counted(blank, "empty line")
     rows: list[Any] = values
     at: list[int] | None = lines
-    if len(values) == 1 and isinstance(values[0], list):
-        rows, at = values[0], None
-    elif len(values) == 1 and isinstance(values[0], dict):
-        inner = values[0]
-        lists = [value for value in inner.values() if isinstance(value, list)]
-        tables = [value for value in lists if value and all(isinstance(row, dict) for row in value)]
-        if len(lists) == len(inner) > 1 and not tables and len({len(one) for one in lists}) == 1:
-            return Table(
-                path, {str(name): list(column) for name, column in inner.items()}, None, said=tuple(said)
-            )
-        if len(tables) == 1 and (len(inner) == 1 or len(tables[0]) > 1):
-            rows, at = tables[0], None
-        elif len(tables) > 1:
-            raise TaskError(
-                f"{path}: an object of several lists ({', '.join(inner)}); write each into a file of its own"
-            )
-        elif (
-            len(inner) > 1
-            and all(isinstance(v, dict) for v in inner.values())
-            and len({tuple(v) for v in inner.values()}) == 1
-            and all(key.isdigit() for v in inner.values() for key in v)
-        ):
-            columns = {name: list(column.values()) for name, column in inner.items()}
-            return Table(path, columns, None, said=tuple(said))
+    if len(values) == 1 and (inside := rows_within(path, values[0])) is not None:
+        rows, at = inside, None
     if not rows:
         raise TaskError(f"{path}: no rows")
     if all(isinstance(row, list) for row in rows):
@@ -58,6 +36,37 @@ def json_table(path: Path, text: str, asked: Sequence[str], said: list[str]) -> 
         rows = [row for row in rows if row]
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Table(path, {name: [row.get(name) for row in rows] for name in names}, at, said=tuple(said))
+
+
+def rows_within(path: Path, value: Any) -> list[Any] | None:
+    """The rows of a file that is one value: an array, an object around one, or what pandas writes; None where the value is a row itself."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict):
+        return None
+    inner = list(value.values())
+    lists = [one for one in inner if isinstance(one, list)]
+    objects = [one for one in lists if one and all(isinstance(row, dict) for row in one)]
+    if {"columns", "data"} <= value.keys() and len(lists) == len(inner):  # orient="split"
+        return [value["columns"], *value["data"]]
+    if len(objects) > 1:
+        raise TaskError(
+            f"{path}: an object of several lists ({', '.join(value)}); write each into a file of its own"
+        )
+    if objects and (len(inner) == 1 or len(objects[0]) > 1):
+        return objects[0]
+    if len(lists) == len(inner) > 1 and len({len(one) for one in lists}) == 1:
+        return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
+    maps = [one for one in inner if isinstance(one, dict)]
+    if len(maps) == len(inner) > 1 and len({tuple(one) for one in maps}) == 1:
+        if all(key.isdigit() for key in maps[0]):  # orient="columns"
+            return [
+                dict(zip(value, row, strict=True))
+                for row in zip(*(one.values() for one in maps), strict=True)
+            ]
+        if all(key.isdigit() for key in value):  # orient="index"
+            return maps
+    return None
 
 
 def json_values(path: Path, text: str) -> tuple[list[Any], list[int], int]:

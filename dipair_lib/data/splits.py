@@ -22,6 +22,12 @@ from .table import Table
 FIRST_FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")  # of one name in several formats, these are read
 
 
+ABOUT = {
+    "readme", "license", "licence", "notes", "about", "requirements", "citation", "config", "args", "info", "infos", "schema", "stats",
+    "metadata", "results", "metrics", "log", "vocab",
+}  # fmt: skip
+
+
 @dataclass
 class Found:
     """Files of each split, or of "all" where no name tells one; and the names of what is left alone."""
@@ -83,6 +89,8 @@ def find(folder: Path) -> Found:
             raise TaskError(
                 f"{folder}: no {split} file (expected {split}{files.FORMATS[0]}, {', '.join(files.FORMATS[1:])}, or packed; or a name "
                 f"with the word {split}); there is {there}. To have one file split, give its own path instead of the folder's"
+                + "; to measure on the dev file, call it test, and dev is cut from train"
+                * (split == "test" and "dev" in found.files)
             )
     return found
 
@@ -131,9 +139,7 @@ def words_of(path: Path) -> list[str]:
 
 def is_about(path: Path) -> bool:
     """Whether a file is about the data, not the data."""
-    return bool(
-        {"readme", "license", "licence", "notes", "about", "requirements", "citation"} & set(words_of(path))
-    )
+    return bool(ABOUT & set(words_of(path)))
 
 
 def holds_parts(folder: Path) -> bool:

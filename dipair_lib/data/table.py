@@ -61,6 +61,8 @@ def need_column(table: Table, name: str) -> None:
     if name not in table.columns:
         close = difflib.get_close_matches(name, table.columns, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
+        if not table.header:
+            hint = "; its first line reads as a row, so columns are called by their places, counted from 0"
         raise TaskError(f"{table.path}: no column {name!r}; there are {', '.join(table.columns)}{hint}")
 
 
