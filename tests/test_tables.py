@@ -191,6 +191,8 @@ class TestQuotes:
     def test_quoted_tabs_and_breaks_that_look_like_rows(self, tmp_path: Path) -> None:
         table = read_table(put(tmp_path / "p.tsv", 'query\ttext\tlabel\n"1\t1"\t"1\n\t1"\t0\n1\t1\t1\n'))
         assert cells(table) == [["1\t1", "1\n\t1", "0"], ["1", "1", "1"]]
+        table = read_table(put(tmp_path / "p.tsv", 'query\ttext\tlabel\na\t"1\t\n\t1"\t1\n'))
+        assert cells(table) == [["a", "1\t\n\t1", "1"]]
 
     def test_spark_escapes_quotes_by_backslashes(self, tmp_path: Path) -> None:
         text = 'query,text,label\n"say \\"hi\\", you",C:\\new,1\n"a, \\\\ b",plain,0\n"ends \\"so\\"",x,1\n'

@@ -133,9 +133,15 @@ def tab_lines(path: Path, text: str) -> Lines:
         # Rows as lines fit, too: two characters that only look like quotes would enclose whole rows, a cell that was quoted need not.
         width = max(widths)
         fits = all(len(cells) == width for _, cells in quoted.rows if not is_blank(cells))
-        if fits and any(cell.count("\t") != cell.count("\n") * (width - 1) for cell in found):
+        if fits and any(not looks_like_rows(cell, width) for cell in found):
             return quoted
     return unquoted_columns(rows) if len(widths) == 1 else Lines(rows)
+
+
+def looks_like_rows(cell: str, width: int) -> bool:
+    """Whether a quoted cell may be the end of one row of ``width`` cells, whole rows, and the beginning of another, none of them empty."""
+    pieces = re.split(r"[\t\n]", cell[1:-1])
+    return cell.count("\t") == cell.count("\n") * (width - 1) and all(piece.strip() for piece in pieces)
 
 
 def unquoted_columns(rows: list[Row]) -> Lines:
