@@ -244,8 +244,10 @@ class TestNoHeader:
         assert task.fields == ("1", "2") and sum(task.notes["rows"].values()) == 60
 
     def test_one_text_a_line(self, tmp_path: Path) -> None:
-        table = read_table(put(tmp_path / "p.txt", "a, b\nc, d\n"))
-        assert table.columns == {"0": ["a, b", "c, d"]} and not table.header
+        table = read_table(put(tmp_path / "p.txt", "a, b\none more text\n"))
+        assert table.columns == {"0": ["a, b", "one more text"]} and not table.header
+        assert read_table(put(tmp_path / "p.txt", "one text\ntwo\n")).columns == {"0": ["one text", "two"]}
+        assert read_table(put(tmp_path / "p.txt", "passage\ntwo\n")).columns == {"passage": ["two"]}
 
     def test_lists_of_cells_in_json(self, tmp_path: Path) -> None:
         table = read_table(put(tmp_path / "p.jsonl", '["a", "b", 1]\n["c", "d", 0]\n'))

@@ -33,12 +33,11 @@ MORE_LABEL_NAMES = (
 
 
 def is_known_name(cell: str) -> bool:
-    """ "label", "gold_label", "question1", "Sentence_A", "#1 ID"."""
+    """Whether a cell is a usual name of a column: "label", "gold_label", "question1", "Sentence_A", "#1 ID"."""
     plain = re.sub(r"[\W_]+", "_", cell.strip().lower()).strip("_")
     known = (*LABEL_NAMES, *MORE_LABEL_NAMES, *ID_NAMES, *TEXT_NAMES)
-    ends = re.sub(r"_?(\d|a|b|left|right|l|r)$|^\d_", "", plain)
-    return (
-        plain in known
-        or ends in known
-        or (plain.endswith(("_id", "_uid", "_label", "_score", "_text")) and len(plain) < 40)
+    bare = re.sub(r"_?(\d|a|b|left|right|l|r)$|^\d_", "", plain)
+    ending = plain.endswith(("_id", "_uid", "_label", "_score", "_text")) and not re.search(
+        r"\s", cell.strip()
     )
+    return plain in known or bare in known or ending
