@@ -320,7 +320,9 @@ def own_path(value: Any, base: Path, notebooks: Path, key: str = "") -> Any:
     with contextlib.suppress(OSError):  # too long for a path: left to the task's own error
         if isinstance(value, str) and value and (base / value).exists():
             looks_like_path = "/" in value or os.sep in value or "." in value
-            holds_data = (base / value).is_dir() and key == "task" and value not in tasks.BUILT_IN and value != "q2p"
+            holds_data = (
+                (base / value).is_dir() and key == "task" and value not in tasks.BUILT_IN and value != "q2p"
+            )
             if looks_like_path or holds_data or (base / value).is_file():
                 return relative(base / value, notebooks)
     return value
