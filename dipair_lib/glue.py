@@ -20,6 +20,8 @@ from typing import Any
 import pandas as pd
 
 from dipair_lib import tasks
+from dipair_lib.data import checks, splits
+from dipair_lib.data.table import need_column
 from dipair_lib.tasks import Table, Task, TaskError
 
 REPOSITORY = "nyu-mll/glue"
@@ -133,15 +135,18 @@ def build(name: str, known: Set, tables: dict[str, Table], notes: dict[str, Any]
         tables[split], dropped[split] = without_empty_texts(table, known.fields)
     if any(dropped.values()):
         notes["rows_with_an_empty_text_dropped"] = dropped
-    frames = {split: tasks._frame(table, known.fields, "label", "") for split, table in tables.items()}
+    frames = {
+        split: checks.frame_of(table, known.fields, "label", "", most_empty=0)
+        for split, table in tables.items()
+    }
     if "dev" not in frames:
-        frames |= tasks._cut(frames["train"], known.fields[0], {"train": 1 - share, "dev": share}, 0)
+        frames |= splits.cut(frames["train"], known.fields[0], {"train": 1 - share, "dev": share}, 0)
         tables["dev"] = tables["train"]
     notes["rows_read"] = {split: len(frames[split]) for split in tasks.SPLITS}
-    frames, notes["dropped"] = tasks._drop_repeats({s: frames[s] for s in tasks.SPLITS}, known.fields)
-    tasks._tell(where, notes)
+    frames, notes["dropped"] = checks.drop_repeats({s: frames[s] for s in tasks.SPLITS}, known.fields)
+    checks.tell(where, notes)
     for split, frame in frames.items():
-        tasks._check_split(tables[split], split, frame, "label", "classes", known.classes)
+        checks.check_split(tables[split], split, frame, "label", "classes", known.classes)
     index = {label: number for number, label in enumerate(known.classes)}
     frames = {split: frame.assign(label=frame["label"].map(index)) for split, frame in frames.items()}
     return tasks._finish(
@@ -197,11 +202,11 @@ def read_folder(known: Set, folder: Path) -> tuple[dict[str, Table], dict[str, i
 def rename(known: Set, table: Table, split: str) -> Table:
     """A file's table with our column names and labels as class names; without a label column, or as -1, those of test are hidden."""
     for column in known.official:
-        tasks._need_column(table, column)
+        need_column(table, column)
     columns = {ours: table.columns[its] for ours, its in zip(known.fields, known.official, strict=True)}
     if split == "test" and known.label not in table.columns:
         return Table(table.path, columns | {"label": [None] * len(table)}, table.lines)
-    tasks._need_column(table, known.label)
+    need_column(table, known.label)
     names: dict[str, str | None] = (
         {} if known.folder == "MNLI" else dict(zip("01", known.classes, strict=True))
     )
@@ -251,7 +256,7 @@ def hub_table(known: Set, where: str, data: Any) -> Table:
     frame: pd.DataFrame = data.to_pandas()
     table = Table(Path(where), {name: frame[name].tolist() for name in frame}, None)
     for column in (*known.fields, "label"):
-        tasks._need_column(table, column)
+        need_column(table, column)
     names = getattr(data.features["label"], "names", None)
     if not names:
         raise TaskError(

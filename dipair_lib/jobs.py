@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from . import collection, ids, manifest, results, sources, tasks
 from .collection import Collection, CollectionError
+from .data.tables import chunks
 from .models.backbone import sha256_of
 
 FORMAT = "dipair job 2"
@@ -192,7 +193,7 @@ def listed(job: Job, out: Path, named: Sequence[ids.Ids]) -> tuple[dict[str, str
         np.stack(
             [places_of(table, job, side, index) for side, index in zip(SIDES, indexes, strict=True)], axis=1
         )
-        for table in sources.tables_of(Path(job.pairs))
+        for table in chunks(Path(job.pairs), sources.CHUNK)
     ]
     if not found:
         raise CollectionError(f"{job.pairs}: no rows: expected pairs of ids in columns left and right")

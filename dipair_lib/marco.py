@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from dipair_lib import tasks
+from dipair_lib.data import checks, splits
+from dipair_lib.data.table import need_column, show
 from dipair_lib.tasks import SPLITS, Table, Task, TaskError
 
 REPOSITORY, SUBSET = "microsoft/ms_marco", "v1.1"
@@ -112,14 +114,14 @@ def load(
         TaskError: a file, line, column or number that cannot be used, the hub out of reach, an extra not installed.
     """
     tasks._refuse_own("q2p", (FIELDS, "label", "query", "classes"), given)
-    tasks._check_shares(shares)
+    splits.check_shares(shares)
     if queries < 1 or min(retrieved, random) < 0 or retrieved + random < 1:
         raise TaskError(
             f"q2p: queries={queries}, retrieved={retrieved}, random={random}: expected at least one query, and one negative for it"
         )
     settings, tell = Settings(tuple(shares), seed, queries, retrieved, random), say or (lambda line: None)
     counts: Counter[str] = Counter()
-    about, splits, files, read = source_of(root, settings, counts, tell)
+    about, split_how, files, read = source_of(root, settings, counts, tell)
 
     def build() -> tuple[pd.DataFrame, dict[str, Any]]:
         table = pairs(read(), settings)
@@ -130,7 +132,7 @@ def load(
         kinds = table["kind"].value_counts()
         notes = {
             "source": about,
-            "splits": splits,
+            "splits": split_how,
             "settings": settings._asdict(),
             "build": BUILD,
             "pairs": {kind: int(kinds.get(kind, 0)) for kind in ("positive", "retrieved", "random")},
@@ -180,12 +182,12 @@ def finish(table: pd.DataFrame, notes: dict[str, Any], max_train: int) -> Task:
     where = Path("q2p")
     frames = {split: table[table["split"] == split].reset_index(drop=True) for split in SPLITS}
     notes = notes | {"terms": TERMS, "rows_read": {split: len(frame) for split, frame in frames.items()}}
-    frames, notes["dropped"] = tasks._drop_repeats(frames, FIELDS)
-    tasks._tell(where, notes)
+    frames, notes["dropped"] = checks.drop_repeats(frames, FIELDS)
+    checks.tell(where, notes)
     index = {name: number for number, name in enumerate(CLASSES)}
     for split, frame in frames.items():
         frame["row"] = range(len(frame))
-        tasks._check_split(Table(where, {}, None), split, frame, "label", "classes", CLASSES)
+        checks.check_split(Table(where, {}, None), split, frame, "label", "classes", CLASSES)
         frame["label"] = frame["label"].map(index)
     return tasks._finish("q2p", FIELDS, "classes", CLASSES, frames, True, max_train, notes)
 
@@ -214,7 +216,7 @@ def strangers(pool: Sequence[tuple[str, str]], query: Query, settings: Settings)
     """Passages that match other queries, from a place in the pool that the query's id and the seed decide."""
     taken: list[str] = []
     own = {*query.positives, *query.retrieved}
-    start = int(tasks._share(f"random {query.id}", settings.seed) * len(pool))
+    start = int(splits.share(f"random {query.id}", settings.seed) * len(pool))
     for step in range(len(pool)):
         if len(taken) == settings.random:
             break
@@ -255,7 +257,7 @@ def choose(
         elif not visible(text):
             counts["queries_without_text"] += 1
         else:
-            offer(heap, kept, number, text.strip(), tasks._share(number, settings.seed), settings.queries)
+            offer(heap, kept, number, text.strip(), splits.share(number, settings.seed), settings.queries)
     return in_order(heap, kept)
 
 
@@ -292,7 +294,7 @@ def by_ids(source: Source, settings: Settings, counts: Counter[str], tell: Say) 
             counts["queries_whose_positives_are_missing"] += 1
     frame = pd.DataFrame({"query": [query.text for query in queries], "at": range(len(queries))})
     shares = dict(zip(SPLITS, settings.shares, strict=True))
-    cut = tasks._cut(frame, "query", shares, settings.seed) if queries else {}
+    cut = splits.cut(frame, "query", shares, settings.seed) if queries else {}
     return {split: [queries[i] for i in part["at"]] for split, part in cut.items()}
 
 
@@ -310,7 +312,7 @@ def nearby(
         for number, passage, text in source.retrieved(texts):
             key = passage or text
             if number in heaps and key not in matches[number]:
-                share = tasks._share(f"{number} {key}", settings.seed)
+                share = splits.share(f"{number} {key}", settings.seed)
                 offer(heaps[number], kept[number], key, not passage, share, settings.retrieved)
     return {number: in_order(heaps[number], kept[number]) for number in texts}
 
@@ -338,7 +340,7 @@ def by_rows(
             else:
                 number = str(row["query_id"])
                 most = max(1, round(settings.queries * share))
-                offer(heap, kept, number, row, tasks._share(number, settings.seed), most)
+                offer(heap, kept, number, row, splits.share(number, settings.seed), most)
         parts[split] = [query_of(row, settings, counts) for row in in_order(heap, kept).values()]
         parts[split] = [query for query in parts[split] if query.positives]
         tell(f"q2p: {len(parts[split]):,} queries of {split} chosen")
@@ -358,7 +360,7 @@ def query_of(row: Mapping[str, Any], settings: Settings, counts: Counter[str]) -
             positives.append(without_nul(text, counts).strip())
         elif settings.retrieved:
             text = without_nul(text, counts).strip()
-            offer(heap, kept, text, None, tasks._share(f"{number} {text}", settings.seed), settings.retrieved)
+            offer(heap, kept, text, None, splits.share(f"{number} {text}", settings.seed), settings.retrieved)
     counts["queries_whose_positives_are_missing"] += not positives
     counts["queries_without_retrieved"] += not kept
     return Query(number, without_nul(row["query"], counts).strip(), positives, list(in_order(heap, kept)))
@@ -495,7 +497,7 @@ def split_line(path: Path, number: int, line: bytes, names: Sequence[str]) -> li
 
 
 def shown(line: bytes) -> str:
-    return tasks._show(line.decode(errors="replace"))
+    return show(line.decode(errors="replace"))
 
 
 def decoded(data: bytes, counts: Counter[str]) -> str:
@@ -637,7 +639,7 @@ def hub_rows() -> dict[str, Iterator[dict[str, Any]]]:
 
 def check_columns(path: Path, there: Iterable[str]) -> None:
     for name in COLUMNS:
-        tasks._need_column(Table(path, {column: [] for column in there}, None), name)
+        need_column(Table(path, {column: [] for column in there}, None), name)
 
 
 # --- snapshot ---------------------------------------------------------------------------------------------------------------------

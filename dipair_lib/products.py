@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from dipair_lib import glue, tasks
+from dipair_lib.data import checks, delimited, splits
+from dipair_lib.data.cells import cells_table
+from dipair_lib.data.table import complain, need_column, number, show
 from dipair_lib.tasks import Table, Task, TaskError
 
 REPOSITORY = "tasksource/esci"
@@ -109,7 +112,7 @@ def load(
     if name not in VARIABLES:
         raise TaskError(f"p2t/{name}: unknown; there are {', '.join(NAMES)}")
     tasks._refuse_own(f"p2t/{name}", (FIELDS, "label", "term", "score"), given)
-    tasks._check_shares(shares)
+    splits.check_shares(shares)
     folder = os.environ.get(VARIABLES[name])
     root = root or (Path(folder).expanduser() if folder else None)
     notes: dict[str, Any] = {"terms": TERMS[name]}
@@ -133,23 +136,26 @@ def build(
         tables[split], dropped[split] = glue.without_empty_texts(table, FIELDS)
     if any(dropped.values()):
         notes["rows_with_an_empty_text_dropped"] = dropped
-    frames = {split: tasks._frame(table, FIELDS, "label", "group") for split, table in tables.items()}
+    frames = {
+        split: checks.frame_of(table, FIELDS, "label", "group", most_empty=0)
+        for split, table in tables.items()
+    }
     train, dev, _ = shares
     if "all" in frames:
-        frames = tasks._cut(frames["all"], "group", dict(zip(tasks.SPLITS, shares, strict=True)), seed)
+        frames = splits.cut(frames["all"], "group", dict(zip(tasks.SPLITS, shares, strict=True)), seed)
         notes["splits"] = f"cut by hash of the query, shares {list(shares)}, seed {seed}"
     else:
-        frames |= tasks._cut(
+        frames |= splits.cut(
             frames["train"], "group", {"train": train / (train + dev), "dev": dev / (train + dev)}, seed
         )
         notes["splits"] = f"train and test as given, dev cut from train by hash of the query, seed {seed}"
     frames = {split: frames[split] for split in tasks.SPLITS}
     notes["rows_read"] = {split: len(frame) for split, frame in frames.items()}
-    frames, notes["dropped"] = tasks._drop_repeats(frames, FIELDS)
+    frames, notes["dropped"] = checks.drop_repeats(frames, FIELDS)
     first = next(iter(tables.values()))
-    tasks._tell(first.path, notes)
+    checks.tell(first.path, notes)
     for split, frame in frames.items():
-        tasks._check_split(tables.get(split, first), split, frame, "label", "score", ())
+        checks.check_split(tables.get(split, first), split, frame, "label", "score", ())
     return tasks._finish(f"p2t/{name}", FIELDS, "score", (), frames, True, max_train, notes)
 
 
@@ -157,11 +163,11 @@ def graded(table: Table, column: str, grades: dict[str, float], names: Sequence[
     """The scores of a column of label names."""
     found = [grades.get(str(value).strip()) for value in table.columns[column]]
     bad = [
-        (row, f"{tasks._show(table.columns[column][row])} is not one of {', '.join(names)}")
+        (row, f"{show(table.columns[column][row])} is not one of {', '.join(names)}")
         for row, grade in enumerate(found)
         if grade is None
     ]
-    tasks._complain(table, column, bad, "correct or remove these rows")
+    complain(table, column, bad, "correct or remove these rows")
     return [grade for grade in found if grade is not None]
 
 
@@ -240,7 +246,7 @@ def official_esci(folder: Path, locale: str, small: bool, tell: Say) -> Tables:
     tell(f"p2t/esci: {len(kept['query']):,} rows of {locale}")
     if strange := [split for split in kept["split"] if split not in ("train", "test")]:
         raise TaskError(
-            f"{path}, column 'split': expected train or test, got {tasks._show(strange[0])} in {len(strange)} rows; download it again"
+            f"{path}, column 'split': expected train or test, got {show(strange[0])} in {len(strange)} rows; download it again"
         )
     needed = set(kept["product_id"])
     titles: dict[str, str | None] = {}
@@ -266,7 +272,7 @@ def esci_table(path: Path, kept: dict[str, list[Any]], titles: list[Any], locale
     if bad:
         label = kept["esci_label"][kept["example_id"].index(bad[0])]
         raise TaskError(
-            f"{path}, column 'esci_label': example_id {bad[0]}: {tasks._show(label)} is not one of E, S, C, I (or Exact, Substitute, "
+            f"{path}, column 'esci_label': example_id {bad[0]}: {show(label)} is not one of E, S, C, I (or Exact, Substitute, "
             f"Complement, Irrelevant); {len(bad)} such rows in all; correct or remove them"
         )
     groups = [str(query) for query in kept["query_id"]]
@@ -325,7 +331,7 @@ def hub_batches(split: str, columns: list[str]) -> Iterator[dict[str, list[Any]]
 
 def check_columns(path: Path, there: Iterable[str], columns: Iterable[str]) -> None:
     for column in columns:
-        tasks._need_column(Table(path, {name: [] for name in there}, None), column)
+        need_column(Table(path, {name: [] for name in there}, None), column)
 
 
 # --- WANDS ------------------------------------------------------------------------------------------------------------------------
@@ -398,7 +404,7 @@ def tab_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
             check_columns(path, header, columns)
             at = [header.index(name) for name in columns]
             start = reader.line_num + 1
-            for cells in tasks.whole_cells(reader):
+            for cells in delimited.whole_cells(reader):
                 if len(cells) != len(header) and cells:
                     raise TaskError(
                         f"{path}, row starting at line {start}: malformed, {len(cells)} cells where the header has {len(header)} "
@@ -449,17 +455,17 @@ def home_depot(root: Path, notes: dict[str, Any]) -> Tables:
     if not data.strip():
         raise TaskError(f"{path}: the file is empty")
     text, encoding = decoded(data)
-    rows = tasks._tsv_rows(text) if ".tsv" in path.suffixes else tasks._csv_rows(path, text)
-    table = tasks._read_cells(path, rows)
+    rows = delimited.tab_rows(text) if ".tsv" in path.suffixes else delimited.csv_rows(path, text)
+    table = cells_table(path, rows)
     for column in HOME_DEPOT_COLUMNS:
-        tasks._need_column(table, column)
-    scores = [tasks._number(value) for value in table.columns["relevance"]]
+        need_column(table, column)
+    scores = [number(value) for value in table.columns["relevance"]]
     bad = [
-        (row, f"{tasks._show(table.columns['relevance'][row])} is not a number from 1 to 3")
+        (row, f"{show(table.columns['relevance'][row])} is not a number from 1 to 3")
         for row, score in enumerate(scores)
         if score is None or not 1 <= score <= 3
     ]
-    tasks._complain(table, "relevance", bad, "correct or remove these rows")
+    complain(table, "relevance", bad, "correct or remove these rows")
     notes |= {"source": f"Home Depot, {path.name}", "encoding": encoding}
     terms = table.columns["search_term"]
     groups = [" ".join(term.split()) for term in terms]

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from . import ids as naming
 from . import tasks
+from .data.tables import chunks
 from .manifest import CollectionError
 
 CHUNK = 8192  # rows of a source read at a time
 
 
 def rows_of(path: Path, text: str, id: str, kind: type) -> Iterator[tuple[list[Any], list[str]]]:
-    """Chunks of checked ids and texts of a file. All of its ids are checked first.
+    """Chunks of checked ids and texts of a file. All ids of a Parquet file are checked first; others come whole.
 
     Args:
         kind: ``int`` or ``str``, as the collection's ids are; another type where it has none yet.
     """
-    if path.suffix.lower() == ".parquet" and path.is_file():  # others come whole
-        name = id or ("id" if "id" in columns_of(path) else "")
-        for table in tables_of(path, [name]) if name else ():
-            ids_in(table, name, kind)
-    for table in tables_of(path):
+    by_chunks = path.is_dir() or path.suffix.lower() == ".parquet"
+    for table in chunks(path, CHUNK, only=[id or "id"]) if by_chunks else ():
+        if id or "id" in table.columns:
+            ids_in(table, id or "id", kind)
+    for table in chunks(path, CHUNK):
+        for said in table.said:
+            warnings.warn(f"{table.path}: {said}", stacklevel=2)
         name = id or ("id" if "id" in table.columns else "")
         yield ids_in(table, name, kind), tasks.texts_of(table, text or guess(table))
 
@@ -48,47 +48,6 @@ def ids_in(table: tasks.Table, name: str, kind: type) -> list[Any]:
                 "use those"
             )
     return ids
-
-
-def columns_of(path: Path) -> list[str]:
-    """The columns of a Parquet file; TaskError where it is none, or one of its columns occurs twice."""
-    refuse_pointer(path)
-    try:
-        names: list[str] = pq.ParquetFile(path).schema_arrow.names  # type: ignore[no-untyped-call]
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise tasks.TaskError(f"{path}: not a readable Parquet file ({error}); write it again") from error
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise tasks.TaskError(f"{path}: column {twice!r} occurs twice; rename one")
-    return names
-
-
-def tables_of(path: Path, columns: list[str] | None = None) -> Iterator[tasks.Table]:
-    """A file's rows: Parquet a chunk at a time, others whole. ``columns``: only these of a Parquet file."""
-    if path.suffix.lower() != ".parquet" or not path.is_file():
-        refuse_pointer(path)
-        yield tasks.read_table(path)
-        return
-    names, first = columns_of(path), 0
-    try:
-        chosen = None if columns is None else [name for name in columns if name in names]
-        for batch in pq.ParquetFile(path).iter_batches(CHUNK, columns=chosen):  # type: ignore[no-untyped-call]
-            yield tasks.Table(path, {str(k): v for k, v in batch.to_pydict().items()}, None, first)
-            first += batch.num_rows
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise tasks.TaskError(f"{path}: not a readable Parquet file ({error}); write it again") from error
-
-
-def refuse_pointer(path: Path) -> None:
-    """Raise for what Git LFS leaves in a file's place until it is fetched."""
-    if os.path.isfile(path):
-        with path.open("rb") as file:
-            if file.read(len(POINTER)) == POINTER:
-                raise tasks.TaskError(
-                    f"{path}: a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"
-                )
-
-
-POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def guess(table: tasks.Table) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from dipair_lib import results, safe_yaml
+from dipair_lib import results, safe_yaml, tasks
 
 PATH_PARAMETERS = (
     "task",
@@ -139,7 +139,7 @@ def read_suite(
                 for key in PATH_PARAMETERS:
                     if key in parameters:
                         base = Path() if key in overrides else notebooks.parent
-                        parameters[key] = own_path(parameters[key], base, notebooks)
+                        parameters[key] = own_path(parameters[key], base, notebooks, key)
                 told = {k: v for k, v in {**own, **overrides}.items() if k in known[name] and k in own}
                 label = " ".join([name, *(f"{k}={parameters[k]}" for k in told)])
                 alone = parameters.get("clock", "none") != "none"
@@ -239,9 +239,8 @@ def with_values(
         if name in own:
             values[name] = of_type(own[name], known[name], f"{where}: {name}")
         if name in overrides:
-            values[name] = of_type(
-                from_text(overrides[name], known[name]), known[name], f"-p {name}, for {where}"
-            )
+            read = names_from_text if name == "fields" else from_text
+            values[name] = of_type(read(overrides[name], known[name]), known[name], f"-p {name}, for {where}")
     return values
 
 
@@ -267,6 +266,22 @@ def from_text(text: str, default: Any) -> Any:
     if isinstance(default, list) and not isinstance(value, list):
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
     return value
+
+
+def names_from_text(text: str, default: Any) -> Any:
+    """Names of columns typed on a command line, "[on,#1 String]" or "on,#1 String": as they stand, whatever YAML takes them for; one that
+    holds a comma stands in quotes."""
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    parts = re.findall(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,]*?)\s*(?:,|$)""", inner.strip())
+    found = [part for part in parts if part]
+    return [
+        part[1:-1].replace('\\"', '"').replace("''", "'" if part[0] == "'" else "''")
+        if len(part) > 1 and part[0] == part[-1] and part[0] in "\"'"
+        else part
+        for part in found
+    ]
 
 
 def of_type(value: Any, default: Any, where: str) -> Any:
@@ -300,12 +315,15 @@ def relative(path: Path, start: Path) -> str:
         return path.resolve().as_posix()
 
 
-def own_path(value: Any, base: Path, notebooks: Path) -> Any:
+def own_path(value: Any, base: Path, notebooks: Path, key: str = "") -> Any:
     """A file or folder as seen from the notebooks; a name stays a name."""
     with contextlib.suppress(OSError):  # too long for a path: left to the task's own error
         if isinstance(value, str) and value and (base / value).exists():
             looks_like_path = "/" in value or os.sep in value or "." in value
-            if looks_like_path or (base / value).is_file():
+            holds_data = (
+                (base / value).is_dir() and key == "task" and value not in tasks.BUILT_IN and value != "q2p"
+            )
+            if looks_like_path or holds_data or (base / value).is_file():
                 return relative(base / value, notebooks)
     return value
 

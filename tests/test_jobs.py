@@ -439,11 +439,9 @@ class TestRefusedBeforeAnythingIsWritten:
     @pytest.mark.parametrize(
         ("content", "said"),
         [
-            ("id;text\n1;hello world\n", r"one column, named 'id;text': is it separated by ';'\?"),
-            ("id|text\n1|hello\n", r"one column, named 'id\|text': is it separated by '\|'"),
             (
                 "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-                "a Git LFS pointer, not the file",
+                "a Git LFS pointer",
             ),
         ],
     )
@@ -452,6 +450,13 @@ class TestRefusedBeforeAnythingIsWritten:
         with pytest.raises(ValueError, match=rf"t\.csv: {said}"):
             collection.encode(sides / "s", sides / "t.csv", 0, sides / "new")
         assert not (sides / "new" / "manifest.json").exists()
+
+    def test_semicolons_are_read_and_said(self, sides: Path) -> None:
+        """One column to a reader of commas: the texts would be "1;hello world"."""
+        (sides / "t.csv").write_text("id;text\n7;hello world\n8;the car\n")
+        with pytest.warns(UserWarning, match=r"t\.csv: cells separated by semicolons"):
+            collection.encode(sides / "s", sides / "t.csv", 0, sides / "new")
+        assert collection.Collection.open(sides / "new").ids()["id"].tolist() == ["7", "8"]
 
     def test_a_text_is_no_list_of_letters(self, sides: Path) -> None:
         scorer = Scorer.load(sides / "s")

@@ -193,11 +193,11 @@ class TestLabels:
             load_task(tmp_path / "p.jsonl")
 
     def test_label_unknown_to_train(self, tmp_path):
-        hidden = [("a", "b", -1), ("c", "d", -1)]
+        other = [("a", "b", 1), ("c", "d", 2)]
         with pytest.raises(
-            TaskError, match=r"test\.tsv, column 'label': row 1 \(line 2\): label '-1' does not occur"
+            TaskError, match=r"test\.tsv, column 'label': row 2 \(line 3\): label '2' does not occur"
         ):
-            load_task(folder(tmp_path, test=hidden))
+            load_task(folder(tmp_path, test=other))
 
     def test_one_class_only(self, tmp_path):
         with pytest.raises(TaskError, match=r"dev\.tsv, column 'label': all 2 rows of dev have the label 1"):
@@ -240,7 +240,7 @@ class TestColumns:
             load_task(none)
 
     def test_wrong_separator_is_hinted_at(self, tmp_path):
-        path = write(tmp_path / "p.csv", separator=";")
+        path = write(tmp_path / "p.csv", separator="~")
         with pytest.raises(TaskError, match="is the separator another one"):
             load_task(path)
 
@@ -280,14 +280,12 @@ class TestFaultyFiles:
         ):
             load_task(path)
 
-    def test_blank_line_inside_is_malformed_but_not_at_the_end(self, tmp_path):
+    def test_blank_lines_at_the_end_are_none(self, tmp_path):
         path = write(tmp_path / "p.csv", many(200), separator=",")
         with path.open("a", encoding="utf-8") as file:
             file.write("\n\n")
-        assert sum(load_task(path).notes["rows"].values()) == 200
-        path.write_text("query,text,label\na,b,1\n\nc,d,0\n", encoding="utf-8")
-        with pytest.raises(TaskError, match=r"row 2 \(line 3\): malformed"):
-            load_task(path)
+        task = load_task(path)
+        assert sum(task.notes["rows"].values()) == 200 and "reading" not in task.notes
 
     @pytest.mark.parametrize("name", ["p.csv", "p.csv.gz", "p.tsv"])
     def test_a_cell_of_any_length_is_read_and_the_limit_of_other_readers_stays(self, tmp_path, name):
@@ -328,12 +326,9 @@ class TestFaultyFiles:
         with pytest.raises(TaskError, match=r"p\.csv, line 3: byte 26 \(0xe9\) is not UTF-8; re-encode"):
             load_task(tmp_path / "p.csv")
 
-    def test_utf16(self, tmp_path):
-        (tmp_path / "p.csv").write_bytes("query,text,label\na,b,1\n".encode("utf-16"))
-        with pytest.raises(TaskError, match=r"line 1: byte 0 \(0xff\) is not UTF-8"):
-            load_task(tmp_path / "p.csv")
-        (tmp_path / "p.csv").write_bytes("query,text,label\na,b,1\n".encode("utf-16-le"))
-        with pytest.raises(TaskError, match="line 1: NUL byte"):
+    def test_a_nul_character_in_utf8(self, tmp_path):
+        (tmp_path / "p.csv").write_bytes(b"query,text,label\na,\0b,1\n")
+        with pytest.raises(TaskError, match="line 2: NUL byte"):
             load_task(tmp_path / "p.csv")
 
     def test_byte_order_mark_is_not_part_of_the_first_name(self, tmp_path):
