@@ -48,7 +48,7 @@ class Task:
 
     `train`, `dev` and `test` have one str column per field, `label` (int64 index into `classes`, or float32 score) and
     `group` (int64 code: rows that share a query, to be kept together in splits and in the bootstrap; a code of its own
-    for every row when there is no group column). A float32 column `gain` is there where the file grades what the two
+    for every row of one field when there is no group column). A float32 column `gain` is there where the file grades what the two
     classes only tell apart (see `GAIN_NAME`): nDCG reads it. `metrics` has the headline metric first. `fingerprint` is
     the sha256 of the content of all splits in their order, so results that depend on row order can be stored under it.
     `teacher_scores` are what a file holds of a teacher's scores for the rows of each split, float32 [rows, columns], in the
@@ -103,7 +103,8 @@ def load_task(
 
     fields     text columns, in order, by name or by place from 0; () = guess, an error if the columns leave a choice
     label      label column, likewise; "" = guess
-    group      column whose equal values stay in one split and are resampled together; "" = none
+    group      column whose equal values stay in one split and are resampled together; "" takes the first of several fields' texts,
+               "rows" takes each row by itself
     kind       "classes", "score" or "" = guess: numbers that are not whole are scores, all else classes
     splits     shares of train, dev, test of a single file, cut by a hash of the group value (of the first field's text
                when there is no group), so that rows added later move no other row
@@ -205,6 +206,7 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
 
 # ------------------------------------------------------------------------------------------------- built-in tasks
 
+ROWS = "rows"  # as `group`: every row by itself
 BUILT_IN: dict[str, tuple[tuple[str, ...], str, str]] = {  # name: fields, label, group
     "pydocs": (("query", "passage"), "label", "query"),
     "pydocs-fields": (("name", "summary", "passage"), "label", "summary"),
@@ -263,7 +265,7 @@ def _load_path(
     """A task of files of your own: read, understood, cut, freed of what is twice, checked."""
     splits.check_shares(shares)
     notes: dict[str, Any] = {"source": path.name}
-    asked = [name for name in (*fields, label, group, *scores) if name]
+    asked = [name for name in (*fields, label, group, *scores) if name and name != ROWS]
     if path.is_dir():
         tables, ignored = splits.read_folder(path, asked)
         if ignored:
@@ -274,6 +276,8 @@ def _load_path(
     said = [
         f"{split}: {one}" if len(tables) > 1 else one for split, table in tables.items() for one in table.said
     ]
+    by_rows = group == ROWS and ROWS not in first.columns
+    group = "" if by_rows else group
     chosen = columns.choose(first, fields, label, group, scores)
     fields, label, group, scores = chosen.fields, chosen.label, chosen.group, chosen.scores
     notes["columns"] = {"fields": list(fields), "label": label, "group": group}
@@ -331,7 +335,25 @@ def _load_path(
     if scores:
         scores = labels.order_scores(first, scores, classes)
         notes["teacher_score"] = list(scores)
-    return _finish(path.name, fields, kind, classes, frames, bool(group), max_train, notes, scores=scores)
+    together = not group and not by_rows and len(fields) > 1
+    if together:
+        frames = {split: frame.assign(group=frame[fields[0]]) for split, frame in frames.items()}
+        if frames["test"]["group"].duplicated().any():
+            notes["groups"] = (
+                f"no group column: rows of one {fields[0]!r} are drawn together in every interval (group={ROWS} draws them one by one)"
+            )
+    return _finish(
+        path.name,
+        fields,
+        kind,
+        classes,
+        frames,
+        bool(group),
+        max_train,
+        notes,
+        scores=scores,
+        together=together,
+    )
 
 
 def _keep_some(train: pd.DataFrame, max_train: int) -> pd.DataFrame:
@@ -389,11 +411,12 @@ def _finish(
     notes: dict[str, Any],
     metrics: tuple[str, ...] = (),
     scores: tuple[str, ...] = (),
+    together: bool = False,
 ) -> Task:
     """Group codes, column types, the cut to `max_train`, counts, fingerprint; `metrics` by default those of the kind; `scores` are the
-    columns of a teacher's, which leave the frames."""
+    columns of a teacher's, which leave the frames; `together`: there are groups, which nobody named, so they are no queries to rank in."""
     columns = [SCORE + one for one in scores]
-    if grouped:
+    if grouped or together:
         codes, _ = pd.factorize(pd.concat([frames[s]["group"] for s in SPLITS], ignore_index=True))
     else:
         codes = np.arange(sum(len(frames[s]) for s in SPLITS))

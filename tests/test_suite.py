@@ -21,10 +21,10 @@ import yaml
 
 from dipair_lib import (
     cli,
+    jobs,
     report,
     results,
     safe_yaml,
-    scoring,
     suite,
     suite_checks,
     suite_display,
@@ -782,7 +782,7 @@ class TestCommandLine:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(results, "verify", lambda folder: [])
-        monkeypatch.setattr(scoring, "verify", lambda folder: [f"{folder}: a part is damaged"])
+        monkeypatch.setattr(jobs, "verify", lambda folder: [f"{folder}: a part is damaged"])
         (tmp_path / "rows").mkdir()
         for name in ("left/manifest.json", "scores/job.json"):
             results.write_atomic(tmp_path / "scale" / "run" / name, b"{")

@@ -63,7 +63,11 @@ def test_folder_gives_columns_classes_and_metrics(tmp_path):
     assert task.notes["rows"] == {"train": 4, "dev": 4, "test": 4}
     assert not task.grouped
     groups = [*task.train["group"], *task.dev["group"], *task.test["group"]]
-    assert len(set(groups)) == 12  # a code of its own for every row
+    assert len(set(groups)) == 6  # two rows of each query: intervals draw them together
+    assert "rows of one 'query' are drawn together in every interval" in task.notes["groups"]
+    alone = load_task(folder(tmp_path), group="rows")
+    assert len({*alone.train["group"], *alone.dev["group"], *alone.test["group"]}) == 12
+    assert "groups" not in alone.notes and alone.metrics == task.metrics
 
 
 def test_group_column_gives_one_code_per_query(tmp_path):
@@ -523,7 +527,7 @@ class TestFingerprint:
         elif change == "split":
             train.pop()
         else:
-            options = {change: {"group": "query", "kind": "score", "fields": ["text"]}[change]}
+            options = {change: {"group": "rows", "kind": "score", "fields": ["text"]}[change]}
         assert quietly(folder(tmp_path, train), **options).fingerprint != first
 
 
