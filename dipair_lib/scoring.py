@@ -83,7 +83,7 @@ class Scorer:
             return f"the best found by a kernel on {results.device_name(str(self.device))}, then scored on the CPU"
         why = native.missing(self.model)
         cpu = f"scored on the CPU, {results.device_name('cpu')}" + (
-            f", without compiled tiles: {why}" if why else ""
+            f", without compiled tiles ({why})" if why else ""
         )
         if self.device.type == "cpu":
             return cpu
