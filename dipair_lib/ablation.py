@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import paired, results, tradeoff
+from . import fonts, paired, results, tradeoff
 
 RULES = ("none", "mask", "pos", "ngram", "all")
 RULE_NAMES = {
@@ -364,7 +364,7 @@ def plot_cells(study: Study, ax: Axes) -> None:
     )
     ax.set_ylim(len(rules) - 0.5, -0.5)
     ax.set_title(
-        f"{tradeoff.plain(study.task, 40)}: what the students reach",
+        f"{fonts.drawable(tradeoff.plain(study.task, 40))}: what the students reach",
         loc="left",
         fontsize=10.5,
         color=tradeoff.INK,

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from dipair_lib import machine
+
 
 def parser() -> argparse.ArgumentParser:
     """Every command with its options."""
@@ -223,6 +225,7 @@ def warnings_as_notes() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 if all is well, 1 if a run failed or numbers differ, 2 for a mistake in what was asked."""
     arguments = parser().parse_args(argv)
+    machine.settle()
     try:
         match arguments.command:
             case "run":

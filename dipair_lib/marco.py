@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from dipair_lib import tasks
+from dipair_lib import machine, tasks
 from dipair_lib.data import checks, splits
 from dipair_lib.data.table import need_column, show
 from dipair_lib.tasks import SPLITS, Table, Task, TaskError
@@ -649,12 +649,10 @@ def snapshot(
     folder: Path, key: str, build: Callable[[], tuple[pd.DataFrame, dict[str, Any]]], tell: Say
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Rows and notes under a key, built only if they are not there; the notes are written last and make the rows valid."""
-    from filelock import FileLock
-
     table_path, notes_path = folder / f"q2p-{key}.parquet", folder / f"q2p-{key}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "q2p.lock"):
+        with machine.lock(folder / "q2p.lock"):
             found = read_snapshot(table_path, notes_path)
             if found is None:
                 table, notes = build()

@@ -48,6 +48,12 @@ def why_not() -> str:
         return "the processor does not multiply bfloat16 (AVX512_BF16)"
     if not compiler():
         return "there is no C++ compiler (g++ or clang++)"
+    return failure()
+
+
+@functools.cache
+def failure() -> str:
+    """Why the code cannot be compiled or loaded, found out once; empty if it can."""
     try:
         library()
     except (OSError, subprocess.SubprocessError) as error:
@@ -318,21 +324,33 @@ def gelu_bump() -> torch.Tensor:
 Compiled = FFNNTile | CompareTile | MaxSimTile | TransformerTile
 
 
-def compiled(head: Any) -> Compiled | None:
-    """The compiled code of a head for pairs with one output; None where there is none."""
+def tile_of(head: Any) -> type[Any] | None:
+    """What computes a head for pairs with one output as compiled code; None where there is none."""
     if isinstance(head, FFNNHead) and (len(head.first), len(head.rest), head.last.out_features) == (2, 2, 1):
-        return FFNNTile(head)
+        return FFNNTile
     if isinstance(head, SimilarityHead) and head.maxsim and len(head.shift) == 1:
-        return MaxSimTile(head)
+        return MaxSimTile
     if (
         isinstance(head, TransformerHead)
         and (len(head.position), len(head.layers)) == (2, 1)
         and head.last.out_features == 1
     ):
-        return TransformerTile(head)
+        return TransformerTile
     if isinstance(head, CompareHead) and head.both is not None and head.output.out_features == 1:
-        return CompareTile(head)
+        return CompareTile
     return None
+
+
+def compiled(head: Any) -> Compiled | None:
+    """A head's compiled code, with its weights."""
+    kind = tile_of(head)
+    return kind(head) if kind else None
+
+
+def missing(model: Any) -> str:
+    """Why a model whose head has compiled code is computed by torch here; empty otherwise. The scores are the same, the time is not."""
+    head = model.head.head if isinstance(model.head, ResidualHead) else model.head
+    return why_not() if tile_of(head) else ""
 
 
 class Tile:

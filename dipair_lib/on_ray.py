@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from . import collection, jobs, scoring
+from . import collection, jobs, machine, scoring
 
 OBJECTS = 128 << 20  # bytes of Ray's object store where it is started here: descriptors are small
 
@@ -88,7 +88,7 @@ def local() -> dict[str, Any]:
     return {
         "include_dashboard": False,
         "object_store_memory": OBJECTS,
-        "num_cpus": os.cpu_count(),
+        "num_cpus": machine.cores(),
         "_node_ip_address": "127.0.0.1",
     }
 

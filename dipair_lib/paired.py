@@ -175,7 +175,7 @@ def ends(mean: float, sides: Sequence[Sequence[np.ndarray]]) -> tuple[float | No
     """95 % interval of a mean over seeds, or of one less another, over test groups and seeds.
 
     The groups' part is what the percentiles of the mean's draws lie away from it. The seeds' part is Student's t times the standard error
-    of a mean over so few of them (percentiles of seeds drawn again hold the truth in 82 % of cases with three seeds, in 67 % with two).
+    of a mean over so few of them (percentiles of seeds drawn again are too narrow: they lack a factor S / (S - 1) of the variance).
     The two are independent: their squares add up. A single seed has the groups' part alone.
 
     Args:

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from dipair_lib import machine
 from dipair_lib.tasks import SPLITS, TaskError
 
 BUILD = 2  # raise when the same sources would give other pairs, so that older caches are not used
@@ -675,8 +676,6 @@ def _by_split(table: pd.DataFrame, columns: list[str]) -> Frames:
 
 def _cached(folder: Path, which: str, say: Say | None) -> tuple[pd.DataFrame, dict[str, Any]]:
     """One of the three tables and the notes, from the cache of these package versions; builds all under a lock."""
-    from filelock import FileLock
-
     from dipair_lib.models.backbone import EMBEDDED_SHA256
 
     dists = environment()
@@ -685,7 +684,7 @@ def _cached(folder: Path, which: str, say: Say | None) -> tuple[pd.DataFrame, di
     tell = say or (lambda line: None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "pydocs.lock"):
+        with machine.lock(folder / "pydocs.lock"):
             found = _read_cache(folder, key, which)
             if found is None and which == "names":
                 add_names(folder, key, dists, tell)

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dipair_lib import contents
+from dipair_lib import contents, machine
 
 if TYPE_CHECKING:
     from dipair_lib.tasks import Task
@@ -90,6 +90,7 @@ KNOWN_FILES = frozenset(
         "rows.jsonl.sha256",
         ".dipair",
         ".lock",
+        ".lock.holder",
         ".pid",
         "README.md",
     }
@@ -987,7 +988,7 @@ def environment() -> dict[str, str | None]:
         "torch": metadata.version("torch"),
         "transformers": metadata.version("transformers"),
         "platform": platform.platform(),
-        "hardware": " ".join([f"{os.cpu_count()} cores", *told]) if flags else None,
+        "hardware": " ".join([f"{machine.cores()} cores", *told]),
     }
 
 

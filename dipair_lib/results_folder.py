@@ -20,7 +20,7 @@ from dipair_lib import results
 MARK = ".dipair"
 SAYS = "A results folder of dipair-lab: `dipair run --fresh` may take away what it holds."
 ASIDE = "Set aside by `dipair run --fresh` from the folder {name!r} beside it; removed once that has its first new row."
-STAYS = frozenset({MARK, ".lock", ".pid", "README.md"})  # when everything else is moved
+STAYS = frozenset({MARK, ".lock", ".lock.holder", ".pid", "README.md"})  # when everything else is moved
 # What earlier versions left in folders that a person might have too.
 NAMES = {
     "notebooks": re.compile(r"\..*|.+-[0-9a-f]{10}(\.failed)?\.(ipynb|html)"),

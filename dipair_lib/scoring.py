@@ -81,7 +81,10 @@ class Scorer:
         """Where pairs are scored, in words; with a GPU that does not score them, why."""
         if isinstance(self.compiled, gpu.Tile):
             return f"the best found by a kernel on {results.device_name(str(self.device))}, then scored on the CPU"
-        cpu = f"scored on the CPU, {results.device_name('cpu')}"
+        why = native.missing(self.model)
+        cpu = f"scored on the CPU, {results.device_name('cpu')}" + (
+            f", without compiled tiles ({why})" if why else ""
+        )
         if self.device.type == "cpu":
             return cpu
         return f"{cpu}: {gpu.why_not() or 'this head has no kernel for the GPU'}"

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from . import paired, results, tradeoff
+from . import fonts, paired, results, tradeoff
 
 N_BOOT = paired.N_BOOT
 RETAINED, FASTER = 0.995, 10_000.0  # the bar: the share of the teacher's quality, at so many times its speed
@@ -1011,8 +1011,8 @@ def apart(places: Sequence[float], texts: Sequence[str], inches: float = 2.8) ->
 
 
 def safe(text: str) -> str:
-    """Text in which a dollar sign begins no formula."""
-    return tradeoff.plain(text, 40).replace("$", r"\$")
+    """Text in which a dollar sign begins no formula, and of which each character can be drawn."""
+    return fonts.drawable(tradeoff.plain(text, 40)).replace("$", r"\$")
 
 
 def finish(

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import filelock
 
-from dipair_lib import results, results_folder, suite_runs
+from dipair_lib import machine, results, results_folder
 from dipair_lib.suite_checks import refuse_changed_data, with_keys
 from dipair_lib.suite_display import Display, Seen, minutes, runs_so_far
 from dipair_lib.suite_file import Planned, Suite, SuiteError, read_suite
@@ -56,7 +56,7 @@ FINISHED, FAILED, KEPT, LEFT_OUT, NOT_RUN = "finished", "failed", "kept", "left 
 @contextlib.contextmanager
 def only_one(out: Path) -> Iterator[None]:
     """Hold the folder: a second suite on it is refused. The system lets go of the lock however this process ends."""
-    lock, pid = filelock.FileLock(out / ".lock"), out / ".pid"
+    lock, pid = machine.lock(out / ".lock"), out / ".pid"
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -209,7 +209,7 @@ def run_batch(
     """Run these, ``jobs`` at a time; a failed one does not stop the others. Whatever ends this, its processes end too."""
     waiting = list(runs)
     active: list[Active] = []
-    threads = cluster.threads(max(1, jobs)) if cluster else max(1, suite_runs.cores() // max(1, jobs))
+    threads = cluster.threads(max(1, jobs)) if cluster else max(1, machine.cores() // max(1, jobs))
     folder = suite.out.resolve() if cluster else None  # which every machine sees
     with tempfile.TemporaryDirectory(prefix=".dipair-", dir=folder, ignore_cleanup_errors=True) as scratch:
         try:

@@ -128,11 +128,6 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
 
 
-def cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def start(
     run: Planned, suite: Suite, threads: int, scratch: Path, attempt: int = 1, cluster: Cluster | None = None
 ) -> Active:
@@ -153,15 +148,21 @@ def start(
         "DIPAIR_INPUTS": " ".join(inputs),
         "DIPAIR_PROGRESS": str(folder / "progress.json"),
         "DIPAIR_THREADS": str(threads),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),  # a home may not be writable
         "JUPYTER_PATH": os.pathsep.join(
             filter(None, [str(folder / "jupyter"), os.environ.get("JUPYTER_PATH")])
         ),
     }
-    if threads < cores() or cluster:
+    if threads < (os.cpu_count() or 1) or cluster:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(threads)
     use_this_python(folder / "jupyter")
-    command = [sys.executable, "-m", "papermill", str(run.path.resolve()), str(folder / f"{run.key}.ipynb")]
+    # papermill fills in what stands in braces.
+    paths = [
+        str(p).replace("{", "{{").replace("}", "}}")
+        for p in (run.path.resolve(), folder / f"{run.key}.ipynb")
+    ]
+    command = [sys.executable, "-m", "papermill", *paths]
     command += [
         "-f",
         str(folder / "parameters.yaml"),

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from . import machine
 from .data import checks, columns, labels, splits
 from .data.files import FORMATS, TaskError
 from .data.labels import SCORE
@@ -200,8 +201,8 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
         return Path(chosen).expanduser()
     root = Path(__file__).resolve().parent.parent
     if (root / "pyproject.toml").is_file() and (root / "data").is_dir():
-        return root / "data" / "cache"
-    return Path.home() / ".cache" / "dipair-lab"
+        return machine.writable(root / "data" / "cache")
+    return machine.writable()
 
 
 # ------------------------------------------------------------------------------------------------- built-in tasks

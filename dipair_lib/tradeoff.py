@@ -28,12 +28,13 @@ from matplotlib.text import Annotation
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from dipair_lib import gap, paired
+from dipair_lib import fonts, gap, paired
 from dipair_lib.results import Result, canonical_json, load_results, printable, row_folder
 
 REUSE = 1000.0  # pairs that share a text, where an end-to-end price is stated without another number
 TIE = 0.10  # speeds this close to the fastest are one speed: quality decides between them
 MOST_NAMED = 12  # models of one family that are all named in a plot
+fonts.use()
 DASH = "–"  # what stands for "not measured"; never 0
 
 
@@ -1202,7 +1203,7 @@ def plot_quality_speed(
                 zorder=5,
                 clip_on=False,
             )
-        name = plain(row["model"], NAME_WIDTH)
+        name = fonts.drawable(plain(row["model"], NAME_WIDTH))
         names.append(f"{name}: {row['quality']:.3f}, below this axis" if row["quality"] < floor else name)
     _legend(ax, rows["family"], noisy=bool(rows["noisy"].any()))
     marked = rows["pareto"] | rows["teacher"] | rows.index.isin(ringed)
@@ -1246,7 +1247,7 @@ def plot_kept(data: pd.DataFrame, quality_ax: Axes, speed_ax: Axes) -> None:
             "ls": dashes,
             "ms": 9 if marker == "*" else 7,
         }
-        name = f"{FAMILIES[str(family)].label}, {plain(head, 32)}"
+        name = f"{FAMILIES[str(family)].label}, {fonts.drawable(plain(head, 32))}"
         lines.append((name, part.assign(tokens=part["kept_tokens"]), look))
     if teacher is not None:
         same = (data["family"] == "cross-encoder") & (data["params_total"] == teacher["params_total"])
@@ -1346,7 +1347,10 @@ def plot_price(data: pd.DataFrame, axes: Iterable[Axes]) -> None:
         positive = values[values > 0]
         ax.set_ylim(-0.7, len(rows) - 0.3)
         ax.set_yticks(
-            places, [plain(name, NAME_WIDTH).replace("$", r"\$") for name in rows["model"]] if i == 0 else []
+            places,
+            [fonts.drawable(plain(name, NAME_WIDTH)).replace("$", r"\$") for name in rows["model"]]
+            if i == 0
+            else [],
         )
         ax.tick_params(axis="y", length=0, labelcolor=INK)
         ax.set_xscale("log")

@@ -24,7 +24,8 @@ class TestForeignFiles:
             bring(str(pickled_backbone), 2)
         folder = checkpoint("bert", 1, tmp_path / "ce", tiny_backbone)
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
+        foreign = {**config, "model_type": "evil", "auto_map": {"AutoModel": "evil.Model"}}
+        (folder / "config.json").write_text(json.dumps(foreign))
         with pytest.raises(BackboneError, match="remote code"):
             bring(str(folder), 2)
 

@@ -442,7 +442,7 @@ class TestSettings:
                 "expected one of 'cosine', 'maxsim', 'cosine.maxsim', 'ffnn', 'transformer', but got 'maxpool'",
             ),
             ({"projection": 64}, "at most the encoder's width 32, but got 64"),
-            ({"layers": 3}, "the backbone has only 2"),
+            ({"layers": 3}, "layers: expected at most the backbone's 2, but got 3"),
         ],
     )
     def test_settings_that_cannot_work_are_refused(
@@ -570,7 +570,7 @@ class TestBackbone:
         (tmp_path / "fake_model_package" / "__init__.py").write_text("raise SystemExit('imported')")
         (tmp_path / "fake_model_package" / "model" / "model.safetensors").write_bytes(b"other")
         monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.setattr(backbones, "EMBEDDED_PACKAGE", "fake_model_package")
+        monkeypatch.setattr(models.folders, "EMBEDDED_PACKAGE", "fake_model_package")
         backbones.embedded_directory.cache_clear()
         with pytest.raises(backbones.BackboneError, match="expected the publisher's weights"):
             backbones.embedded_directory()
@@ -582,12 +582,23 @@ class TestBackbone:
         ):
             models.load_backbone(str(pickled_backbone))
 
-    def test_remote_code_is_refused(self, tiny_backbone: str, tmp_path: Path) -> None:
+    def test_remote_code_is_refused_and_never_run(self, tiny_backbone: str, tmp_path: Path) -> None:
+        """Beside an architecture that transformers knows its own code is taken, and said."""
         for file in Path(tiny_backbone).iterdir():
             (tmp_path / file.name).write_bytes(file.read_bytes())
         config = json.loads((tmp_path / "config.json").read_text())
-        config["auto_map"] = {"AutoModel": "evil.Model"}
+        (tmp_path / "evil.py").write_text("raise SystemExit('run')")
+        config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
         (tmp_path / "config.json").write_text(json.dumps(config))
+        own = {"auto_map": {"AutoTokenizer": ["evil.T", None]}, "tokenizer_class": "EvilTokenizer"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+        found = models.load_backbone(str(tmp_path))
+        assert found.notes == "its auto_map was ignored: transformers knows the architecture"
+        assert not hasattr(found.config, "auto_map")
+        expected = models.load_backbone(tiny_backbone).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
+        assert models.load_tokenizer(str(tmp_path))("red house")["input_ids"] == [2, 12, 16, 3]
+        (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "evil"}))
         with pytest.raises(backbones.BackboneError, match="asks for remote code"):
             models.load_backbone(str(tmp_path))
 
@@ -595,11 +606,7 @@ class TestBackbone:
         ("name", "content", "message"),
         [
             ("config.json", {"trust_remote_code": True}, "asks for remote code"),
-            (
-                "tokenizer_config.json",
-                {"auto_map": {"AutoTokenizer": ["evil.T", None]}},
-                "asks for remote code",
-            ),
+            ("tokenizer_config.json", {"custom_code": "evil.T"}, "asks for remote code"),
             (
                 "tokenizer_config.json",
                 {"fast_tokenizer_files": ["../tokenizer.4.0.json"]},

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from matplotlib.figure import Figure
 
-from dipair_lib import cli, report, results, tradeoff
+from dipair_lib import cli, fonts, report, results, tradeoff
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(30)).decode()
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)><a href='javascript:alert(3)'>go</a><iframe src='https://evil.example'></iframe>"
@@ -154,3 +154,17 @@ class TestNotebooks:
         path.write_text(content, encoding="utf8")
         with pytest.raises(results.ResultError, match="is not a notebook"):
             report.notebooks(tmp_path)
+
+
+def test_fonts_of_other_scripts_are_looked_up_where_they_are_installed() -> None:
+    """matplotlib's own first, so that pictures look the same with them and without."""
+    assert fonts.families({"Noto Sans Arabic", "Comic Sans", "WenQuanYi Micro Hei", "DejaVu Sans"}) == [
+        "DejaVu Sans", "WenQuanYi Micro Hei", "Noto Sans Arabic",
+    ]  # fmt: skip
+    assert fonts.families()[0] == "DejaVu Sans"
+
+
+def test_names_without_a_font_are_spelt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "glyphs", lambda: frozenset(map(ord, "task 1ü:")))
+    assert fonts.drawable("task 1ü: 한글, हिन्दी 中 ガ") == "task 1ü: hangeul? hainadaii [4E2D] ga"
+    assert fonts.drawable("tü a") == "tü a"

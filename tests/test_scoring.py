@@ -1119,7 +1119,7 @@ class TestCommandLine:
         assert f"a: 11 distinct texts in 1 shards, float16, on {on}" in capsys.readouterr().out
         asked = ["score", *"--student @s --left @new/a --right @new/b".split()]
         best = [*asked, *"--all --top 2 --device cpu --out @out".split()]
-        where = f"; scored on the CPU, {results.device_name('cpu')}"
+        where = f"; {scoring.Scorer.load(sides / 's', 'cpu').where}"
         assert dipair(*best) == dipair(*best) == 0
         assert capsys.readouterr().out.splitlines() == [
             f"{sides}/out: 253 pairs scored, 22 rows in 1 parts{where}",

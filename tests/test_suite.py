@@ -22,6 +22,7 @@ import yaml
 from dipair_lib import (
     cli,
     jobs,
+    machine,
     report,
     results,
     safe_yaml,
@@ -296,7 +297,7 @@ class TestRunning:
         self, project: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
-        monkeypatch.setattr(suite_runs, "cores", lambda: 2)
+        monkeypatch.setattr(machine, "cores", lambda: 2)
         # Somebody's other Python under the usual name, first in Jupyter's path.
         other = project / "jupyter" / "kernels" / "python3"
         other.mkdir(parents=True)

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from dipair_lib import models
 from dipair_lib.models import words
@@ -47,6 +50,30 @@ class TestWords:
         assert words_of("It doesn't work_here: [MASK], 3.5 naïve 北京!") == [
             "It", "doesn't", "work", "here", ":", "[MASK]", ",", "3", ".", "5", "naïve", "北", "京", "!",
         ]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("text", "cut"),
+        [
+            ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+            ("বাংলা தமிழ்", ["বাংলা", "தமிழ்"]),
+            ("كِتَابٌ جَدِيد", ["كِتَابٌ", "جَدِيد"]),
+            ("می\u200cخواهم", ["می\u200cخواهم"]),
+            ("ภาษา ไทย", ["ภ", "า", "ษ", "า", "ไ", "ท", "ย"]),
+            ("ที่", ["ที่"]),
+            ("日本語のテスト", [*"日本語のテスト"]),
+            ("cafe\u0301s don’t", ["cafe\u0301s", "don’t"]),
+            ("ok 👩\u200d👩\u200d👧🇩🇪!", ["ok", "👩\u200d👩\u200d👧", "🇩🇪", "!"]),
+            ("x² 5km", ["x²", "5km"]),
+        ],
+    )  # fmt: skip
+    def test_words_of_other_scripts_keep_their_marks(self, text: str, cut: list[str]) -> None:
+        """Scripts without spaces are read character by character, each with its marks."""
+        assert words_of(text) == cut
+        assert words.WORD.sub("", text).strip() == ""
+
+    def test_accents_are_one_word_however_they_are_written(self) -> None:
+        assert vocabulary_of(["Cafe\u0301 café", "CAFÉ"]) == ["café"]
+        assert WordTokenizer(["café"])(["cafe\u0301"])["input_ids"] == [[2]]
 
     def test_vocabulary_is_by_frequency_and_without_the_mask(self) -> None:
         assert vocabulary_of(["b A a", "[MASK] a b c"]) == ["a", "b", "c"]
@@ -168,7 +195,7 @@ class TestBackbone:
         ids = models.load_tokenizer(tiny_backbone)(vocabulary, add_special_tokens=False)["input_ids"]
         plain = torch.stack([table[i].mean(0) for i in ids])
         assert found.shape == (5, words.WIDTH)
-        assert coverage.found == 5
+        assert coverage.found == 4  # zzz is unknown to the backbone too
         distances, expected = torch.cdist(found, found), torch.cdist(plain, plain)
         torch.testing.assert_close(
             distances / distances[0, 1], expected / expected[0, 1], atol=1e-4, rtol=1e-3
@@ -182,6 +209,27 @@ class TestBackbone:
         assert len(vocabulary) == len(set(vocabulary)) == len(table)
         assert coverage.words == 2
         assert word_vectors("random", ["house", "zzz"])[0] == ["house", "zzz"]
+
+    @pytest.mark.parametrize(
+        ("pieces", "expected"),
+        [
+            (["[UNK]", "red", "##red", "house", "Ġa", "Red", "##s", *(f"w{i}" for i in range(60))], ["red", "house"]),
+            (["<unk>", "▁red", "red", "▁house", "▁Red", "s"], ["red", "house"]),
+            (["<unk>", "Ġred", "red", "Ġhouse", "ĠRed", "s", "ĠcafÃ©"], ["red", "house", "café"]),
+            (["<unk>", "red</w>", "red", "house</w>", "Red</w>"], ["red", "house"]),
+        ],
+    )  # fmt: skip
+    def test_pieces_that_begin_a_word_are_words(
+        self, pieces: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever a vocabulary marks: what goes on (WordPiece), what begins (SentencePiece, byte pairs), what ends (the first GPT)."""
+        vocabulary = {piece: i for i, piece in enumerate(pieces)}
+        tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=pieces[0]))
+        tokenizer.decoder = decoders.ByteLevel() if "Ġred" in pieces else decoders.Metaspace()
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=pieces[0])
+        monkeypatch.setattr(words, "load_tokenizer", lambda name: fast)
+        found = words.whole_words("any", set())
+        assert [word for word in found if not word.startswith("w")] == expected
 
     def test_random_depends_on_the_seed(self) -> None:
         one, two, again = (word_vectors("random", ["a", "b"], seed=s)[1] for s in (0, 1, 0))

@@ -181,10 +181,13 @@ def tensors_of(model: Model, frozen_encoder: bool) -> dict[str, torch.Tensor]:
         return {}
     if isinstance(model, TfIdf):
         return model.tensors()
-    skip = "encoder." if frozen_encoder else "\0"
-    return {
-        name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith(skip)
-    }
+    skip, seen, found = "encoder." if frozen_encoder else "\0", set(), {}
+    for name, value in model.state_dict().items():
+        if not name.startswith(skip):
+            # Tied embeddings (T5, BART) are written under each of their names: safetensors shares none.
+            found[name] = value.clone() if value.data_ptr() in seen else value.contiguous()
+            seen.add(value.data_ptr())
+    return found
 
 
 def load(folder: str | Path) -> Model:

@@ -7,14 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from tokenizers import normalizers
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from .backbone import BackboneError, load_backbone, load_config, load_tokenizer, quiet_transformers
+from .backbone import (
+    BackboneError,
+    Missing,
+    load_backbone,
+    load_config,
+    load_tokenizer,
+    load_whole,
+    positions_of,
+)
 from .checkpoint_files import ADVICE, Checkpoint, folder_of, read_checkpoint
 from .readout import readout_of
 from .sequence_classifier import WHOLE, Pooled, SequenceClassifier, with_float32_head
+from .tokens import read
 
 
 def bring(
@@ -73,8 +84,26 @@ def bring(
         notes += f"; raw logits, without its {found.activation}: its Pearson correlation is of those"
     if classes and len(own) == 1 and getattr(config, "problem_type", None) == "regression":
         notes += "; trained as a regression: accuracy and F1 cut its score at 0"
-    model.notes = notes
-    return model.eval()
+    model.notes = "; ".join(filter(None, [notes, getattr(encoder, "notes", "")]))
+    check_alone(model.eval(), fields)
+    return model
+
+
+@torch.no_grad()
+def check_alone(model: SequenceClassifier, fields: int) -> None:
+    """Raise unless a short row gets in a batch, beside a longer one, the logits that it gets alone."""
+    rows = pd.DataFrame([["one"] * fields, ["more than two or three words"] * fields])
+    texts = read(model.tokenizer, rows, list(rows), model.read_lengths)  # type: ignore[arg-type]
+    try:
+        together, alone = (model(*model.batch(texts, np.arange(n)))[0] for n in (2, 1))
+    except Exception as error:  # a head can fail at any of its lines
+        raise BackboneError(
+            f"{model.settings['backbone']}: its head cannot be asked ({type(error).__name__}: {error!s:.200}): {ADVICE}"
+        ) from error
+    if not bool((together - alone).norm() <= 1e-3 * (1 + alone.norm())):
+        raise BackboneError(
+            f"{model.settings['backbone']}: gives a row other logits in a batch than alone, since padding reaches its texts: {ADVICE}"
+        )
 
 
 def load_classifier(folder: Path) -> Any:
@@ -86,17 +115,16 @@ def load_classifier(folder: Path) -> Any:
     config = load_config(str(folder.resolve()))
     if getattr(config, "problem_type", None) == "multi_label_classification" and config.num_labels > 1:
         raise BackboneError(f"{folder}: its labels do not exclude each other, those of a task do: {ADVICE}")
-    with quiet_transformers():
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            str(folder.resolve()), config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
-            attn_implementation="eager", output_loading_info=True,
-        )  # fmt: skip
-    missing = [*sorted(info["missing_keys"]), *(str(one) for one in info["mismatched_keys"])]
-    if missing:
+    try:
+        model, notes = load_whole(AutoModelForSequenceClassification, str(folder.resolve()), config)
+    except Missing as error:
+        if any(key.startswith(error.body) for key in error.keys):
+            raise
         raise BackboneError(
-            f"{folder}: expected a checkpoint with a head for classification, but its weights lack {', '.join(missing[:3])}: it is a "
+            f"{folder}: expected a checkpoint with a head for classification, but its weights lack {', '.join(error.keys[:3])}: it is a "
             "backbone: give it as `backbone`, and a teacher is fine-tuned from it"
-        )
+        ) from error
+    model.notes = notes
     return with_float32_head(model)
 
 
@@ -117,15 +145,9 @@ def load_pooled(found: Checkpoint) -> Any:
 def longest(encoder: Any, tokenizer: PreTrainedTokenizerBase, found: Checkpoint) -> int:
     """Word pieces of a joined input: as sentence-transformers has it (its own setting, else the tokenizer's, at most the config's
     ``max_position_embeddings``), and no more than there are positions (RoBERTa's table begins behind its padding)."""
-    positions = getattr(encoder.config, "max_position_embeddings", None) or WHOLE
-    positions = positions if positions > 0 else WHOLE
-    most = found.max_length or min(tokenizer.model_max_length, positions)
-    for module in encoder.modules():
-        table = getattr(module, "position_embeddings", None)
-        if isinstance(table, torch.nn.Embedding):
-            begins = 0 if table.padding_idx is None else table.padding_idx + 1
-            most = min(most, table.num_embeddings - begins)
-    return int(min(most, WHOLE))
+    if found.max_length:
+        return positions_of(encoder, found.max_length)
+    return int(min(tokenizer.model_max_length, positions_of(encoder) or WHOLE, WHOLE))
 
 
 def joining_of(tokenizer: PreTrainedTokenizerBase, fields: int) -> dict[str, Any]:

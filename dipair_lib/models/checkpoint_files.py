@@ -81,10 +81,6 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 def read_checkpoint(folder: Path) -> Checkpoint:
     """What a folder's files say, each checked before anything is loaded."""
-    if (folder / "adapter_config.json").exists():
-        raise BackboneError(
-            f"{folder}: holds an adapter, not a whole model: merge it into its base model (peft: merge_and_unload) and save that"
-        )
     modules = read_json(folder / "modules.json", list)
     settings = read_json(folder / "config_sentence_transformers.json")
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")

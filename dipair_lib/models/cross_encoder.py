@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .backbone import EMBEDDED, build_backbone, config_as_dict, load_backbone
+from .backbone import EMBEDDED, DoesNotApply, build_backbone, config_as_dict, load_backbone, positions_of
 from .tokens import Texts
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -35,6 +35,7 @@ class CrossEncoder(nn.Module):
     """
 
     kind = "cross_encoder"
+    notes = ""  # what a reader of the row should know of how the checkpoint was taken
 
     def __init__(
         self,
@@ -51,6 +52,13 @@ class CrossEncoder(nn.Module):
             else load_backbone(backbone, layers=layers)
         )
         self.encoder = encoder
+        self.notes = getattr(encoder, "notes", "")
+        joined, most = sum(read_lengths) - len(read_lengths) + 1, positions_of(encoder)
+        if not backbone_config and 0 < most < joined:
+            raise DoesNotApply(
+                f"read_lengths: expected at most {most} word pieces together, as many as {backbone} has positions, but got {joined} of "
+                f"{list(read_lengths)}: read fewer"
+            )
         self.output = nn.Linear(encoder.config.hidden_size, outputs)
         nn.init.normal_(self.output.weight, std=0.02)
         nn.init.zeros_(self.output.bias)

@@ -13,17 +13,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .backbone import EMBEDDED, build_backbone, config_as_dict, load_backbone
+from .backbone import EMBEDDED, DoesNotApply, build_backbone, config_as_dict, load_backbone, positions_of
 from .cross_encoder import mean_of
 from .heads import SIMILARITIES, FFNNHead, Kept, Prepared, ResidualHead, SimilarityHead, TransformerHead
 
 HEADS = (*SIMILARITIES, "ffnn", "transformer")
 SELECT = ("first", "even", "norm", "attention", "learned")
 RESIDUAL = ("", *SIMILARITIES)
-
-
-class DoesNotApply(ValueError):
-    """A choice that is sound in itself but not for these texts; the message begins with the parameter's name."""
 
 
 class Outputs(NamedTuple):
@@ -120,9 +116,15 @@ class DualEncoder(nn.Module):
             return load_backbone(backbone, layers=layers)
 
         self.encoder: Any = encoder() if shared else nn.ModuleList(encoder() for _ in range(fields))
+        self.notes = getattr(self.encoder_of(0), "notes", "")
         width: int = self.encoder_of(0).config.hidden_size
+        most = positions_of(self.encoder_of(0))
+        if not backbone_config and 0 < most < max(read_lengths):
+            raise DoesNotApply(
+                f"read_lengths: expected at most {most} word pieces, as many as {backbone} has positions, but got {max(read_lengths)}"
+            )
         if max(widths) > width:
-            raise ValueError(
+            raise DoesNotApply(
                 f"projection: expected at most the encoder's width {width}, but got {max(widths)}"
             )
         self.pooled, self.keep, self.select = pooled, keep, select
@@ -160,6 +162,11 @@ class DualEncoder(nn.Module):
         found = self.encoder_of(field)(input_ids=ids, attention_mask=mask, **asked)
         received = None
         if asked:
+            if not found.attentions or found.attentions[-1].shape[-2:] != (ids.shape[1], ids.shape[1]):
+                kind = type(self.encoder_of(field)).__name__
+                raise DoesNotApply(
+                    f"select: attention needs each token's weight on each, which {kind} does not give"
+                )
             attention = found.attentions[-1].to(dtype).mean(1)  # [texts, from, to]
             received = mean_of(attention, mask)
         return Outputs(found.last_hidden_state.to(dtype), mask, received)

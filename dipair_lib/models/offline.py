@@ -29,7 +29,7 @@ def snapshot(name: str) -> str:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    from .backbone import BackboneError
+    from .folders import BackboneError
 
     found = try_to_load_from_cache(name, "config.json")
     if not isinstance(found, str):

@@ -59,7 +59,6 @@ class SequenceClassifier(CrossEncoder):
     """
 
     kind = "sequence_classifier"
-    notes = ""  # what a reader of the row should know of how the checkpoint was taken
     tokenizer_folder: Path | None = None  # of a saved model: its tokenizer, read when first asked for
 
     def __init__(

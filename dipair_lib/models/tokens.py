@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,8 +70,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: i
         )
     if len(texts) == 0:
         return Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
-    # A BiLSTM's words are no pieces: nothing stands around them.
-    bare = isinstance(tokenizer, PreTrainedTokenizerBase) and tokenizer.num_special_tokens_to_add() < 2
+    bare = is_bare(tokenizer)
     asked = {"add_special_tokens": False, "max_length": length - 2} if bare else {"max_length": length}
     encoded = tokenizer(list(texts), truncation=True, return_attention_mask=False, **asked)["input_ids"]
     if bare:
@@ -79,6 +79,30 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: i
     offsets = np.cumsum([0, *(len(e) for e in encoded)], dtype=np.int64)
     ids = np.fromiter((i for e in encoded for i in e), dtype=np.int32, count=int(offsets[-1]))
     return Tokens(ids, offsets)
+
+
+def is_bare(tokenizer: Any) -> bool:
+    """Whether a tokenizer puts anything else than one token before and one behind a text: GPT's puts none, T5's and Qwen's one, XLNet's two
+    behind. A BiLSTM's words are no pieces: nothing stands around them."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return False
+    mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    return not (len(mask) > 2 and mask[0] == mask[-1] == 1 == 3 - sum(mask))
+
+
+def unknown_in(tokenizer: Any, tokens: Tokens) -> tuple[int, int]:
+    """Word pieces of texts that a backbone's tokenizer does not know ([UNK]), and all of them, special ones left out; (0, 0) of words."""
+    whole = isinstance(tokenizer, PreTrainedTokenizerBase)
+    own = (
+        tokenizer if whole else getattr(tokenizer, "tokenizer", None)
+    )  # of single fields, without special tokens
+    if own is None:
+        return 0, 0
+    around = 2 * len(tokens) if whole else 0
+    unknown = int(np.count_nonzero(tokens.ids == (-1 if own.unk_token_id is None else own.unk_token_id)))
+    # GPT-2 names the token that parts texts as unknown, too, and never gives it.
+    same = around if whole and is_bare(own) and separator(own) == own.unk_token_id else 0
+    return unknown - same, len(tokens.ids) - around
 
 
 def separator(tokenizer: PreTrainedTokenizerBase) -> int:

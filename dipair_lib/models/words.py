@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import gzip
-import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import regex
 import torch
 
 from .backbone import EMBEDDED, load_backbone, load_tokenizer
 
 MASK = "[MASK]"
-# [MASK] in either case; letters and digits with inner apostrophes; one sign. Scripts without spaces are read character by character.
-WORD = re.compile(
-    r"\[(?:MASK|mask)\]|[\u3040-\u30ff\u3400-\u9fff]|(?:(?![\u3040-\u30ff\u3400-\u9fff])[^\W_])+(?:['’][^\W_]+)*|[^\w\s]"
-)
+# [MASK] in either case; letters and digits with their marks and joiners, and with inner apostrophes; one sign, of however many code points.
+# Scripts without spaces are read character by character.
+ALONE = r"[\u3040-\u30ff\p{Han}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+PART = rf"(?!{ALONE})[\p{{L}}\p{{N}}](?:(?!{ALONE})[\p{{L}}\p{{N}}\p{{M}}\u200c\u200d])*"
+WORD = regex.compile(rf"\[(?:MASK|mask)\]|(?={ALONE})\X|{PART}(?:['’]{PART})*|(?![\s_])\X")
 # Ids: padding; every word without a vector of its own, [MASK] too; the first word of the vocabulary.
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 WIDTH = 300  # of the papers' word2vec; what `backbone` and `random` give
@@ -35,9 +37,14 @@ def words_of(text: str) -> list[str]:
     return WORD.findall(text)
 
 
+def normal(text: str) -> str:
+    """A text as words are looked up: in lower case, each letter one code point with its accents where Unicode has one (NFC)."""
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text.lower())
+
+
 def vocabulary_of(texts: Iterable[str], most: int = 60_000) -> list[str]:
     """The distinct lower-case words of texts, most frequent first (ties by spelling), at most ``most``; [MASK] is none."""
-    counts = Counter(word for text in texts for word in words_of(text.lower()))
+    counts = Counter(word for text in texts for word in words_of(normal(text)))
     counts.pop(MASK.lower(), None)
     return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]]
 
@@ -59,7 +66,7 @@ class WordTokenizer:
         find, known = WORD.findall, self.index.get
         return {
             "input_ids": [
-                [known(word, UNKNOWN) for word in find(text.lower())[:max_length]] or [UNKNOWN]
+                [known(word, UNKNOWN) for word in find(normal(text))[:max_length]] or [UNKNOWN]
                 for text in texts
             ]
         }
@@ -107,7 +114,8 @@ def word_vectors(
         return list(words), random_vectors(len(words), WIDTH, seed), Coverage(len(words), 0)
     if source == "backbone":
         together = [*words, *whole_words(backbone, {*words, MASK.lower()})[:beyond]]
-        return together, backbone_vectors(backbone, together, WIDTH), Coverage(len(words), len(words))
+        table, whole = backbone_vectors(backbone, together, WIDTH)
+        return together, table, Coverage(len(words), sum(whole[: len(words)]))
     found = read_vectors(Path(source), set(words), beyond)
     together = list(dict.fromkeys([*words, *found]))
     table = random_vectors(len(together), len(next(iter(found.values()))), seed)
@@ -123,15 +131,35 @@ def random_vectors(words: int, width: int, seed: int) -> torch.Tensor:
 
 
 def whole_words(backbone: str, known: set[str]) -> list[str]:
-    """Lower-case words that a backbone's tokenizer holds in one piece, in its order, without those known."""
-    pieces = sorted(load_tokenizer(backbone).get_vocab().items(), key=lambda item: item[1])
-    return [p for p, _ in pieces if p == p.lower() and p not in known and WORD.fullmatch(p)]
+    """Lower-case words that a backbone's tokenizer holds in one piece, in its order, without those known.
+
+    WordPiece marks what goes on within a word; SentencePiece and byte pairs mark what begins one, and the first GPT what ends one.
+    """
+    tokenizer = load_tokenizer(backbone)
+    pieces = [piece for piece, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
+    if mark := begins_words(pieces):
+        begun = [piece for piece in pieces if piece.startswith(mark)]
+        pieces = [tokenizer.convert_tokens_to_string([piece]).strip() for piece in begun]
+    elif any(piece.endswith("</w>") for piece in pieces):
+        pieces = [piece.removesuffix("</w>") for piece in pieces if piece.endswith("</w>")]
+    return [p for p in dict.fromkeys(pieces) if p == normal(p) and p not in known and WORD.fullmatch(p)]
 
 
-def backbone_vectors(backbone: str, words: Sequence[str], width: int) -> torch.Tensor:
-    """float32 [words, width]: the mean of each word's piece embeddings in the backbone, centred, reduced by PCA, spread as all."""
+def begins_words(pieces: Collection[str]) -> str:
+    """What a vocabulary puts before pieces that begin a word; "" for WordPiece and whole words (some may begin with a Maltese Ġ)."""
+    counts = Counter(piece[0] for piece in pieces if len(piece) > 1)
+    return next((mark for mark in "▁Ġ" if counts[mark] > len(pieces) / 50), "")
+
+
+def backbone_vectors(backbone: str, words: Sequence[str], width: int) -> tuple[torch.Tensor, list[bool]]:
+    """float32 [words, width]: the mean of each word's piece embeddings in the backbone, centred, reduced by PCA, spread as all; and whether
+    the tokenizer knows all of a word's pieces."""
     model: Any = load_backbone(backbone)
-    pieces = load_tokenizer(backbone)(list(words), add_special_tokens=False)["input_ids"] if words else []
+    tokenizer = load_tokenizer(backbone)
+    # Byte pairs tell a word's beginning by the space before it.
+    space = " " if begins_words(tokenizer.get_vocab()) == "Ġ" else ""
+    given = [space + word for word in words]
+    pieces = tokenizer(given, add_special_tokens=False)["input_ids"] if words else []
     table = model.get_input_embeddings().weight.detach().float()
     lengths = torch.tensor([len(p) for p in pieces])
     flat = torch.tensor([i for p in pieces for i in p], dtype=torch.int64)
@@ -144,7 +172,8 @@ def backbone_vectors(backbone: str, words: Sequence[str], width: int) -> torch.T
     reduced = vectors @ axes.flip(1)[:, :width]
     if reduced.shape[1] < width:  # a backbone narrower than asked for: the rest stays zero
         reduced = torch.nn.functional.pad(reduced, (0, width - reduced.shape[1]))
-    return SPREAD * reduced / reduced.std().clamp(min=1e-6)
+    known = [tokenizer.unk_token_id not in p for p in pieces]
+    return SPREAD * reduced / reduced.std().clamp(min=1e-6), known
 
 
 # --- files of word vectors --------------------------------------------------------------------------------------------------------
@@ -174,7 +203,7 @@ def read_vectors(path: Path, words: set[str], beyond: int = 0) -> dict[str, np.n
     others: set[str] = set()
 
     def wanted(word: str) -> bool:
-        lower = word.lower()
+        lower = normal(word)
         if word not in words and lower not in words and len(others) < beyond and WORD.fullmatch(word):
             others.add(lower)
         return word in words or lower in words or lower in others
@@ -183,11 +212,11 @@ def read_vectors(path: Path, words: set[str], beyond: int = 0) -> dict[str, np.n
     try:
         with open_file(path, "rb") as file:
             for word, vector in (binary_entries if binary else text_entries)(path, file, wanted):
-                if word == word.lower() and word not in exact:
+                if word == normal(word) and word not in exact:
                     found[word] = vector
                     exact.add(word)
                 else:
-                    found.setdefault(word.lower(), vector)
+                    found.setdefault(normal(word), vector)
     except (gzip.BadGzipFile, EOFError) as error:
         raise VectorsError(f"{path}: is cut off or not gzip ({error}): download it again") from None
     if not found.keys() & words:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ class GraphedBackward:
 
     def __init__(self, loss_of: Callable[..., torch.Tensor], parameters: Sequence[nn.Parameter]) -> None:
         self.loss_of, self.parameters = loss_of, list(parameters)
+        self.unrecordable = False
         self.met: Counter[Any] = Counter()
         self.recorded: dict[Any, tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]] = {}
         self.pool = torch.cuda.graph_pool_handle()
@@ -31,9 +33,16 @@ class GraphedBackward:
         shape = tuple((t.shape, t.dtype) for t in batch)
         self.met[shape] += 1
         if shape not in self.recorded:
-            if self.met[shape] <= AFTER:
+            if self.met[shape] <= AFTER or self.unrecordable:
                 return self.plain(batch)
-            self.recorded[shape] = self.record(batch)
+            try:
+                self.recorded[shape] = self.record(batch)
+            except RuntimeError as error:  # an architecture that reads a value on its way, such as Longformer
+                self.unrecordable = True
+                torch.cuda.synchronize()
+                said = f"its steps are not recorded as CUDA graphs, which makes small ones slower ({error!s:.120})"
+                warnings.warn(said, stacklevel=2)
+                return self.plain(batch)
         graph, inputs, loss = self.recorded[shape]
         for static, given in zip(inputs, batch, strict=True):
             static.copy_(given, non_blocking=True)

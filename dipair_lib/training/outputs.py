@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 
-from .. import contents, progress
+from .. import contents, machine, progress
 from ..models import DualEncoder
 from ..models.backbone import config_as_dict
 from ..models.cross_encoder import mean_of
@@ -74,7 +73,7 @@ def stored_outputs(
         name = names[field if len(names) > 1 else 0]
         path = folder / f"{hash_of(name, length, dtype, tokens.ids, tokens.offsets)}.npy"
         wanted = [path, *([path.with_suffix(".received.npy")] if model.select == "attention" else [])]
-        with FileLock(str(path) + ".lock"):
+        with machine.lock(f"{path}.lock"):
             if all(file.exists() for file in wanted):
                 counts["from_store"] += len(tokens)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,13 @@ import pandas as pd
 
 from .. import quality
 from ..models import load_tokenizer
-from ..models.tokens import Texts, read, tokenize
+from ..models.backbone import BackboneError, positions_of_backbone
+from ..models.tokens import Texts, read, tokenize, unknown_in
 from ..results import Result
 from ..tasks import Task, load_unlabelled
+
+MOST_UNKNOWN = 0.2  # of a field's word pieces: from there on a model reads too little of the texts
+MULTILINGUAL = "intfloat/multilingual-e5-small"
 
 
 class TeacherError(ValueError):
@@ -51,11 +56,18 @@ def read_splits(
 ) -> dict[str, Data]:
     """Tokenise a task's train, dev and test rows, with the teacher's logits beside them if there are any.
 
+    Word pieces that the tokenizer does not know are counted by field, in the task's notes.
+
     Args:
         tokenizer: a backbone's name, or a tokenizer.
         read_lengths: word pieces (special ones included) or words read of each field.
         teacher: from ``load_teacher_logits``.
+
+    Raises:
+        BackboneError: a fifth of a field's word pieces or more are unknown.
     """
+    name = tokenizer if isinstance(tokenizer, str) else "the model"
+    tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     splits = {}
     for split in ("train", "dev", "test"):
         frame = getattr(task, split)
@@ -63,7 +75,29 @@ def read_splits(
         if logits is not None:
             check_teacher(task, split, frame, logits)
         splits[split] = read_rows(task, frame, tokenizer, read_lengths, logits)
+    tell_unknown(task, name, tokenizer, [data.texts for data in splits.values()])
     return splits
+
+
+def tell_unknown(task: Task, name: str, tokenizer: Any, splits: Sequence[Texts]) -> None:
+    """Put the share of unknown word pieces of each field into the task's notes; warn from 1 % on, raise from ``MOST_UNKNOWN`` on."""
+    shares = {}
+    for number, field in enumerate(task.fields):
+        unknown, every = np.sum([unknown_in(tokenizer, texts.tokens[number]) for texts in splits], axis=0)
+        shares[field] = unknown / max(1, every)
+        if shares[field] >= MOST_UNKNOWN:
+            raise BackboneError(
+                f"{task.name}: {shares[field]:.0%} of the word pieces of {field} are unknown to the tokenizer of {name}, as in "
+                f"{splits[0].distinct[number][0]!r:.60}: name a backbone of the language, or one of many languages, such as "
+                f"-p backbone={MULTILINGUAL}"
+            )
+    if any(shares.values()):
+        said = ", ".join(f"{field} {share:.2%}" for field, share in shares.items())
+        task.notes["word_pieces_unknown_to_the_tokenizer"] = said
+        if max(shares.values()) >= 0.01:
+            warnings.warn(
+                f"{task.name}: word pieces unknown to the tokenizer of {name}: {said}", stacklevel=3
+            )
 
 
 def read_rows(
@@ -96,7 +130,8 @@ def check_teacher(task: Task, split: str, frame: pd.DataFrame, logits: np.ndarra
 def choose_read_lengths(
     task: Task, tokenizer: Any, asked: Sequence[int] = (), most: int = 128, sample: int = 2000
 ) -> list[int]:
-    """Word pieces (or words) to read of each field: as asked (one number is for all), or enough to read 95 % of the texts whole.
+    """Word pieces (or words) to read of each field: as asked (one number is for all), or enough to read 95 % of the texts whole; then no
+    more of all fields together than the backbone has positions, which the task's notes say.
 
     Args:
         tokenizer: a backbone's name, or a tokenizer. most: upper limit. sample: texts looked at.
@@ -108,12 +143,29 @@ def choose_read_lengths(
                 f"read_lengths: expected one number for each field {list(task.fields)}, but got {list(asked)}"
             )
         return [int(n) for n in asked]
-    tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    name = tokenizer if isinstance(tokenizer, str) else ""
+    tokenizer = load_tokenizer(name) if name else tokenizer
     frame = task.train.sample(min(sample, len(task.train)), random_state=0)
-    return [  # 3 is the least that `tokenize` takes; texts of two words are read whole with it too
+    wanted = [  # 3 is the least that `tokenize` takes; texts of two words are read whole with it too
         max(3, int(np.ceil(np.quantile(tokenize(tokenizer, frame[f].tolist(), most).lengths, 0.95))))
         for f in task.fields
     ]
+    positions = positions_of_backbone(name) if name else 0
+    found = fitted(wanted, positions) if positions else wanted
+    if found != wanted:
+        task.notes["read_lengths"] = (
+            f"{'+'.join(map(str, found))} word pieces in place of {'+'.join(map(str, wanted))}: {name} has {positions} positions"
+        )
+        warnings.warn(f"{task.name}: reads {task.notes['read_lengths']}", stacklevel=2)
+    return found
+
+
+def fitted(lengths: Sequence[int], positions: int) -> list[int]:
+    """Read lengths of fields that joined, one [CLS] in front, fit into so many positions: the longest give way."""
+    lengths = list(lengths)
+    while sum(lengths) - len(lengths) + 1 > positions and max(lengths) > 3:
+        lengths[lengths.index(max(lengths))] -= 1
+    return lengths
 
 
 def lengths_of(row: Result) -> list[int]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
-from .. import contents, models
+from .. import contents, machine, models
 from ..models import CrossEncoder
 from ..models.dipair import DoesNotApply
 from ..models.tokens import Texts
@@ -22,14 +20,6 @@ from ..tasks import Task
 from .outputs import hash_of
 from .predict import predict, teacher_features
 from .rows import TeacherError, outputs_for, read_rows
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, so that of two runs that need it one computes it; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        yield
 
 
 def teacher_file(out: Path, run_id: str) -> Path:
@@ -195,7 +185,7 @@ def stored_of_teacher(
     digest = hash_of(*(text for field in task.fields for text in rows[field]))
     name = digest if kind == "logits" else f"{digest}.{kind}"
     path = teacher_file(out, teacher.run_id).with_suffix("") / f"{name}.npz"
-    with locked(path):
+    with machine.locked(path):
         if not path.exists():
             model: Any = load()
             data = read_rows(task, rows.assign(label=0), models.tokenizer_of(model), model.read_lengths)
