@@ -2,6 +2,8 @@
 # The same steps without make stand in README.md.
 PYTHON ?= python3
 JOBS ?= 2
+# Processes of `make test`; each computes with one thread.
+WORKERS ?= 2
 BIN := .venv/bin
 # The stamp's name holds the content of the pins: a checkout that only touches the files installs nothing.
 STAMP := .venv/.pins-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
@@ -29,7 +31,7 @@ demo: $(STAMP)
 	@echo "Open $(CURDIR)/results/demo/report.html"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Needs no package that the library itself does not: without make, in the project's folder, the same command by any Python that has it.
 test-gpu: $(STAMP)
