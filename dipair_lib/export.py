@@ -138,7 +138,10 @@ def save_student(scorer: Scorer, folder: Path, run_id: str) -> None:
         model.settings["backbone"] = Path(model.settings["backbone"]).name
         for field in range(len(model.read_lengths)):
             model.encoder_of(field).config._name_or_path = ""
-    models.save(model, folder, **further)
+    try:
+        models.save(model, folder, **further)
+    except models.ModelError as error:  # the folder it names is a temporary one
+        raise ExportError(f"the weights could not be written ({error.__cause__ or error})") from error
     config = sealed(models.read_config(folder), models.SEAL)
     results.write_atomic(folder / "config.json", json.dumps(config).encode())
 

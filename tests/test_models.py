@@ -97,7 +97,10 @@ class TestPaddingAndBatches:
     def test_a_batch_scores_as_its_rows_alone(self, kind: str, tiny_backbone: str, texts: Texts) -> None:
         model, rows = students(tiny_backbone)[kind], np.arange(12)
         alone = torch.cat([aligned_logits(model, texts, rows[i : i + 1]) for i in range(12)])
-        torch.testing.assert_close(aligned_logits(model, texts, rows), alone, **CLOSE)
+        scale = float(
+            alone.abs().max().clamp(min=1)
+        )  # an untrained head's own: a cosine with a large one rounds by more
+        torch.testing.assert_close(aligned_logits(model, texts, rows) / scale, alone / scale, **CLOSE)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_tile_scores_as_its_pairs(self, kind: str, tiny_backbone: str, texts: Texts) -> None:
