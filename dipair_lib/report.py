@@ -161,9 +161,21 @@ def part(side: comparison.Opened) -> dict[str, Any]:
         "machine": machine(measured),
         "favours": tradeoff.favours_cosine(measured),
         "command": command(measured.iloc[-1]) if len(measured) else "",
-        "commits": sorted({str(c)[:12] for c in measured["git_commit"].dropna()}),
+        "commits": commits(measured),
         "n_boot": sorted({int(n) for n in measured["n_boot"].dropna()}),
     }
+
+
+def commits(data: pd.DataFrame) -> list[str]:
+    """The commits that made the rows, and of how many rows the code had changes that were not committed."""
+    known = data[data["git_commit"].notna()]
+    dirty = known["git_dirty"].eq(True).groupby(known["git_commit"].str[:12]).sum()
+    return [
+        f"{commit} ({n} row{'s' if n != 1 else ''} with changes that were not committed)"
+        if n
+        else str(commit)
+        for commit, n in dirty.items()
+    ]
 
 
 def compared(sides: Sequence[comparison.Opened]) -> dict[str, Any]:

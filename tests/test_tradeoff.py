@@ -383,6 +383,11 @@ class TestPage:
         assert page.index("good is the fastest model here that keeps at least 95 %") < page.index("<svg")
         assert "Sanity order holds" in page
 
+    def test_rows_of_changed_code_are_counted(self, rows: list[Result], tmp_path: Path) -> None:
+        made = [dataclasses.replace(one, git_commit="a" * 40, git_dirty=i < 2) for i, one in enumerate(rows)]
+        page = report.write(saved(tmp_path, made)).read_text(encoding="utf8")
+        assert "aaaaaaaaaaaa (2 rows with changes that were not committed)" in page
+
     def test_text_from_data_is_escaped(self, rows: list[Result], tmp_path: Path) -> None:
         rows[4] = row(
             HOSTILE,
