@@ -154,7 +154,12 @@ def add_score(commands: Any) -> None:
         metavar="K",
         help="keep the K best right texts of each left one (with --all)",
     )
-    score.add_argument("--threshold", type=float, metavar="T", help="keep scores of at least T")
+    score.add_argument(
+        "--threshold",
+        type=threshold,
+        metavar="T",
+        help="keep scores of at least T; auto: the student's own, chosen on dev (two classes)",
+    )
     score.add_argument(
         "--ids",
         choices=("every", "first"),
@@ -294,12 +299,23 @@ def encode(asked: argparse.Namespace) -> int:
     return 0
 
 
+AUTO = "auto"
+
+
+def threshold(text: str) -> float | str:
+    """A number, or ``auto``."""
+    return text if text == AUTO else float(text)
+
+
 def score(asked: argparse.Namespace) -> int:
     """``dipair score``: says how many pairs were scored, and by what."""
-    from dipair_lib import jobs, scoring
+    from dipair_lib import jobs, manifest, scoring
 
     if asked.top < 0 or (asked.top and asked.pairs):
         raise ValueError("--top: expected a whole number from 1 on, and --all in place of --pairs")
+    if asked.threshold == AUTO:
+        asked.threshold = manifest.threshold_of(asked.student)
+        say(f"threshold {asked.threshold:.6g}, chosen on dev for the best F1")
     job = jobs.Job(
         str(asked.student), str(asked.left), str(asked.right), str(asked.pairs or ""), asked.top, asked.threshold, ids=asked.ids
     )  # fmt: skip

@@ -77,7 +77,7 @@ def export(run: Path | str, out: Path | str, *, onnx: bool = False) -> Path:
         )
     licence, rounding = backbone_licence(scorer.model), rounding_of(scorer.model)
     with replaced(out) as made:
-        save_student(scorer, made, row.run_id)
+        save_student(scorer, made, row)
         require_same(scorer, Scorer.load(made), run)
         error = save_graphs(scorer.model, made / "onnx") if onnx else None
         page = card(row, run.parent.parent, scorer, licence, error, rounding)
@@ -124,10 +124,10 @@ def replaced(out: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def save_student(scorer: Scorer, folder: Path, run_id: str) -> None:
+def save_student(scorer: Scorer, folder: Path, row: results.Result) -> None:
     """Weights, config and tokenizer; of where they lay on this machine only the last name is kept."""
     model = scorer.model
-    further: dict[str, Any] = {"exported": run_id}
+    further: dict[str, Any] = {"exported": row.run_id, "threshold": row.threshold}
     if isinstance(model, models.DualEncoder):
         try:
             with quiet_transformers():

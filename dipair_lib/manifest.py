@@ -127,6 +127,24 @@ def student_folder(path: Path | str) -> Path:
     )
 
 
+def threshold_of(path: Path | str) -> float:
+    """The score from which a student means the second of two classes, chosen on dev (``quality.threshold_of``): of a run, or of an export.
+
+    Raises:
+        ModelError: it has none.
+    """
+    folder = Path(path)
+    if (folder / "row.json").is_file():
+        found = results.load_result(folder.parent.parent, folder.resolve().name).threshold
+    else:
+        found = models.read_config(student_folder(folder)).get("threshold")
+    if type(found) is not float:
+        raise models.ModelError(
+            f"{path}: has no threshold of its own, as students of graded labels and of earlier versions: give --threshold a number"
+        )
+    return found
+
+
 def student_hash(folder: Path) -> str:
     """What tells students apart: a hash of the config, which names the hash of the weights."""
     config = models.read_config(folder)

@@ -107,6 +107,26 @@ METRICS: dict[str, Metric] = {
 }
 
 
+OF_CLASSES = ("accuracy", "f1", "macro_f1")
+
+
+def threshold_of(labels: np.ndarray, logits: np.ndarray) -> float:
+    """The score above which class 1 is meant, with the best F1 on these rows, which must not be test: half-way between two neighbours, of
+    equally good ones the lowest. Where few rows are of class 1 the best one is seldom 0.
+
+    Args:
+        labels: [n], 0 or 1. logits: [n, 1].
+    """
+    score = np.asarray(logits, np.float64)[:, 0]
+    order = np.argsort(-score, kind="stable")
+    hits = np.cumsum(np.asarray(labels)[order])
+    f1s = 2 * hits / (np.arange(1, len(order) + 1) + hits[-1])
+    ends = np.append(np.diff(score[order]) < 0, True)  # equal scores are on one side together
+    last = int(np.flatnonzero(ends & (f1s == f1s[ends].max()))[-1])
+    following = score[order][last + 1] if last + 1 < len(order) else score[order][last] - 1
+    return float((score[order][last] + following) / 2)
+
+
 # --- per query --------------------------------------------------------------------------------------------------------------------
 
 DEPTH = 10
@@ -199,6 +219,7 @@ def evaluate(
     logits: np.ndarray,
     groups: np.ndarray | None = None,
     gains: np.ndarray | None = None,
+    threshold: float = 0.0,
 ) -> dict[str, float | None]:
     """Each metric on all examples.
 
@@ -206,6 +227,7 @@ def evaluate(
         metrics: names from ``METRICS`` and ``RANKING``; the latter need ``groups`` and read ``gains``, see ``ranking``.
         labels: [n], class index or score.
         logits: [n, outputs], raw; read as float64, so half-precision scores are ranked without further rounding.
+        threshold: of one logit: above it class 1 is meant, where a metric looks at classes. See ``threshold_of``.
 
     Returns:
         Metric name to value; None where it is undefined (a constant score has no correlation).
@@ -220,7 +242,8 @@ def evaluate(
                 raise ValueError(f"{metric}: expected the query of each row (groups), but got none")
             value = ranking(metric, labels, logits, np.asarray(groups), gains)
         else:
-            value = float(METRICS[metric](labels, logits, weights)[0])
+            least = threshold if metric in OF_CLASSES and logits.shape[1] == 1 else 0.0
+            value = float(METRICS[metric](labels, logits - least, weights)[0])
         values[metric] = None if np.isnan(value) else value
     return values
 
@@ -313,15 +336,25 @@ def number(value: float) -> float | None:
 
 
 def row_fields(
-    task: Task, logits: np.ndarray, teacher_logits: np.ndarray | None = None, n_boot: int = 1000
+    task: Task,
+    logits: np.ndarray,
+    teacher_logits: np.ndarray | None = None,
+    n_boot: int = 1000,
+    *,
+    dev: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The quality group of a result row: headline metric with interval and share of the teacher's, every other metric beside it.
+    """The quality group of a result row: headline metric with interval and share of the teacher's, every other metric beside it. A headline
+    that looks at classes has its threshold at 0, as GLUE's; others have that of dev.
 
     Args:
         task: whose test split was scored. logits, teacher_logits: [rows of test, outputs].
+        dev: [rows of dev, outputs], on which the threshold of two classes is chosen; None leaves it at 0.
     """
     labels, groups = task.test["label"].to_numpy(), task.test["group"].to_numpy()
     gains = task.test["gain"].to_numpy() if "gain" in task.test else None
     headline = interval(task.metrics[0], labels, logits, groups, teacher_logits=teacher_logits, n_boot=n_boot)
-    others = evaluate(task.metrics[1:], labels, logits, groups, gains)
-    return {"metric": task.metrics[0], **headline, "metrics": others}
+    threshold = None
+    if dev is not None and len(task.classes) == 2 and np.isfinite(dev).all():
+        threshold = threshold_of(task.dev["label"].to_numpy(), dev)
+    others = evaluate(task.metrics[1:], labels, logits, groups, gains, threshold or 0.0)
+    return {"metric": task.metrics[0], **headline, "metrics": others, "threshold": threshold}

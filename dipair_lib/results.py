@@ -45,7 +45,7 @@ from dipair_lib import contents, machine
 if TYPE_CHECKING:
     from dipair_lib.tasks import Task
 
-SCHEMA = 4
+SCHEMA = 5
 # Fields that a version brought: rows of an earlier one read as None there.
 ADDED = {
     2: ("n_synthetic", "quality_dtype"),
@@ -53,6 +53,7 @@ ADDED = {
     4: (
         "teacher_kind", "learning_rate", "pairs_seen", "passes", "best_at", "dev_rising", "train_device", "training_notes",
     ),
+    5: ("threshold",),
 }  # fmt: skip
 FAMILIES = (
     "constant",
@@ -184,6 +185,9 @@ class Result:
         None  # of the encoder's arithmetic behind the logits; `dtype` is that of the clock
     )
     metrics: str | None = None  # canonical JSON of the task's other metrics
+    threshold: float | None = (
+        None  # of two classes: the score from which class 1 is meant in those, chosen on dev
+    )
     # speed
     device: str | None = None
     device_name: str | None = None
@@ -791,7 +795,9 @@ def verify(folder: Path | str) -> list[str]:
         where = str(row_folder(folder, run_id) / "row.json")
         try:
             others = json.loads(row.metrics or "{}")
-            found = quality.evaluate(list(others), logits.labels, logits.logits, logits.groups, logits.gains)
+            found = quality.evaluate(
+                list(others), logits.labels, logits.logits, logits.groups, logits.gains, row.threshold or 0.0
+            )
             problems += different(where, others, found)
             teacher = teacher_logits(folder, row, rows, stored)
             expected = quality.interval(

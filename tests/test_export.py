@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
-from dipair_lib import cli, collection, export, models, results
+from dipair_lib import cli, collection, export, manifest, models, results
 from dipair_lib.export import ExportError
 from dipair_lib.models import BiLSTM, CrossEncoder, DualEncoder
 from dipair_lib.models.backbone import sealed, sha256_of
@@ -189,6 +189,37 @@ class TestTheCard:
         assert "Not clocked." in (export.export(run, tmp_path / "out") / "README.md").read_text(
             encoding="utf8"
         )
+
+
+class TestThreshold:
+    def test_a_run_and_its_export_score_from_their_own(
+        self, tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The threshold lies between the scores of two pairs: one is kept."""
+        texts = ["red car", "blue house"]
+        run = saved(tmp_path, student(tiny_backbone))
+        scores = sorted(
+            Scorer.load(run).score(texts[:1], texts[1:]).tolist()
+            + Scorer.load(run).score(texts[:1], texts[:1]).tolist()
+        )
+        shutil.rmtree(run)
+        run = saved(tmp_path, student(tiny_backbone), threshold=sum(scores) / 2)
+        out = export.export(run, tmp_path / "out")
+        assert manifest.threshold_of(run) == manifest.threshold_of(out) == sum(scores) / 2
+        assert "chosen on dev for the best F1" in (out / "README.md").read_text(encoding="utf8")
+        (tmp_path / "left.csv").write_text("text\nred car\n")
+        (tmp_path / "right.csv").write_text("text\nred car\nblue house\n")
+        for side, field in (("left", 0), ("right", 1)):
+            collection.encode(out, tmp_path / f"{side}.csv", field, tmp_path / side)
+        where = (
+            f"--student {out} --left {tmp_path}/left --right {tmp_path}/right --out {tmp_path}/scores --all"
+        )
+        assert cli.main(["score", *where.split(), "--threshold", "auto"]) == 0
+        assert "2 pairs scored, 1 rows" in capsys.readouterr().out
+
+    def test_without_one_it_is_asked(self, tiny_backbone: str, tmp_path: Path) -> None:
+        with pytest.raises(models.ModelError, match="has no threshold of its own"):
+            manifest.threshold_of(saved(tmp_path, student(tiny_backbone)))
 
 
 class TestAFullDisk:

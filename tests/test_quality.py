@@ -195,3 +195,38 @@ class TestRanking:
     def test_without_queries_it_is_refused(self) -> None:
         with pytest.raises(ValueError, match="ndcg@10: expected the query of each row"):
             quality.evaluate(["ndcg@10"], np.array([0, 1]), one([1, 2]))
+
+
+class TestThreshold:
+    """The score above which the rarer class is meant."""
+
+    def test_by_hand(self) -> None:
+        """All three positives above 0.5, one negative among them: F1 6/7 from there on, half-way between 0.4 and 0.2."""
+        labels = np.array([1, 1, 0, 1, 0, 0])
+        logits = np.array([[0.9], [0.8], [0.5], [0.4], [0.2], [-1.0]])
+        assert quality.threshold_of(labels, logits) == pytest.approx(0.3)
+
+    def test_equal_scores_stay_together(self) -> None:
+        labels, logits = np.array([1, 0, 0, 0]), np.array([[1.0], [1.0], [1.0], [0.0]])
+        assert quality.threshold_of(labels, logits) == pytest.approx(0.5)
+
+    def test_everything_may_be_above_it(self) -> None:
+        assert quality.threshold_of(np.array([1, 1]), np.array([[3.0], [2.0]])) < 2
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_no_other_has_a_better_f1(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        labels, logits = random.integers(0, 5, 200) // 4, random.normal(size=(200, 1)).round(1)
+        best = quality.evaluate(["f1"], labels, logits, threshold=quality.threshold_of(labels, logits))["f1"]
+        others = [
+            quality.evaluate(["f1"], labels, logits, threshold=t)["f1"]
+            for t in np.linspace(-3, 3, 121) + 1e-9
+        ]
+        assert best is not None and best >= max(f for f in others if f is not None)
+
+    def test_classes_are_told_apart_at_it_and_ranks_are_not(self) -> None:
+        """Scores far below 0: at 0 no row is of class 1, F1 0 and accuracy 0.5."""
+        labels, logits = np.array([0, 0, 1, 1]), np.array([[-9.0], [-8.0], [-7.0], [-6.0]])
+        names = ["f1", "accuracy", "auc"]
+        assert list(quality.evaluate(names, labels, logits).values()) == [0.0, 0.5, 1.0]
+        assert list(quality.evaluate(names, labels, logits, threshold=-7.5).values()) == [1.0, 1.0, 1.0]

@@ -146,7 +146,7 @@ class TestRefusals:
             ({"family": "bert"}, "family: expected one of constant, .* but got 'bert'"),
             ({"family": "published"}, "source: expected where"),
             ({"run_id": "../elsewhere"}, "run_id: expected letters"),
-            ({"schema": 5}, "schema: expected 4, but got 5"),
+            ({"schema": 6}, "schema: expected 5, but got 6"),
             (
                 {"combine_s_per_pair": 0.0},
                 "combine_s_per_pair: expected a number from 1e-18 to 1e.18, but got 0.0",
@@ -175,7 +175,7 @@ class TestRefusals:
             (lambda text: text.replace("{", '{"colour": 1, ', 1), "unknown field colour"),
             (lambda text: text.replace('"alpha": null', '"alpha": NaN'), "NaN is not a number"),
             (lambda text: text.replace('"alpha": null', '"alpha": "x"'), "alpha: expected float or null"),
-            (lambda text: text.replace('"schema": 4', '"schema": 9'), "schema: expected 4, but got 9"),
+            (lambda text: text.replace('"schema": 5', '"schema": 9'), "schema: expected 5, but got 9"),
             (
                 lambda text: text.replace("bbbbbbbbbb", "cccccccccc"),
                 "run_id: expected 03_dipair-bbbbbbbbbb.ffnn",
