@@ -154,3 +154,23 @@ class TestASuite:
         assert suite_runs.is_finished(out, self.planned(project, monkeypatch).key, {})
         (project / "glove.txt").write_text("red 1 2 and more")
         assert not suite_runs.is_finished(out, self.planned(project, monkeypatch).key, {})
+
+
+class TestHashesOfWhatWasWritten:
+    def test_a_results_folder_named_from_the_notebooks_is_as_good_as_any(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Notebooks say ``../results/demo``: a training that was stopped under a suite could not go on there."""
+        (tmp_path / "notebooks").mkdir()
+        monkeypatch.chdir(tmp_path / "notebooks")
+        path = results.write_hashed(Path("../results/demo/x.npz"), b"abc")
+        assert contents.changed_files(Path("../results/demo/x.npz.sha256")) == []
+        path.write_bytes(b"abd")
+        (line,) = contents.changed_files(Path("../results/demo/x.npz.sha256"))
+        assert line.startswith("../results/demo/x.npz: expected sha256 ba7816bf")
+
+    @pytest.mark.parametrize("name", ["../x.npz", "/etc/hostname", "a/../../x.npz", ""])
+    def test_a_name_that_leads_elsewhere_is_damage(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  {name}\n", encoding="utf8")
+        (line,) = contents.changed_files(tmp_path / "SHA256SUMS")
+        assert "expected the hash of a file beside it" in line
