@@ -23,14 +23,12 @@ WORDS = (
 ).split()
 
 
-@pytest.fixture(scope="session")
-def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Directory of a BERT with 2 layers of 32, a whole-word tokenizer, random weights from a fixed seed."""
+def save_backbone(folder: Path) -> str:
+    """Write a BERT with 2 layers of 32, a whole-word tokenizer, random weights from a fixed seed. Returns its directory."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("tiny-bert")
     vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -61,6 +59,12 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of the tiny backbone."""
+    return save_backbone(tmp_path_factory.mktemp("tiny-bert"))
+
+
 def sentences(n: int, seed: int, low: int = 2, high: int = 9) -> list[str]:
     """n sentences of random words, 2 to 8 long."""
     random = np.random.default_rng(seed)
@@ -69,6 +73,11 @@ def sentences(n: int, seed: int, low: int = 2, high: int = 9) -> list[str]:
 
 @pytest.fixture(scope="session")
 def pairs() -> pd.DataFrame:
+    """120 pairs in 40 groups."""
+    return make_pairs()
+
+
+def make_pairs() -> pd.DataFrame:
     """120 pairs in 40 groups: label 1 where the second text holds the first one's words."""
     random = np.random.default_rng(1)
     rows = []
