@@ -18,11 +18,12 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import torch
 import yaml
@@ -102,25 +103,48 @@ def refuse_foreign(out: Path) -> None:
 
 @contextmanager
 def replaced(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its place once the block is through; what was there before stays until then.
+    """A new folder beside ``out`` that takes its place once the block is through; what was there before stays until then. One process at a
+    time; what one that was killed left beside it is put back in its place, or removed.
 
     Raises:
-        ExportError: a file could not be written: a full disk, a folder that is read-only.
+        ExportError: a file could not be written (a full disk, a folder that is read-only), or another process exports to this folder.
     """
     made, before = (out.with_name(f".{out.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
+    lock = filelock.FileLock(out.with_name(f".{out.name}.lock"))
     try:
-        made.mkdir(parents=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        put_back(out)
+        made.mkdir()
         yield made
         if out.exists():
             os.replace(out, before)
         os.replace(made, out)
+    except filelock.Timeout:
+        raise ExportError(
+            f"{out}: another process exports to it: wait for it, or name another folder (if there is none, delete {lock.lock_file})"
+        ) from None
     except (OSError, SafetensorError) as error:
         said = getattr(error, "strerror", None) or str(error)
         raise ExportError(f"{out}: could not be written ({said}): what was there before is whole") from error
     finally:
-        if before.exists() and not out.exists():
-            os.replace(before, out)
-        for left in (made, before):
+        if lock.is_locked:
+            with suppress(OSError):  # the next export does it
+                put_back(out)
+            with suppress(
+                OSError
+            ):  # while it is held: who opens it now sees that it is gone, and makes a new one
+                os.unlink(lock.lock_file)
+            lock.release()
+
+
+def put_back(out: Path) -> None:
+    """Put what an export was taking the place of back where there is no folder now, and remove what else lies half made beside it."""
+    ours = re.compile(re.escape(f".{out.name}.") + r"\d+\.(tmp|old)")
+    for left in sorted(path for path in out.parent.iterdir() if ours.fullmatch(path.name)):
+        if left.suffix == ".old" and not out.exists():
+            os.replace(left, out)
+        else:
             shutil.rmtree(left, ignore_errors=True)
 
 

@@ -190,7 +190,8 @@ def start(
 
 
 def use_this_python(folder: Path) -> None:
-    """Write the kernel ``python3`` that this interpreter is, in a folder that X    this name may be any Python."""
+    """Write the kernel ``python3`` that this interpreter is, in a folder that Jupyter looks into first: what a machine has under
+    this name may be any Python."""
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     path = folder / "kernels" / "python3" / "kernel.json"
     path.parent.mkdir(parents=True)

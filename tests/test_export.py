@@ -240,9 +240,47 @@ class TestAFullDisk:
             monkeypatch.setattr(models, "save_file", full)
         else:
             monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", full)
-        with pytest.raises(ExportError, match=r"could not be written \(I/O error: No space left"):
+        with pytest.raises(
+            (ExportError, models.ModelError), match=r"could not be written \(I/O error: No space"
+        ):
             export.export(run, tmp_path / "out")
         assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+
+
+class TestAnExportThatWasKilled:
+    def beside(self, out: Path, what: str) -> Path:
+        """Where a process that is gone left a folder beside an export's."""
+        return out.with_name(f".{out.name}.{1 << 30}.{what}")
+
+    def test_what_it_left_beside_is_removed_by_the_next(self, tiny_backbone: str, tmp_path: Path) -> None:
+        run, out = saved(tmp_path, student(tiny_backbone)), tmp_path / "out"
+        for left in (self.beside(out, "tmp"), self.beside(out, "old"), tmp_path / ".out.more.5.tmp"):
+            (left / "tokenizer").mkdir(parents=True)
+        export.export(run, out)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".out.more.5.tmp", "out", "rows"]
+
+    def test_what_it_was_taking_the_place_of_is_put_back(
+        self, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run, out = saved(tmp_path, student(tiny_backbone)), tmp_path / "out"
+        before = (export.export(run, out) / "config.json").read_bytes()
+        out.rename(self.beside(out, "old"))  # killed between two renames
+        monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        with pytest.raises((ExportError, results.ResultError)):
+            export.export(run, out)
+        assert (out / "config.json").read_bytes() == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows"]
+
+    def test_a_second_one_at_work_is_refused_and_changes_nothing(
+        self, tiny_backbone: str, tmp_path: Path
+    ) -> None:
+        run, out = saved(tmp_path, student(tiny_backbone)), tmp_path / "out"
+        with export.replaced(out) as made:
+            (made / "config.json").write_text("{}")
+            with pytest.raises(ExportError, match="another process exports to it"):
+                export.export(run, out)
+            assert made.exists()
+        assert [path.name for path in out.iterdir()] == ["config.json"]
 
 
 class TestItIsRefused:
