@@ -8,11 +8,12 @@ BIN := .venv/bin
 # The stamp's name holds the content of the pins: a checkout that only touches the files installs nothing.
 STAMP := .venv/.pins-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 
-.PHONY: help demo test test-gpu test-browser lint lab reference clean
+.PHONY: help demo test test-gpu test-faults test-browser lint lab reference clean
 help:
 	@echo "make demo   train the teacher and the students, clock them, write results/demo/report.html"
 	@echo "make test   run the tests"
 	@echo "make test-gpu  run the tests of devices and of the GPU's kernel on a CUDA GPU"
+	@echo "make test-faults  kill, fill, damage what the commands work on, then compare (FAULTS='--kills 500 --minutes 30' by default)"
 	@echo "make test-browser  run the notebooks, the explorer and the report in Chromium; pictures in .screenshots"
 	@echo "make lint   check style and types"
 	@echo "make lab    open the notebooks in JupyterLab"
@@ -36,6 +37,10 @@ test: $(STAMP)
 # Needs no package that the library itself does not: without make, in the project's folder, the same command by any Python that has it.
 test-gpu: $(STAMP)
 	TRITON_INTERPRET=0 $(BIN)/python -m pytest tests/test_gpu.py tests/test_devices.py
+
+FAULTS ?= --kills 500 --minutes 30
+test-faults: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m faults $(FAULTS)
 
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest tests/browser

@@ -280,8 +280,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a folder that cannot be read or written, a full disk
         say(f"dipair: {error.filename or 'a file'}: {error.strerror or error}", sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        say(
+            f"dipair: memory ran out ({str(error).splitlines()[0][:200] if str(error) else 'no more was to be had'}): what is whole "
+            "is kept: free some, or use a machine with more, and run the same command again",
+            sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         return 130
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out; torch and oneDNN have no class for that on a CPU."""
+    said = ("alloc", "out of memory", "could not create a primitive", "could not create a memory")
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in said)
 
 
 def encode(asked: argparse.Namespace) -> int:

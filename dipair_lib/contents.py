@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,12 @@ def read_digest(path: Path) -> str:
     """The hex SHA-256 of a file, read now: a changed byte may leave size and time as they were."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_as_noted(path: Path, sums: Path, digest: Callable[[Path], str] = read_digest) -> bool:
+    """Whether a file's bytes are some whose hash was noted for it, or none was; looked at twice, as it may be replaced meanwhile."""
+    name = path.relative_to(sums.parent).as_posix()
+    return any(not (known := read_sums(sums).get(name)) or digest(path) in known for _ in range(2))
 
 
 def changed_files(sums: Path) -> list[str]:

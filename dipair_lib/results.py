@@ -383,9 +383,11 @@ def hashed(path: Path, digest: str, sums: Path | None = None) -> Iterator[None]:
     Args:
         sums: where it is noted; default ``<name>.sha256`` beside the file.
     """
-    sums = sums or path.with_name(f"{path.name}.sha256")
+    alone, sums = sums is None, sums or path.with_name(f"{path.name}.sha256")
     name = path.relative_to(sums.parent).as_posix()
     known = contents.read_sums(sums)
+    if alone:  # what else it says is damage
+        known = {one: digests for one, digests in known.items() if one == name}
     if name not in known and path.is_file():  # of an earlier version
         known[name] = {contents.read_digest(path)}
     write_atomic(sums, contents.sums_text({**known, name: {digest, *known.get(name, ())}}))
@@ -546,13 +548,27 @@ def parse_result(text: str, where: str) -> Result:
         raise ResultError(f"{where}: {error}") from error
 
 
-def load_result(folder: Path | str, run_id: str) -> Result:
-    """The row of one run. Raises ResultError naming file and field."""
+def load_result(folder: Path | str, run_id: str, *, as_noted: bool = True) -> Result:
+    """The row of one run. Raises ResultError naming file and field; ``as_noted`` also where its bytes have another hash than was noted."""
     path = row_folder(folder, run_id) / "row.json"
     result = parse_result(read_text(path), str(path))
     if result.run_id != run_id:
         raise ResultError(f"{path}: run_id: expected {run_id} (the folder's name), but got {result.run_id}")
+    if as_noted:
+        require_as_noted(path, path.parent / contents.SUMS)
     return result
+
+
+def require_as_noted(path: Path, sums: Path) -> None:
+    """Raise unless a file is the one that was written, by the hash that was noted; all is well where none was."""
+    try:
+        fits = contents.is_as_noted(path, sums)
+    except OSError as error:
+        raise ResultError(f"{path}: could not be read ({error.strerror or error})") from error
+    if not fits:
+        raise ResultError(
+            f"{path}: its sha256 is not the one in {sums.name}: it was changed or damaged after it was written; run its notebook again"
+        )
 
 
 def read_text(path: Path) -> str:
@@ -591,6 +607,7 @@ def load_results(folder: Path | str, damaged: str = "raise") -> list[Result]:
 
     lines = folder / "rows.jsonl"
     if not (folder / "rows").is_dir() and lines.is_file():
+        require_as_noted(lines, lines.with_name(f"{lines.name}.sha256"))
         # Only "\n" ends a row: str.splitlines would also break at U+0085 and U+2028, which names may hold.
         for number, line in enumerate(read_text(lines).removesuffix("\n").split("\n"), start=1):
             take(functools.partial(parse_result, line, f"{lines}: line {number}"))
@@ -777,7 +794,7 @@ def verify(folder: Path | str) -> list[str]:
             problems.append(f"{path}: no row.json: its run was interrupted or failed; run the suite again")
             continue
         try:
-            row = rows[path.name] = load_result(folder, path.name)
+            row = rows[path.name] = load_result(folder, path.name, as_noted=False)  # told of above
             if row.family == "published":
                 continue
             logits = load_logits(folder, path.name)
@@ -821,7 +838,9 @@ def teacher_logits(
     """[n, outputs] of the teacher that ``row.retained`` is measured against, None where nothing was compared."""
     if row.retained is None:
         return None
-    teacher_run = row.teacher_run or find_teacher(folder, row.data_sha256 or "", row.split).run_id
+    with warnings.catch_warnings():  # of damaged rows, which are told of by `verify` itself
+        warnings.simplefilter("ignore")
+        teacher_run = row.teacher_run or find_teacher(folder, row.data_sha256 or "", row.split).run_id
     if teacher_run not in stored:
         raise ResultError(
             f"teacher_run: expected the row of {teacher_run} with its logits, but it is not there or damaged"

@@ -320,6 +320,18 @@ class TestVerify:
         changed, problem = results.verify(folder)
         assert f"{path}: expected sha256" in changed and f"{path}: {name}: the row says" in problem
 
+    def test_a_row_with_a_changed_digit_is_not_read(self, folder: Path) -> None:
+        path = row_file(folder)
+        text = path.read_text(encoding="utf8")
+        path.write_text(text.replace('"schema":', '"schema": '), encoding="utf8")  # still a whole row
+        with pytest.raises(ResultError, match=r"row\.json: its sha256 is not the one in SHA256SUMS"):
+            results.load_result(folder, path.parent.name)
+        with pytest.warns(UserWarning, match="row left out"):
+            rows = results.load_results(folder, damaged="warn")
+        assert path.parent.name not in [row.run_id for row in rows]
+        path.with_name("SHA256SUMS").unlink()  # as an earlier version left it
+        assert results.load_result(folder, path.parent.name).run_id == path.parent.name
+
     def test_a_changed_secondary_metric_is_named(self, folder: Path) -> None:
         path = row_file(folder)
         values = json.loads(path.read_text(encoding="utf8"))

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .. import contents
 from . import offline
 from .backbone import (
     EMBEDDED,
@@ -263,6 +264,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config["kind"] not in [*NETWORKS, Constant.kind, TfIdf.kind]:
         raise ModelError(
             f"{path}: unknown kind {config['kind']!r:.80}: expected one of {', '.join([*NETWORKS, Constant.kind, TfIdf.kind])}"
+        )
+    sums = folder.parent / contents.SUMS  # of a run's row
+    if not contents.is_as_noted(path, sums):
+        raise ModelError(
+            f"{path}: its sha256 is not the one in {sums}: it was changed or damaged after it was written; run its notebook again"
         )
     return config
 

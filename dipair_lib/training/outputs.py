@@ -74,7 +74,7 @@ def stored_outputs(
         path = folder / f"{hash_of(name, length, dtype, tokens.ids, tokens.offsets)}.npy"
         wanted = [path, *([path.with_suffix(".received.npy")] if model.select == "attention" else [])]
         with machine.lock(f"{path}.lock"):
-            if all(file.exists() for file in wanted):
+            if all(is_whole(file) for file in wanted):
                 counts["from_store"] += len(tokens)
             else:
                 fast = fast or ready(model, there, dtype)
@@ -88,6 +88,13 @@ def stored_outputs(
             )
         stored.append(Stored(hidden, mask, *received))
     return stored, counts
+
+
+def is_whole(path: Path) -> bool:
+    """Whether stored outputs are there, as they were written; read for that once per process."""
+    return path.exists() and contents.is_as_noted(
+        path, path.with_name(f"{path.name}.sha256"), contents.file_digest
+    )
 
 
 def encoder_hash(encoder: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
@@ -29,7 +30,9 @@ def main() -> int:
     asked.add_argument(
         "--minutes", type=float, default=30.0, metavar="M", help="stop after so many (default 30)"
     )
-    asked.add_argument("--only", default="", metavar="WORD", help="commands whose names hold this")
+    asked.add_argument(
+        "--only", default="", metavar="PATTERN", help="commands, and groups of files, whose names it fits"
+    )
     asked.add_argument(
         "--seed", type=int, default=0, help="of all moments and places; 0 draws one, which is printed"
     )
@@ -54,7 +57,7 @@ def main() -> int:
     attempts.adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         made = world.World(Path(folder))
-        commands = [one for name, one in made.commands().items() if given.only in name]
+        commands = [one for name, one in made.commands().items() if re.search(given.only, name)]
         shares = shares_of([one.name for one in commands], given.kills - given.new)
         for command in commands:
             kills.one(made, command, shares[command.name] * 2 // 3, random, found)
@@ -64,7 +67,7 @@ def main() -> int:
             circumstances.every(made, command, given.times, random, found)
             print(f"{time.monotonic() - begun:5.0f} s  faults   {command.name}", flush=True)
         if given.flips:
-            flips.every(made, given.flips, random, found, given.only)
+            flips.every(made, given.flips, random, found, re.compile(given.only))
             print(f"{time.monotonic() - begun:5.0f} s  changed bytes", flush=True)
         for command in commands:
             kills.one(

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dipair_lib import report, results, suite
+
+report_write = report.write  # what `dipair report` does
 LIMIT_S = 300.0  # of an attempt that nothing ends: it hangs
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
 INTERRUPTED = 130  # what a command that was asked to end gives back
@@ -81,9 +84,12 @@ class Attempt:
             process.returncode = 0  # waited for below
             return
         sys.stdout.flush()
+        late = {getattr(signal, name) for name in SIGNALS[1:]}  # while Python itself sees to a fork
+        signal.pthread_sigmask(signal.SIG_BLOCK, late)
         self.pid = os.fork()
         if not self.pid:
             forked(work, self.log.fileno())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, late)
 
     def poll(self, how: int = os.WNOHANG) -> int | None:
         """The exit status, None while it lives."""
@@ -146,6 +152,7 @@ def forked(work: Callable[[], int], log: int) -> None:
             signal.signal(
                 getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
             )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {getattr(signal, name) for name in SIGNALS[1:]})
         status = work()
     except BaseException:  # as an interpreter ends
         traceback.print_exc()
@@ -231,12 +238,10 @@ def start(run: Any, made: Any, threads: int, scratch: Path, attempt: int = 1, cl
 
 def without_kernels() -> None:
     """Suites of this process and those forked from it fork their runs; their report is a file."""
-    from dipair_lib import report, results, suite
-
     suite.start = start
     report.write = lambda folder: results.write_atomic(folder / "report.html", b"page")  # type: ignore
 
 
-def remove(folder: Path) -> None:
-    """Take a folder away."""
-    shutil.rmtree(folder, ignore_errors=True)
+def remove(path: Path) -> None:
+    """Take a file or folder away."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

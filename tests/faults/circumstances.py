@@ -161,10 +161,7 @@ def clock_back(world: World, command: Command, times: int, random: Random, table
 def lock_held(world: World, command: Command, times: int, random: Random, table: Table) -> None:
     """Another process holds the folder's lock: refused in words, or, where processes share a folder, waited for."""
     expected, _ = undisturbed(command)
-    fault, lock = "lock held by another process", command.now / "out" / ".lock"
-    if not lock.exists():
-        table.skip(fault, command.name, "takes no lock")
-        return
+    fault, lock = "lock held by another process", command.lock
     command.clear()
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "w") as file:
@@ -181,9 +178,6 @@ def lock_held(world: World, command: Command, times: int, random: Random, table:
 def no_locks(world: World, command: Command, times: int, random: Random, table: Table) -> None:
     """A file system without locks, as some network's: they fail at once."""
     expected, _ = undisturbed(command)
-    if not (command.now / "out" / ".lock").exists():
-        table.skip("no locks on the file system", command.name, "takes no lock")
-        return
     for number in (errno.ENOLCK, errno.ENOSYS):
 
         def without(number: int = number) -> int:

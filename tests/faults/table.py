@@ -75,9 +75,9 @@ class Table:
             f"- {results.device_name('cpu')}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}, "
             f"Python {platform.python_version()}",
             "",
-            "*Forked*: a process forked from one that has its imports, one thread, so that every moment lies in the work itself; its "
-            "suites run the notebooks' cells without kernels. *New process*: the command as it is typed, kernels and all. Shards, tiles and "
-            "the time between a training's files are small everywhere.",
+            "*Forked*: a process forked from one that has its imports, one thread: every moment lies in the work itself. Its suites run "
+            "the notebooks' cells without kernels. *New process*: the command as it is typed, kernels and all. Shards, tiles and the time "
+            "between a training's files are small everywhere.",
             "",
             "| fault | command | tried | held | |",
             "|---|---|---:|---:|---|",

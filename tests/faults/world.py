@@ -52,6 +52,11 @@ class Command:
     beside: tuple[str, ...] = ()
     before: Path | None = None
 
+    @property
+    def lock(self) -> Path:
+        """The file that a process at work holds."""
+        return self.now / (".out.lock" if self.name.startswith("export") else "out/.lock")
+
     def run(self) -> int:
         """The whole of it, in this process: all shares, then what a single process would find to be done."""
         lines = [self.arguments, self.beside, self.arguments[:-2]] if self.beside else [self.arguments]
@@ -87,8 +92,11 @@ def content(folder: Path) -> dict[str, Any]:
     """Every file below a folder but for locks: its bytes, without what is the time's own."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in {".lock", "log.jsonl"}:
-            found[str(path.relative_to(folder))] = compared(path)
+        if path.is_file() and not path.name.endswith(".lock") and path.name != "log.jsonl":
+            try:
+                found[str(path.relative_to(folder))] = compared(path)
+            except (ValueError, KeyError, TypeError, AttributeError):  # a byte was changed
+                found[str(path.relative_to(folder))] = path.read_bytes()
         elif path.is_dir() and (path.name.startswith(".") or path.suffix == ".tmp"):
             found[f"{path.relative_to(folder)}/"] = "left over"
     return found
