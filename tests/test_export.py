@@ -247,6 +247,19 @@ class TestAFullDisk:
         assert [path.name for path in tmp_path.iterdir()] == ["rows"]
 
 
+def test_a_run_with_a_changed_setting_is_not_read(tiny_backbone: str, tmp_path: Path) -> None:
+    """Its weights fit, and every score would be another."""
+    run = saved(tmp_path, student(tiny_backbone))
+    path = run / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["settings"]["read_lengths"] = [8, 11]
+    path.write_text(json.dumps(config))
+    with pytest.raises(models.ModelError, match=r"config\.json: its sha256 is not the one in .*SHA256SUMS"):
+        Scorer.load(run)
+    (run / "SHA256SUMS").unlink()  # as an earlier version left it
+    assert Scorer.load(run).model.read_lengths == [8, 11]
+
+
 class TestAnExportThatWasKilled:
     def beside(self, out: Path, what: str) -> Path:
         """Where a process that is gone left a folder beside an export's."""

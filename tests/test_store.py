@@ -53,6 +53,20 @@ class TestOutputs:
         training.stored_outputs(model, texts, tmp_path)
         assert sorted(p.name for p in tmp_path.iterdir()) == whole
 
+    def test_what_was_changed_is_computed_again(
+        self, tiny_backbone: str, texts: Texts, tmp_path: Path
+    ) -> None:
+        model, n = student(tiny_backbone), [len(t) for t in texts.tokens]
+        training.stored_outputs(model, texts, tmp_path)
+        whole = {
+            path: path.read_bytes() for path in sorted(tmp_path.glob("*.npy*")) if path.suffix != ".lock"
+        }
+        for path, data in whole.items():  # the numbers, then the hash of them
+            path.write_bytes(data[:60] + bytes([data[60] ^ 1]) + data[61:])
+            counts = training.stored_outputs(model, texts, tmp_path)[1]
+            assert counts["encoded"] in n and sum(counts.values()) == sum(n), path
+            assert {at: at.read_bytes() for at in whole} == whole
+
     def test_other_texts_do_not_meet_a_store(
         self, tiny_backbone: str, texts: Texts, tmp_path: Path, pairs: pd.DataFrame
     ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from dipair_lib import (
@@ -731,6 +732,32 @@ class TestDisplay:
 
 
 class TestCommandLine:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MemoryError(),
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory"
+            ),
+            RuntimeError("could not create a primitive"),  # oneDNN's way to say it
+        ],
+    )
+    def test_memory_that_ran_out_is_said_in_words(
+        self, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(suite, "run_suite", fail)
+        assert cli.main(["run", "s.yaml"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("dipair: memory ran out (") and said.count("\n") == 1
+
+    def test_another_error_of_the_program_is_no_lack_of_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(suite, "run_suite", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
+        with pytest.raises(RuntimeError, match="size"):
+            cli.main(["run", "s.yaml"])
+
     def test_a_mistake_is_one_line_and_status_2(
         self, project: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
