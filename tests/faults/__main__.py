@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from random import Random
@@ -45,8 +46,12 @@ def main() -> int:
     os.environ["PYTHONHASHSEED"] = "0"
 
     import torch
+    import tqdm
 
     torch.set_num_threads(1)  # a forked process has no other threads
+    tqdm.tqdm.set_lock(
+        threading.RLock()
+    )  # tqdm's own is shared with forked processes: one killed with it would stop all others
     from . import attempts, circumstances, flips, kills, table, world
 
     seed, begun = given.seed or time.time_ns() % 1_000_000, time.monotonic()

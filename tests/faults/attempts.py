@@ -238,7 +238,7 @@ def start(run: Any, made: Any, threads: int, scratch: Path, attempt: int = 1, cl
 
 def without_kernels() -> None:
     """Suites of this process and those forked from it fork their runs; their report is a file."""
-    suite.start = start
+    suite.start = start  # type: ignore[assignment]
     report.write = lambda folder: results.write_atomic(folder / "report.html", b"page")  # type: ignore
 
 

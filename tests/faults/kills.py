@@ -82,11 +82,11 @@ def two(world: World, command: Command, kills: int, random: Random, table: Table
             process.wait_until(LIMIT_S)
         ended = [process.end() for process in both]
         wrong, refused = "", 0
-        for process in ended:
-            if process.status in {1, 2} and process.in_words and not process.interrupted:
+        for one_end in ended:
+            if one_end.status in {1, 2} and one_end.in_words and not one_end.interrupted:
                 refused += 1
             else:
-                wrong = wrong or unexpected(process)
+                wrong = wrong or unexpected(one_end)
         if not command.beside and any(process.status == 0 for process in ended):
             wrong = wrong or different(command.content(), expected)
         wrong = wrong or went_on(world, command, expected, lambda: attempt(command.run))
