@@ -692,6 +692,7 @@ def select(table: pd.DataFrame, limits: Limits | None = None) -> Choice:
     speed = pairs_per_s_at(table, limits.reuse)
     rate = speed if limits.scenario == "offline" else 1 / table["latency_p95_s"]
     excluded: dict[str, list[str]] = {str(run): [] for run in table.index}
+    foreign = _elsewhere(table)
     students: list[str] = []
     broken: dict[str, int] = {}
     for run, row in table[JUDGED].to_dict("index").items():  # a tenth of the time that whole rows take
@@ -700,6 +701,8 @@ def select(table: pd.DataFrame, limits: Limits | None = None) -> Choice:
             excluded[run] = [kind]
             continue
         excluded[run] = _broken_limits(row, float(speed[run]), limits)
+        if run in foreign:
+            excluded[run].append(foreign[run])
         if row["guard"]:
             excluded[run].insert(0, "its teacher is not surely above the untrained rows")
         elif known(rate[run]) and known(row["retained"]):
@@ -850,7 +853,35 @@ def _sentence(
         text += f" Not certain: the interval reaches below {100 * limits.min_retained:g} %."
     if row["noisy"]:
         text += " Its clock was noisy: measure it again before relying on the speed."
+    text += _said_of_sessions(table)
     return text + _said_of_training(row)
+
+
+def _elsewhere(table: pd.DataFrame) -> dict[str, str]:
+    """Run id of each row whose clock is of another machine, device or number of threads than the teacher's (than most, without one), and
+    that in words: such speeds are never compared."""
+    clocked = table[table["pairs_per_s"].notna() & (table["family"] != "published")]
+    named = clocked[["device", "device_name", "threads"]].itertuples(index=False)
+    machines = pd.Series([str(tuple(one)) for one in named], clocked.index, dtype=object)
+    if machines.nunique() < 2:
+        return {}
+    teachers = machines[clocked["teacher"]]
+    own = teachers.iloc[-1] if len(teachers) else machines.mode().iloc[0]
+    others = clocked[machines != own]
+    said = "clocked elsewhere ({}, {} threads), not beside the others"
+    return {
+        str(run): said.format(plain(name), f"{threads:.0f}" if known(threads) else "unknown")
+        for run, name, threads in zip(others.index, others["device_name"], others["threads"], strict=True)
+    }
+
+
+def _said_of_sessions(table: pd.DataFrame) -> str:
+    """That clocks of several sessions stand beside each other, between which a machine may have changed its pace."""
+    sessions = table.loc[table["pairs_per_s"].notna(), "clock_id"].nunique()
+    if sessions < 2:
+        return ""
+    advice = "small differences of speed may be the machine's (04_tradeoff with clock=all takes all in turns)"
+    return f" The clocks are of {sessions} sessions: {advice}."
 
 
 def _said_of_training(row: pd.Series) -> str:

@@ -309,6 +309,34 @@ class TestSelect:
             tradeoff.select(tradeoff.frame([*rows, row("other", task="another")]))
 
 
+class TestSessions:
+    def test_another_machines_clock_is_never_beside_the_teachers(self, rows: list[Result]) -> None:
+        here = [dataclasses.replace(one, device="cpu", device_name="Abacus", threads=2) for one in rows]
+        fast = row(
+            "elsewhere",
+            quality=0.89,
+            retained=0.99,
+            device="cpu",
+            device_name="Abacus",
+            threads=64,
+            combine_s_per_pair=1e-9,
+        )
+        choice = tradeoff.select(tradeoff.frame([*here, fast]), Limits(min_retained=0.95))
+        assert choice.winner == "run.good"
+        assert (
+            choice.excluded["run.elsewhere"]
+            == "clocked elsewhere (Abacus, 64 threads), not beside the others"
+        )
+        assert tradeoff.select(tradeoff.frame([*rows, fast]), Limits(min_retained=0.95)).winner == "run.good"
+
+    def test_several_sessions_are_said(self, rows: list[Result]) -> None:
+        one = [dataclasses.replace(r, clock_id="a") for r in rows]
+        two = [dataclasses.replace(r, clock_id="b" if r.model == "fast" else "a") for r in rows]
+        for made, said in ((one, False), (two, True)):
+            sentence = tradeoff.select(tradeoff.frame(made), Limits(min_retained=0.95)).sentence
+            assert ("clocks are of 2 sessions" in sentence) == said
+
+
 class TestSingleTexts:
     """One field: a text is encoded for one answer, so nothing is cached and every rate holds the encoding."""
 
