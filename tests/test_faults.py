@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FEW = ("--kills", "12", "--new", "0", "--times", "1", "--flips", "1", "--minutes", "2")
+FEW = ("--kills", "6", "--new", "0", "--times", "1", "--flips", "1", "--minutes", "2")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kills its own processes by Linux's means")
 def test_after_kills_full_disks_and_changed_bytes_all_is_as_undisturbed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "faults", *FEW, "--only", "^(encode|score --all|export|run|jobs)$"]
+    command = [sys.executable, "-m", "faults", *FEW, "--only", "^(encode|jobs)$"]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "faults.md")],
         env={
