@@ -228,7 +228,15 @@ def warnings_as_notes() -> Iterator[None]:
 
 @warnings_as_notes()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0 if all is well, 1 if a run failed or numbers differ, 2 for a mistake in what was asked."""
+    """Run one command. Returns 0 if all is well, 1 if a run failed or numbers differ, 2 for a mistake in what was asked, 130 after Ctrl-C."""
+    try:
+        return answered(argv)
+    except KeyboardInterrupt:  # at any moment, that in which an error is said too
+        return 130
+
+
+def answered(argv: Sequence[str] | None) -> int:
+    """``main``, with what goes wrong said in words."""
     arguments = parser().parse_args(argv)
     machine.settle()
     try:
@@ -289,8 +297,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr,
         )
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FEW = ("--kills", "6", "--new", "0", "--times", "1", "--flips", "1", "--minutes", "2")
+FEW = ("--kills", "6", "--new", "0", "--times", "1", "--flips", "1", "--minutes", "2", "--seed", "1")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kills its own processes by Linux's means")

@@ -753,6 +753,13 @@ class TestCommandLine:
         said = capsys.readouterr().err
         assert said.startswith("dipair: memory ran out (") and said.count("\n") == 1
 
+    def test_ctrl_c_while_an_error_is_said_is_no_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(cli, "say", interrupt)
+        assert cli.main(["run", "none.yaml"]) == 130
+
     def test_another_error_of_the_program_is_no_lack_of_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(suite, "run_suite", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
         with pytest.raises(RuntimeError, match="size"):

@@ -152,7 +152,10 @@ def forked(work: Callable[[], int], log: int) -> None:
             signal.signal(
                 getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
             )
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {getattr(signal, name) for name in SIGNALS[1:]})
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {getattr(signal, name) for name in SIGNALS[1:]})
+        except KeyboardInterrupt:  # before the work begins
+            os._exit(INTERRUPTED)
         status = work()
     except BaseException:  # as an interpreter ends
         traceback.print_exc()

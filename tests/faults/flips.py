@@ -68,7 +68,7 @@ def change(
             finally:
                 path.write_bytes(data)
             where = f"{path.relative_to(path.parents[1])}, byte {place} of {len(data)}: "
-            table.note(FAULT, f"{of} {kind}", wrong and where + wrong, remark)
+            table.note(FAULT, f"{of} {kind}".strip(), wrong and where + wrong, remark)
 
 
 def named(ended: Ended, path: Path) -> bool:

@@ -32,6 +32,8 @@ def went_on(world: World, command: Command, expected: dict[str, Any], again: Cal
 
 def one(world: World, command: Command, kills: int, random: Random, table: Table, new: bool = False) -> None:
     """Signals to one process; up to three of its starts are ended before it is left alone."""
+    if not kills or table.left() <= 0:
+        return
     expected, took = undisturbed(command)
 
     def start(after: float = LIMIT_S, name: str = "") -> Ended:
@@ -67,6 +69,8 @@ def unexpected(ended: Ended) -> str:
 
 def two(world: World, command: Command, kills: int, random: Random, table: Table) -> None:
     """Two processes at once on one folder, one or both of them ended; who comes second is refused in words, or shares the work."""
+    if not kills or table.left() <= 0:
+        return
     expected, took = undisturbed(command)
     fault = "signal, two at once"
     while table.line(fault, command.name).tried < kills and table.left() > 0:
