@@ -228,7 +228,8 @@ def warnings_as_notes() -> Iterator[None]:
 
 @warnings_as_notes()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0 if all is well, 1 if a run failed or numbers differ, 2 for a mistake in what was asked, 130 after Ctrl-C."""
+    """Run one command. Returns 0 if all is well, 1 if a run failed or numbers differ, 2 for a mistake in what was asked, 130 after
+    Ctrl-C."""
     try:
         return answered(argv)
     except KeyboardInterrupt:  # at any moment, that in which an error is said too
