@@ -80,6 +80,7 @@ def limits(
     max_cache_bytes: float = 0.0,
     price_per_hour: float = 0.0,
     max_price: float = 0.0,
+    min_gap: float = 0.0,
 ) -> Limits:
     """Limits from the notebook's parameters: 0 is no limit, and one that belongs to the other scenario counts for nothing."""
     numbers = {
@@ -89,6 +90,7 @@ def limits(
         "max_cache_bytes": max_cache_bytes,
         "price_per_hour": price_per_hour,
         "max_price": max_price,
+        "min_gap": min_gap,
     }
     asked: dict[str, Any] = {
         name: value or None for name, value in numbers.items() if ONLY_IN.get(name, scenario) == scenario
@@ -109,6 +111,7 @@ def parameters(asked: Limits) -> dict[str, Any]:
         "max_cache_bytes": asked.max_cache_bytes or 0.0,
         "price_per_hour": asked.price_per_hour or 0.0,
         "max_price": asked.max_price or 0.0,
+        "min_gap": asked.min_gap or 0.0,
     }
 
 
@@ -252,6 +255,7 @@ OPTIONS: dict[str, list[tuple[str, float]]] = {
         ANY,
         *((f"{p:g} %", p / 100) for p in (50, 80, 90, 92, 94, 95, 96, 97, 98, 99, 99.5, 100)),
     ],
+    "min_gap": [ANY, *((f"{p:g} %", p / 100) for p in (10, 25, 40, 50, 60, 75, 80, 90, 95, 100))],
     "min_pairs_per_s": [ANY, *((tradeoff.si(10.0**n), 10.0**n) for n in range(1, 8))],
     "reuse": [(f"{10**n:,}", 10.0**n) for n in range(7)],
     "max_p95_s": [
@@ -263,7 +267,8 @@ OPTIONS: dict[str, list[tuple[str, float]]] = {
 }
 LABELS = {
     "min_retained": "quality kept, at least",
-    "sure": "with its whole interval",
+    "min_gap": "gap closed, at least",
+    "sure": "with their whole intervals",
     "min_pairs_per_s": "pairs per second, at least",
     "reuse": "pairs that share a text",
     "max_p95_s": "95 % of requests within",
@@ -405,4 +410,8 @@ def controls_of(found: Mapping[str, pd.DataFrame], task: str, start: Mapping[str
 
 def as_option(name: str, value: float) -> str:
     """A value that is not among the usual ones."""
-    return f"{100 * value:g} %" if name == "min_retained" else tradeoff.si(value, UNITS.get(name, ""))
+    return (
+        f"{100 * value:g} %"
+        if name in {"min_retained", "min_gap"}
+        else tradeoff.si(value, UNITS.get(name, ""))
+    )

@@ -76,6 +76,8 @@ def html_of(text: str) -> str:
 
 CHANGES: list[dict[str, Any]] = [
     {"min_retained": 0.98},
+    {"min_retained": 0.0, "min_gap": 0.5},
+    {"min_gap": 1.0, "sure": True},
     {"min_retained": 1.0},
     {"min_retained": 0.5, "reuse": 1.0},
     {"min_retained": 0.0, "min_pairs_per_s": 1e5},

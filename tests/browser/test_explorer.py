@@ -38,7 +38,7 @@ def opened(executed: tuple[Seen, pd.DataFrame]) -> tuple[Seen, pd.DataFrame]:
     control(page, "scenario").scroll_into_view_if_needed()
     control(page, "scenario").select_option("many pairs, in bulk")
     control(page, KEPT).select_option("95 %")
-    control(page, "with its whole interval").set_checked(False)
+    control(page, "with their whole intervals").set_checked(False)
     return executed
 
 
@@ -79,7 +79,7 @@ class TestExplorer:
         seen.picture("explorer")
         control(page, KEPT).select_option("50 %")  # a native list: the mouse picks an entry
         said = {shows(page, data, min_retained=0.5).sentence}
-        control(page, "with its whole interval").click()
+        control(page, "with their whole intervals").click()
         said.add(shows(page, data, min_retained=0.5, sure=True).sentence)
         by_keys(control(page, KEPT), "ArrowDown")  # from 50 % to 80 %
         said.add(shows(page, data, min_retained=0.8, sure=True).sentence)
