@@ -127,7 +127,7 @@ def si(value: float | None, unit: str = "", digits: int = 3) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """0.9876 -> "98.8 %"."""
-    return f"{100 * value:.{digits}f} %" if known(value) else DASH  # type: ignore[operator]
+    return f"{round(100 * value, digits) + 0:.{digits}f} %" if known(value) else DASH  # type: ignore[operator]
 
 
 def money(value: float) -> str:

@@ -105,3 +105,7 @@ class TestSeeds:
     def test_one_seed_has_the_percentiles(self) -> None:
         draws = np.linspace(0, 1, 1001)
         assert paired.mean_over_seeds([0.5], [draws]) == pytest.approx((0.5, 0.025, 0.975))
+
+
+def test_nothing_is_no_negative_nothing() -> None:
+    assert [tradeoff.percent(x, 0) for x in (-0.001, 0.001, -0.26)] == ["0 %", "0 %", "-26 %"]
