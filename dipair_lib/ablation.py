@@ -2,7 +2,7 @@
 
 A *cell* is one choice of all that decides what is trained, its rows differ by seed only. Cells that differ in loss and synthetic rows
 only are one *set*; of several sets (other epochs, sizes, an earlier teacher) each is compared within itself. A *gain* is the difference of
-two cells of a set on the same test rows and the same seeds; its interval draws test groups and seeds together.
+two cells of a set on the same test rows and the same seeds; its interval is over test groups and seeds (``paired.ends``).
 """
 
 from __future__ import annotations

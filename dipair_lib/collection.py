@@ -316,7 +316,7 @@ def writing(out: Path | str, *, unless: Path | None = None) -> Iterator[None]:
         raise CollectionError(
             f"{out}: another process is writing here: wait for it, or name another folder{none}"
         ) from None
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # the latter from a file system without any kind of lock
         said = getattr(error, "strerror", None) or error
         raise CollectionError(f"{out}: cannot be written ({said}): name a folder that can be") from error
     try:

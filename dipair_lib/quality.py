@@ -23,7 +23,7 @@ def binary_score(logits: np.ndarray) -> np.ndarray:
 
 
 def predicted_class(logits: np.ndarray) -> np.ndarray:
-    """int64 [n]: argmax, or for one logit whether it is above 0. The threshold is fixed, never chosen on the test split."""
+    """int64 [n]: argmax, or for one logit whether it is above 0 (``evaluate`` takes another threshold off first, never one of test)."""
     return (logits[:, 0] > 0).astype(np.int64) if logits.shape[1] == 1 else logits.argmax(1)
 
 
@@ -112,11 +112,13 @@ OF_CLASSES = ("accuracy", "f1", "macro_f1")
 
 def threshold_of(labels: np.ndarray, logits: np.ndarray) -> float:
     """The score above which class 1 is meant, with the best F1 on these rows, which must not be test: half-way between two neighbours, of
-    equally good ones the lowest. Where few rows are of class 1 the best one is seldom 0.
+    equally good ones the lowest. Where few rows are of class 1 the best one is seldom 0; where none is, it is 0.
 
     Args:
         labels: [n], 0 or 1. logits: [n, 1].
     """
+    if not np.any(labels):
+        return 0.0
     score = np.asarray(logits, np.float64)[:, 0]
     order = np.argsort(-score, kind="stable")
     hits = np.cumsum(np.asarray(labels)[order])

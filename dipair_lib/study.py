@@ -2,7 +2,7 @@
 
 A *configuration* is a set of notebook parameters; its rows differ by seed only. A *question* is one choice (a parameter, or a few
 that mean one thing), a *series* a set of configurations in which only that choice differs. A difference is taken on the same test rows
-and the same seeds; its interval draws test groups and seeds together. And the bar: how much of the teacher the students keep, how fast.
+and the same seeds; its interval is over test groups and seeds. And the bar: how much of the teacher the students keep, how fast.
 """
 
 from __future__ import annotations

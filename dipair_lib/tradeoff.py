@@ -304,8 +304,8 @@ def parameters_of(text: object) -> dict[str, Any]:
 
 
 def average(table: pd.DataFrame, chosen: list[str], rows: list[Result], folder: Path | str) -> None:
-    """Put means over the seeds in place of the chosen rows' own quality and share of the teacher, with 95 % intervals that draw test groups
-    and seeds together. A model keeps its own where a seed's logits cannot be read or belong to other test rows."""
+    """Put means over the seeds in place of the chosen rows' own quality and share of the teacher, with 95 % intervals over test groups
+    and seeds. A model keeps its own where a seed's logits cannot be read or belong to other test rows."""
     by_run = {row.run_id: row for row in rows}
     number = table.groupby(ONE_MODEL, dropna=False).ngroup()
     together = {run: [by_run[one] for one in table.index[number == number[run]]] for run in chosen}

@@ -210,6 +210,9 @@ class TestThreshold:
         labels, logits = np.array([1, 0, 0, 0]), np.array([[1.0], [1.0], [1.0], [0.0]])
         assert quality.threshold_of(labels, logits) == pytest.approx(0.5)
 
+    def test_without_a_row_of_class_1_it_is_zero(self) -> None:
+        assert quality.threshold_of(np.array([0, 0]), np.array([[-3.0], [-2.0]])) == 0
+
     def test_everything_may_be_above_it(self) -> None:
         assert quality.threshold_of(np.array([1, 1]), np.array([[3.0], [2.0]])) < 2
 
