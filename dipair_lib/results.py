@@ -28,6 +28,7 @@ import platform
 import re
 import shutil
 import subprocess
+import time
 import types
 import typing
 import warnings
@@ -1043,6 +1044,11 @@ def notebook_parameters(path: Path | str) -> dict[str, Any]:
         ResultError: no notebook, not exactly one such cell, or something in it that is not ``name = literal``.
     """
     path = Path(path)
+    for _ in range(25):  # JupyterLab empties the file of the notebook that runs before it writes it anew
+        with contextlib.suppress(json.JSONDecodeError):
+            json.loads(read_text(path))
+            break
+        time.sleep(0.2)
     try:
         cells = json.loads(read_text(path))["cells"]
         tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]

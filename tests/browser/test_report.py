@@ -12,7 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from browser.conftest import Lab, Seen, failures, with_teacher
-from dipair_lib import report, results, tradeoff
+from dipair_lib import contents, report, results, tradeoff
 
 SIZES = {"phone": (390, 844), "laptop": (1280, 800)}
 EVIL = '<script>window.pwned="script"</script><img src=x onerror="window.pwned=1"><a href="javascript:alert(1)">x</a>\u202e\x1b[31m'
@@ -115,8 +115,9 @@ class TestHostile:
         shutil.copytree(results_folder, out)
         for row in results.load_results(out):
             evil = dataclasses.replace(row, model=f"{row.model} {EVIL}", task=EVIL, backbone=EVIL)
-            path = results.row_folder(out, row.run_id) / "row.json"
-            path.write_text(evil.to_json() + "\n", encoding="utf8")
+            folder = results.row_folder(out, row.run_id)
+            row_text = (evil.to_json() + "\n").encode("utf8")
+            results.write_hashed(folder / "row.json", row_text, folder / contents.SUMS)
         return out
 
     def test_in_reports_they_are_text(self, spoiled: Path, open_page: Callable[..., Seen]) -> None:
