@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -226,78 +228,103 @@ def warnings_as_notes() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def noting_interrupts() -> Iterator[list[int]]:
+    """Within it Ctrl-C interrupts as ever, and is noted: torch, if it comes while a model is read, makes an error of its own of it."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        pressed.append(number)
+        signal.default_int_handler(number, frame)
+
+    in_force = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if in_force and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @warnings_as_notes()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 if all is well, 1 if a run failed or numbers differ, 2 for a mistake in what was asked, 130 after
     Ctrl-C."""
     try:
-        return answered(argv)
+        with noting_interrupts() as pressed:
+            return answered(argv, pressed)
     except KeyboardInterrupt:  # at any moment, that in which an error is said too
         return 130
 
 
-def answered(argv: Sequence[str] | None) -> int:
-    """``main``, with what goes wrong said in words."""
+def answered(argv: Sequence[str] | None, pressed: Sequence[int] = ()) -> int:
+    """``main``, with what goes wrong said in words; what goes wrong after Ctrl-C is Ctrl-C."""
     arguments = parser().parse_args(argv)
     machine.settle()
     try:
-        match arguments.command:
-            case "run":
-                from dipair_lib import suite
-
-                return suite.run_suite(
-                    arguments.suite,
-                    overrides(arguments.parameters),
-                    jobs=arguments.jobs,
-                    out=arguments.out,
-                    fresh=arguments.fresh,
-                    ray=arguments.ray,
-                )
-            case "report":
-                from dipair_lib import report, tradeoff
-
-                if arguments.notebooks:
-                    written = [page for folder in arguments.folders for page in report.notebooks(folder)]
-                elif len(arguments.folders) > 1:
-                    written = [report.compare(arguments.folders, arguments.out)]
-                else:
-                    written = [report.write(arguments.folders[0], arguments.out)]
-                for folder in [] if arguments.notebooks else arguments.folders:
-                    for said in tradeoff.failed_in(folder):
-                        say(f"{folder}: {said}", sys.stderr)
-                say("\n".join(map(str, written)))
-                return 0
-            case "export":
-                from dipair_lib import export
-
-                say(str(export.export(arguments.run, arguments.out, onnx=arguments.onnx)))
-                return 0
-            case "encode":
-                return encode(arguments)
-            case "score":
-                return score(arguments)
-            case _:
-                return verify(arguments.folder)
-    except (
-        ValueError
-    ) as error:  # SuiteError, ResultError and TaskError say what to do; a traceback would hide it
-        say(f"dipair: {error}", sys.stderr)
-        return 2
-    except ImportError as error:  # an extra that is not installed
-        say(f"dipair: {error}", sys.stderr)
-        return 2
-    except OSError as error:  # a folder that cannot be read or written, a full disk
-        say(f"dipair: {error.filename or 'a file'}: {error.strerror or error}", sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        return carried_out(arguments)
+    except Exception as error:
+        if pressed:
+            return 130
+        words = words_of(error)
+        if words is None:
             raise
-        say(
-            f"dipair: memory ran out ({str(error).splitlines()[0][:200] if str(error) else 'no more was to be had'}): what is whole "
-            "is kept: free some, or use a machine with more, and run the same command again",
-            sys.stderr,
-        )
+        say(f"dipair: {words}", sys.stderr)
         return 2
+
+
+def words_of(error: Exception) -> str | None:
+    """What a person reads of an error, in place of a traceback; None of one that is a mistake of ours."""
+    if isinstance(error, OSError):  # a folder that cannot be read or written, a full disk
+        return f"{error.filename or 'a file'}: {error.strerror or error}"
+    if isinstance(error, ValueError | ImportError):  # says what to do; or an extra that is not installed
+        return str(error)
+    if isinstance(error, MemoryError | RuntimeError) and out_of_memory(error):
+        why = str(error).splitlines()[0][:200] if str(error) else "no more was to be had"
+        return f"memory ran out ({why}): what is whole is kept: free some, or use a machine with more, and run the same command again"
+    return None
+
+
+def carried_out(arguments: argparse.Namespace) -> int:
+    """The exit status of the command that was asked for."""
+    match arguments.command:
+        case "run":
+            from dipair_lib import suite
+
+            return suite.run_suite(
+                arguments.suite,
+                overrides(arguments.parameters),
+                jobs=arguments.jobs,
+                out=arguments.out,
+                fresh=arguments.fresh,
+                ray=arguments.ray,
+            )
+        case "report":
+            from dipair_lib import report, tradeoff
+
+            if arguments.notebooks:
+                written = [page for folder in arguments.folders for page in report.notebooks(folder)]
+            elif len(arguments.folders) > 1:
+                written = [report.compare(arguments.folders, arguments.out)]
+            else:
+                written = [report.write(arguments.folders[0], arguments.out)]
+            for folder in [] if arguments.notebooks else arguments.folders:
+                for said in tradeoff.failed_in(folder):
+                    say(f"{folder}: {said}", sys.stderr)
+            say("\n".join(map(str, written)))
+            return 0
+        case "export":
+            from dipair_lib import export
+
+            say(str(export.export(arguments.run, arguments.out, onnx=arguments.onnx)))
+            return 0
+        case "encode":
+            return encode(arguments)
+        case "score":
+            return score(arguments)
+        case _:
+            return verify(arguments.folder)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -30,10 +30,11 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from safetensors import SafetensorError
 
-from . import collection, jobs, models, report, results, scoring, tradeoff, training
+from . import collection, jobs, models, report, results, safe_yaml, scoring, tradeoff, training
 from .models.backbone import EMBEDDED, EMBEDDED_PACKAGE, quiet_transformers, sealed, sha256_of
 from .results import Result
 from .scoring import Scorer
+from .training.device import encoder_dtype
 
 TOLERANCE = 1e-4  # largest difference of a number between ONNX Runtime and torch
 EXTRA = '--onnx needs the extra `peers`: pip install -c constraints.txt -e ".[peers]"'
@@ -346,6 +347,9 @@ def rounding_of(model: Any, texts: int = 48, pairs: int = 2048) -> dict[str, flo
     found = [inspect.getdoc(one) for module in modules for one in vars(module).values() if callable(one)]
     said = sorted({" ".join(text.split()) for text in found if text}) or list(PROBES)
     random = np.random.default_rng(0)
+    texts = (
+        texts if encoder_dtype() == "bfloat16" else texts // 4
+    )  # elsewhere a product takes up to a hundred times as long
     some = [[said[i] for i in random.integers(0, len(said), texts)] for _ in model.read_lengths]
     places = [random.integers(0, texts, pairs) for _ in model.read_lengths]
     scores = []
@@ -448,8 +452,8 @@ def backbone_licence(model: Any) -> str:
         return f"{named or 'unknown'}, says the package {told['Name']} {told['Version']}"
     front = re.match(r"---\n(.*?)\n---", readme(Path(backbone).expanduser()), re.S)
     try:
-        named = (yaml.safe_load(front[1]) or {}).get("license") if front else None
-    except (yaml.YAMLError, AttributeError):
+        named = (safe_yaml.load(front[1]) or {}).get("license") if front else None
+    except (yaml.YAMLError, AttributeError, ValueError):
         named = None
     name = Path(backbone).name
     return f"{named}, says the README of {name}" if named else f"unknown: {name} does not say; ask its source"

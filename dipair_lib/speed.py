@@ -32,7 +32,7 @@ from . import models, progress, results, tasks, training
 from .models import BiLSTM, Constant, CrossEncoder, DualEncoder, TfIdf
 from .models.heads import SimilarityHead
 from .models.tokens import Texts, length_sorted, read
-from .training.device import device_of, moved, placed_on, ready, synchronize
+from .training.device import device_of, encoder_dtype, moved, placed_on, ready, synchronize
 from .training.inputs import taking
 
 BATCH_SIZES = {
@@ -154,7 +154,10 @@ def ceiling(seconds: float = 0.3, device: str = "cpu") -> dict[str, float]:
 
     for dtype in (torch.float32, torch.bfloat16):
         rates = []
-        for n in (4096, 8192) if on_gpu else (1024, 2048):
+        slow = (
+            dtype is torch.bfloat16 and encoder_dtype(device=device) != "bfloat16"
+        )  # by up to a hundred times
+        for n in (256, 512) if slow else (4096, 8192) if on_gpu else (1024, 2048):
             a = torch.randn(n, n, device=device).to(dtype)
             once = median_of(partial(waited, partial(torch.matmul, a, a)), seconds / 2)
             rates.append(2 * n**3 / once / 1e9)
@@ -403,12 +406,15 @@ def clock_fields(
 def enter(
     folder: Path, row: results.Result, frame: Any, pool: Any, is_teacher: bool, device: torch.device
 ) -> list[Contestant]:
-    """A row's contestants: itself in float32, and a teacher also in bfloat16, whichever is faster.
+    """A row's contestants: itself in float32, and a teacher also in bfloat16 where the device gains by it.
 
     Args:
         frame: rows whose texts are cached and asked for. pool: rows from which batches of like length are taken.
     """
-    model = models.load(folder / "rows" / row.run_id / "model")
+    model, gains = (
+        models.load(folder / "rows" / row.run_id / "model"),
+        encoder_dtype(device=device) == "bfloat16",
+    )
     fields = list(json.loads(row.parameters).get("fields") or []) or [
         c for c in frame.columns if c not in {"label", "group", "gain"}
     ]
@@ -419,7 +425,7 @@ def enter(
     of_pool = read(tokenizer, pool, fields, model.read_lengths)
     words = [frame[f].tolist() for f in fields]
     if isinstance(model, CrossEncoder):
-        dtypes = ("float32", "bfloat16") if is_teacher else ("float32",)
+        dtypes = ("float32", "bfloat16") if is_teacher and gains else ("float32",)
         words = [pool[f].tolist() for f in fields]
         return [
             cross_encoder(row.run_id, ready(model, device, d), d, tokenizer, words, of_pool) for d in dtypes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from dipair_lib import models, progress, speed
 from dipair_lib.models.tokens import Texts, read
+from dipair_lib.training import device
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +193,22 @@ class TestChoices:
         found = speed.ceiling(seconds=0.01)
         assert set(found) == {"peak_gflops_float32", "peak_gflops_bfloat16", "copy_gb_per_s"}
         assert all(np.isfinite(v) and v > 0 for v in found.values())
+
+    @pytest.mark.parametrize("gains", [False, True])
+    def test_bfloat16_is_clocked_only_where_the_device_gains_by_it(
+        self,
+        gains: bool,
+        tiny_backbone: str,
+        tmp_path: Path,
+        pairs: pd.DataFrame,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setitem(device._PROBED, "cpu", "bfloat16" if gains else "float32")
+        model = models.CrossEncoder(tiny_backbone, (8, 12))
+        models.save(model, tmp_path / "rows" / "t" / "model")
+        row = types.SimpleNamespace(run_id="t", parameters='{"fields": ["query", "passage"]}')
+        entered = speed.enter(tmp_path, row, pairs, pairs, True, torch.device("cpu"))  # type: ignore[arg-type]
+        assert [one.dtype for one in entered] == ["float32", "bfloat16"][: 1 + gains]
 
     def test_an_unknown_choice_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="expected none, missing or all, but got 'some'"):

@@ -760,6 +760,24 @@ class TestCommandLine:
         monkeypatch.setattr(cli, "say", interrupt)
         assert cli.main(["run", "none.yaml"]) == 130
 
+    def test_ctrl_c_that_torch_turned_into_an_error_is_ctrl_c(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def read_weights(*_: Any, **__: Any) -> None:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise ValueError("config.json: is damaged") from None
+
+        monkeypatch.setattr(suite, "run_suite", read_weights)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            assert cli.main(["run", "s.yaml"]) == 130
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert capsys.readouterr().err == ""
+
     def test_another_error_of_the_program_is_no_lack_of_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(suite, "run_suite", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
         with pytest.raises(RuntimeError, match="size"):
