@@ -22,7 +22,16 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from dipair_lib import ablation, architecture_table, comparison, published, results, study, tradeoff
+from dipair_lib import (
+    ablation,
+    agreement,
+    architecture_table,
+    comparison,
+    published,
+    results,
+    study,
+    tradeoff,
+)
 
 LIMITS = (
     tradeoff.Limits(min_retained=0.99),
@@ -149,7 +158,7 @@ def part(side: comparison.Opened) -> dict[str, Any]:
         "left_out": False,
         "tasks": [
             {
-                **section(side.data[side.data["task"] == task], side.name),
+                **section(side.data[side.data["task"] == task], side),
                 "study": studied.get(task),
                 "factors": mattered.get(task),
             }
@@ -159,7 +168,7 @@ def part(side: comparison.Opened) -> dict[str, Any]:
         "published": cells(tradeoff.published(side.data)),
         "damaged": damaged,
         "machine": machine(measured),
-        "favours": tradeoff.favours_cosine(measured),
+        "favours": tradeoff.known_biases(measured),
         "command": command(measured.iloc[-1]) if len(measured) else "",
         "commits": commits(measured),
         "n_boot": sorted({int(n) for n in measured["n_boot"].dropna()}),
@@ -260,7 +269,7 @@ def pair(
     }
 
 
-def section(data: pd.DataFrame, folder: str) -> dict[str, Any]:
+def section(data: pd.DataFrame, side: comparison.Opened) -> dict[str, Any]:
     """What the page says of one task of a folder."""
     whole = tradeoff.table(data)
     choices = [tradeoff.select(data, limits) for limits in LIMITS]
@@ -276,7 +285,7 @@ def section(data: pd.DataFrame, folder: str) -> dict[str, Any]:
         "guards": failed,
         "choices": answers([choice for choice in choices if not stopped(choice, failed)]),
         "given": bool(data["given"].any()),
-        "favours": tradeoff.favours_cosine(data),
+        "favours": tradeoff.known_biases(data),
         "one_seed": one_seed(data),
         "noisy": int(data["noisy"].sum()),
         "figures": [
@@ -287,18 +296,26 @@ def section(data: pd.DataFrame, folder: str) -> dict[str, Any]:
                     tradeoff.draw(name, data, winners if name == "quality_speed" else ()),
                     data,
                     name,
-                    f"{folder} {first['task']}",
+                    f"{side.name} {first['task']}",
                 ),
                 "table": cells(whole[tradeoff.columns_here(COLUMNS[name], whole)]),
             }
             for name in FIGURES
             if name != "kept" or data["keep"].notna().any()
         ],
-        "tables": [(caption, cells(part)) for caption, part in split(whole).items()],
+        "tables": [
+            (caption, cells(part)) for caption, part in {**split(whole), **others(data, side)}.items()
+        ],
         "sanity": sanity(data),
         "notes": notes(first["data_notes"]),
         "sha256": str(first["data_sha256"] or "")[:16],
     }
+
+
+def others(data: pd.DataFrame, side: comparison.Opened) -> dict[str, pd.DataFrame]:
+    """The table of what stands beside the headline metric, where there is any of it."""
+    found = agreement.table(data, side.rows, side.folder)
+    return {"All models: other metrics, agreement with the teacher": found} if found.shape[1] > 1 else {}
 
 
 def one_seed(data: pd.DataFrame) -> str:

@@ -604,15 +604,22 @@ def speed_given(data: pd.DataFrame) -> pd.Series:
     return data["teacher_fastest_dtype"].eq("given") & data["teacher_s_per_pair"].gt(0)
 
 
-def favours_cosine(data: pd.DataFrame) -> str:
-    """What must stand beside every comparison of students on the embedded backbone; nothing where there is none."""
+def known_biases(data: pd.DataFrame) -> str:
+    """What must stand beside every comparison: whom the embedded backbone favours, and whom the negatives of a task work against; nothing
+    where there is neither."""
+    said = []
     names = {str(name).rstrip("/").rsplit("/", 1)[-1] for name in data["backbone"].dropna()}
-    if not names & {"embedded", "all-MiniLM-L6-v2"}:
-        return ""
-    return (
-        "The mean cosine of this backbone (all-MiniLM-L6-v2) was trained on about 10^9 pairs, which favours DE-Cos and every head that "
-        "corrects the cosine; a backbone not trained on pairs may rank them otherwise."
-    )
+    if names & {"embedded", "all-MiniLM-L6-v2"}:
+        said.append(
+            "The mean cosine of this backbone (all-MiniLM-L6-v2) was trained on about 10^9 pairs, which favours DE-Cos and every head that "
+            "corrects the cosine; a backbone not trained on pairs may rank them otherwise."
+        )
+    if any('"negatives":"one of the 20 nearest by TF-IDF' in text for text in data["data_notes"].dropna()):
+        said.append(
+            "The negatives of this task are among the nearest by TF-IDF and by this backbone's own cosine: both of these "
+            "baselines stand lower here than on negatives chosen in another way, so every student's gap closed is to be read with that."
+        )
+    return " ".join(said)
 
 
 # --------------------------------------------------------------------------------------------------- limits

@@ -506,6 +506,14 @@ class TestSmallPrint:
         )  # under the answer, and in the method
         assert page.index("about 10^9 pairs") < page.index("<svg")
 
+    def test_whom_the_negatives_work_against(self, rows: dict[str, Result], tmp_path: Path) -> None:
+        notes = '{"negatives":"one of the 20 nearest by TF-IDF, one of the 20 nearest by embedding"}'
+        of_pydocs = {name: dataclasses.replace(one, data_notes=notes) for name, one in rows.items()}
+        page = report.write(saved(tmp_path, list(of_pydocs.values()))).read_text(encoding="utf8")
+        assert page.index("both of these baselines stand lower") < page.index("<svg")
+        other = report.write(saved(tmp_path, list(rows.values()))).read_text(encoding="utf8")
+        assert "stand lower" not in other
+
     def test_of_another_backbone_nothing_is_said(self, rows: dict[str, Result], tmp_path: Path) -> None:
         rows = {name: dataclasses.replace(one, backbone="bert-base") for name, one in rows.items()}
         assert "10^9" not in report.write(saved(tmp_path, list(rows.values()))).read_text(encoding="utf8")
