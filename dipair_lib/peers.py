@@ -46,6 +46,7 @@ NEEDS = (
 BATCH = 32  # pairs or texts a library is given at once, where it does not choose itself
 TOP = 10
 MEMORY_PAIRS = 64
+CALIBRATED = 128  # training pairs that int8 is calibrated on
 
 
 class Setting(NamedTuple):
@@ -123,7 +124,7 @@ def entries(out: Path | str, run: str) -> list[Entry]:
         if (results.row_folder(out, row.run_id) / "model").is_dir()
     }
     for row in {own.run_id: own, **{row.run_id: row for row in cosines.values()}}.values():
-        found.append(Entry(row.model, row.family, "float32", "own_student", "dipair-lab", row.run_id))
+        found.append(Entry(row.model, row.family, encoder_dtype(), "own_student", "dipair-lab", row.run_id))
     return found
 
 
@@ -171,7 +172,8 @@ def compare(
     ]
     setting = Setting(str(out), row.run_id, str(Path(out) / "scale" / "peers"), torch.get_num_threads())
     known = entries(out, run)
-    make_all(setting, texts)
+    others = whole(task.train, task.fields, row, CALIBRATED)  # never test pairs
+    make_all(setting, [others[name].tolist() for name in task.fields])
     built = [build(entry, setting) for entry in progress.track(known, "loading")]
     scores = [peer.score(*texts) for peer in progress.track(built, "quality")]
     found = clock(built, [t[:clocked] for t in texts], sides, turns)
@@ -584,7 +586,11 @@ BUILDERS: dict[str, Callable[[Entry, Setting], Peer]] = {
 
 
 def make_all(setting: Setting, texts: Sequence[Sequence[str]]) -> None:
-    """Write once what the libraries read: the encoder in their layout, the teacher's graph, that in int8, the static vectors."""
+    """Write once what the libraries read: the encoder in their layout, the teacher's graph, that in int8, the static vectors.
+
+    Args:
+        texts: both sides of some training pairs, on which int8 is calibrated.
+    """
     steps: dict[str, Callable[[Path], None]] = {
         "encoder": lambda path: save_encoder(setting, path),
         "teacher.float32.onnx": lambda path: save_graph(setting, path, texts),
@@ -594,10 +600,11 @@ def make_all(setting: Setting, texts: Sequence[Sequence[str]]) -> None:
     }
     folder = Path(setting.made)
     noted = folder / "teacher.txt"
-    if folder.exists() and (not noted.exists() or noted.read_text() != setting.teacher):
+    made_of = f"{setting.teacher}, calibrated on training pairs"
+    if folder.exists() and (not noted.exists() or noted.read_text() != made_of):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    results.write_atomic(noted, setting.teacher.encode())
+    results.write_atomic(noted, made_of.encode())
     for stray in folder.glob("search-*"):
         shutil.rmtree(stray)
     for name, write in progress.track(list(steps.items()), "preparing the libraries' files"):
@@ -661,8 +668,10 @@ def quantize_graph(setting: Setting, path: Path) -> None:
     plain.unlink()
 
 
-def calibrate_graph(setting: Setting, path: Path, texts: Sequence[Sequence[str]], n: int = 128) -> None:
-    """Weights and activations in int8, calibrated on some pairs (without labels): OpenVINO's way."""
+def calibrate_graph(
+    setting: Setting, path: Path, texts: Sequence[Sequence[str]], n: int = CALIBRATED
+) -> None:
+    """Weights and activations in int8, calibrated on some training pairs (without labels): OpenVINO's way."""
     import nncf
     import openvino
 

@@ -13,6 +13,7 @@ import torch
 
 from dipair_lib import models, peers, results
 from dipair_lib.peers import Entry, Setting
+from dipair_lib.training import encoder_dtype
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FIELDS = ("query", "passage")
@@ -118,6 +119,13 @@ class TestCompare:
         self, folder: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(peers, "peak_bytes", lambda *_: 1e6)
+        calibrated: list[set[tuple[str, ...]]] = []
+        make_all = peers.make_all
+        monkeypatch.setattr(
+            peers,
+            "make_all",
+            lambda s, texts: (calibrated.append(set(zip(*texts, strict=True))), make_all(s, texts)),
+        )
         found = peers.compare(folder, STUDENT, pairs=1000, clocked=8, side=30, turns=2)
         assert (
             found["library"].str.startswith("dipair-lab").sum() == 4
@@ -128,9 +136,15 @@ class TestCompare:
         vectors = found[found["family"] != "cross-encoder"]
         assert (vectors["encode_per_s"] > 0).all() and (vectors["bytes_per_text"] > 0).all()
         assert found["quality"].between(0, 1).all()
+        ours = found[found["library"].str.startswith("dipair-lab") & (found["family"] != "cross-encoder")]
+        assert (ours["dtype"] == encoder_dtype()).all(), "the dtype in which this machine's encoder computes"
         task = results.load_run_task(
             {"task": str(folder / "pairs.csv"), "fields": FIELDS, "label": "label", "group": "group"}
         )
+        of_train, of_test = (
+            set(zip(*(part[f] for f in task.fields), strict=True)) for part in (task.train, task.test)
+        )
+        assert calibrated[0] and calibrated[0] <= of_train - of_test, "int8 is calibrated on training pairs"
         whole = task.test[~task.test["query"].str.startswith("red red")]
         assert found["n_examples"].unique().tolist() == [len(whole)]
         theirs, ours = (
