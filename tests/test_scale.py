@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ class TestBill:
         few = scale.bill(10, 50, **self.measured, candidates=100, candidates_per_s=1e7).set_index("step")
         assert few.loc["score", "count"] == 500
 
+    def test_candidates_are_scored_at_the_rate_of_listed_pairs(self) -> None:
+        given = {**self.measured, "candidates_per_s": 1e7, "listed_per_s": 1e4}
+        few = scale.bill(1e6, 1e6, **given, candidates=100).set_index("step")
+        assert few.loc["score", "hours"] == pytest.approx(1e4 / 3600)
+        every = scale.bill(1e6, 1e6, **given).set_index("step")
+        assert every.loc["score", "hours"] == pytest.approx(1e6 / 3600)
+
     def test_rates_must_be_above_zero(self) -> None:
         with pytest.raises(ValueError, match="expected numbers above 0"):
             scale.bill(1, 1, **{**self.measured, "text_s": 0.0})
@@ -84,6 +92,35 @@ class TestRecheck:
         lines = scale.recheck(folder / "out").set_index("left")
         wrong = (lines["missing"] > 0) | (lines["difference"] > 1e-5)
         assert wrong.tolist() == [True] + [False] * 8
+
+
+class TestRates:
+    def test_a_job_is_timed_once_and_its_rate_stays(self, folder: Path) -> None:
+        job = Job(str(folder / "s"), str(folder / "a"), str(folder / "b"), top=3, tile=(4, 6))
+        first = scale.timed_job(job, folder / "new")
+        assert first["pairs"] == 9 * 20 and first["done_before"] == 0 and first["pairs_per_s"] > 0
+        noted = folder / "new-rate.json"
+        assert json.loads(noted.read_text()) == {"pairs_per_s": first["pairs_per_s"]}
+        noted.write_text('{"pairs_per_s": 123.0}')
+        again = scale.timed_job(job, folder / "new")
+        assert again["done_before"] == again["units"] and again["pairs_per_s"] == 123.0
+
+    def test_of_a_job_from_before_a_part_is_scored_again_elsewhere(self, folder: Path) -> None:
+        job = Job(str(folder / "s"), str(folder / "a"), str(folder / "b"), top=3, tile=(4, 6))
+        before = sorted(path.name for path in folder.iterdir())
+        found = scale.timed_job(job, folder / "out")
+        assert found["done_before"] == found["units"] and 0 < found["pairs_per_s"] < math.inf
+        assert sorted(path.name for path in folder.iterdir()) == before
+
+    def test_listed_pairs_are_all_scored(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        job = Job(str(folder / "s"), str(folder / "a"), str(folder / "b"), top=3, tile=(4, 6))
+        counted: list[dict[str, int]] = []
+        score = scoring.score
+        monkeypatch.setattr(scoring, "score", lambda *a, **k: counted.append(score(*a, **k)) or counted[-1])
+        assert 0 < scale.listed_pairs_per_s(job, 7, "cpu") < math.inf
+        assert counted[0]["rows"] == counted[0]["pairs"] == 9 * 7
+        scale.listed_pairs_per_s(job, 1000, "cpu")
+        assert counted[1]["rows"] == 9 * 20
 
 
 class TestRoofline:
