@@ -121,11 +121,12 @@ class TestCompare:
         monkeypatch.setattr(peers, "peak_bytes", lambda *_: 1e6)
         calibrated: list[set[tuple[str, ...]]] = []
         make_all = peers.make_all
-        monkeypatch.setattr(
-            peers,
-            "make_all",
-            lambda s, texts: (calibrated.append(set(zip(*texts, strict=True))), make_all(s, texts)),
-        )
+
+        def note(given: Setting, texts: list[list[str]]) -> None:
+            calibrated.append(set(zip(*texts, strict=True)))
+            make_all(given, texts)
+
+        monkeypatch.setattr(peers, "make_all", note)
         found = peers.compare(folder, STUDENT, pairs=1000, clocked=8, side=30, turns=2)
         assert (
             found["library"].str.startswith("dipair-lab").sum() == 4

@@ -116,7 +116,12 @@ class TestRates:
         job = Job(str(folder / "s"), str(folder / "a"), str(folder / "b"), top=3, tile=(4, 6))
         counted: list[dict[str, int]] = []
         score = scoring.score
-        monkeypatch.setattr(scoring, "score", lambda *a, **k: counted.append(score(*a, **k)) or counted[-1])
+
+        def count(*given: Any, **named: Any) -> dict[str, int]:
+            counted.append(score(*given, **named))
+            return counted[-1]
+
+        monkeypatch.setattr(scoring, "score", count)
         assert 0 < scale.listed_pairs_per_s(job, 7, "cpu") < math.inf
         assert counted[0]["rows"] == counted[0]["pairs"] == 9 * 7
         scale.listed_pairs_per_s(job, 1000, "cpu")

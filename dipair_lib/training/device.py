@@ -76,7 +76,7 @@ def product_is_faster(size: int = 512) -> bool:
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(size, size).to(dtype)
-        times = []
+        times: list[float] = []
         while len(times) < 6 and sum(times[1:]) < 0.1:  # bfloat16 may be a hundred times slower
             begun = time.perf_counter()
             a @ a
