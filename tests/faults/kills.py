@@ -37,11 +37,12 @@ def one(world: World, command: Command, kills: int, random: Random, table: Table
     expected, took = undisturbed(command)
 
     def start(after: float = LIMIT_S, name: str = "") -> Ended:
-        return new_process(command.arguments, after, name) if new else attempt(command.run, after, name)
+        return new_process(command.whole, after, name) if new else attempt(command.run, after, name)
 
-    if new:  # its start, too, takes time; most signals are to fall behind it
+    if new:  # its start, too, takes time, most signals are to fall behind it; and it may have other threads
         command.clear()
         took = start().took
+        expected = command.content()
     fault = f"signal, {'new process' if new else 'forked'}"
     while table.line(fault, command.name).tried < kills and table.left() > 0:
         command.clear()

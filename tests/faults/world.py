@@ -57,9 +57,14 @@ class Command:
         """The file that a process at work holds."""
         return self.now / (".out.lock" if self.name.startswith("export") else "out/.lock")
 
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """The line of one process that does it all: without ``--part``."""
+        return self.arguments[:-2] if self.beside else self.arguments
+
     def run(self) -> int:
         """The whole of it, in this process: all shares, then what a single process would find to be done."""
-        lines = [self.arguments, self.beside, self.arguments[:-2]] if self.beside else [self.arguments]
+        lines = [self.arguments, self.beside, self.whole] if self.beside else [self.whole]
         return next((status for line in lines if (status := cli.main(line))), 0)
 
     def run_first(self) -> int:
