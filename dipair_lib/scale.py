@@ -295,6 +295,13 @@ def shown(lines: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def opened(job: scoring.Job, out: Path, device: str, trust: bool = False) -> int:
+    """Create a job and open what it reads, which is done once whatever the number of pairs: no rate holds it. Returns its units."""
+    units = scoring.begin(job, out, trust)
+    scoring.work_of(out, collection.sha256_of(out / "job.json"), device, trust)
+    return units
+
+
 def timed_job(job: scoring.Job, out: Path, device: str = "auto") -> dict[str, Any]:
     """Score a job, or what of it is left; beside its folder stays how fast a whole one went.
 
@@ -303,6 +310,7 @@ def timed_job(job: scoring.Job, out: Path, device: str = "auto") -> dict[str, An
         from before and no rate was noted, one part is scored again elsewhere for it.
     """
     noted = out.with_name(f"{out.name}-rate.json")
+    opened(job, out, device)
     begun = time.perf_counter()
     counts: dict[str, Any] = dict(scoring.score(job, out, device=device))
     if not counts["done_before"]:
@@ -311,19 +319,25 @@ def timed_job(job: scoring.Job, out: Path, device: str = "auto") -> dict[str, An
     try:
         return counts | {"pairs_per_s": float(json.loads(noted.read_text())["pairs_per_s"])}
     except (OSError, ValueError, KeyError, TypeError):
-        return counts | {"pairs_per_s": rate_of_part(job, device)}
+        pairs, seconds = timed_part(job, device)
+        return counts | {"pairs_per_s": pairs / seconds}
 
 
-def rate_of_part(job: scoring.Job, device: str = "auto") -> float:
-    """Pairs per second of a job's first part, in a folder that does not stay."""
+def timed_part(job: scoring.Job, device: str = "auto") -> tuple[int, float]:
+    """Pairs of a job's first part, and its seconds, in a folder that does not stay."""
     with tempfile.TemporaryDirectory() as folder:
-        units = scoring.begin(job, Path(folder) / "scores", trust=True)
+        out = Path(folder) / "scores"
+        units = opened(job, out, device, trust=True)
         begun = time.perf_counter()
-        counts = scoring.score(job, Path(folder) / "scores", (0, units), device, trust=True)
-        return counts["pairs"] / (time.perf_counter() - begun)
+        counts = scoring.score(job, out, (0, units), device, trust=True)
+        return counts["pairs"], time.perf_counter() - begun
 
 
-LISTED = 200_000  # pairs whose ids are listed, to measure how fast those are scored
+LISTED = (
+    50_000,
+    3_200_000,
+)  # pairs whose ids are listed, at first and at most, to measure how fast those are scored
+LEAST_S = 0.5  # seconds of that measurement
 
 
 def listed_pairs_per_s(job: scoring.Job, candidates: float, device: str = "auto", seed: int = 0) -> float:
@@ -331,19 +345,24 @@ def listed_pairs_per_s(job: scoring.Job, candidates: float, device: str = "auto"
     this is slower than all pairs of two blocks. Measured on random candidates, files included."""
     left, right = (collection.Collection.open(Path(side)).ids()["id"] for side in (job.left, job.right))
     each = int(min(max(candidates, 1), len(right)))
-    random = np.random.default_rng(seed)
-    some = random.permutation(len(left))[: max(1, LISTED // each)]
-    pairs = pd.DataFrame(
-        {
-            "left": left.iloc[np.repeat(some, each)].to_numpy(),
-            "right": right.iloc[random.integers(0, len(right), len(some) * each)].to_numpy(),
-        }
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "pairs.parquet"
-        pairs.to_parquet(source)
-        listed = scoring.Job(job.student, job.left, job.right, str(source))
-        return rate_of_part(listed, device)
+    random, n = np.random.default_rng(seed), LISTED[0]
+    while True:
+        some = np.resize(
+            random.permutation(len(left)), max(1, n // each)
+        )  # again from the first where they are few
+        pairs = pd.DataFrame(
+            {
+                "left": left.iloc[np.repeat(some, each)].to_numpy(),
+                "right": right.iloc[random.integers(0, len(right), len(some) * each)].to_numpy(),
+            }
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "pairs.parquet"
+            pairs.to_parquet(source)
+            scored, seconds = timed_part(scoring.Job(job.student, job.left, job.right, str(source)), device)
+        if seconds >= LEAST_S or n >= LISTED[1]:
+            return scored / seconds
+        n *= 8
 
 
 def cosine_pairs_per_s(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,9 @@ class TestRates:
         assert found["done_before"] == found["units"] and 0 < found["pairs_per_s"] < math.inf
         assert sorted(path.name for path in folder.iterdir()) == before
 
-    def test_listed_pairs_are_all_scored(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_listed_pairs_are_all_scored_and_more_where_that_is_too_quick(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         job = Job(str(folder / "s"), str(folder / "a"), str(folder / "b"), top=3, tile=(4, 6))
         counted: list[dict[str, int]] = []
         score = scoring.score
@@ -122,10 +125,25 @@ class TestRates:
             return counted[-1]
 
         monkeypatch.setattr(scoring, "score", count)
+        monkeypatch.setattr(scale, "LEAST_S", math.inf)
+        monkeypatch.setattr(scale, "LISTED", (70, 500))
         assert 0 < scale.listed_pairs_per_s(job, 7, "cpu") < math.inf
-        assert counted[0]["rows"] == counted[0]["pairs"] == 9 * 7
+        assert [one["rows"] for one in counted] == [70, 560]
+        assert [one["pairs"] for one in counted] == [70, 560]
+        monkeypatch.setattr(scale, "LEAST_S", 0.0)
         scale.listed_pairs_per_s(job, 1000, "cpu")
-        assert counted[1]["rows"] == 9 * 20
+        assert counted[2]["rows"] == 60, "no more candidates than right texts: three lists of 20"
+
+    def test_what_is_opened_once_is_in_no_rate(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        job = Job(str(folder / "s"), str(folder / "a"), str(folder / "b"), top=3, tile=(4, 6))
+        load = Scorer.load
+
+        def slow(*given: Any, **named: Any) -> Scorer:
+            time.sleep(1.5)
+            return load(*given, **named)
+
+        monkeypatch.setattr(Scorer, "load", slow)
+        assert scale.timed_part(job, "cpu")[1] < 1.5
 
 
 class TestRoofline:

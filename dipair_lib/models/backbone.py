@@ -152,6 +152,11 @@ def load_whole(kind: Any, name: str, config: Any, without: str = "") -> tuple[An
         if prefix is None:
             raise Missing(name, model, missing)
         notes.append(f"its weights were read without the prefix {prefix!r}")
+    for one in [
+        *model.parameters(),
+        *model.buffers(),
+    ]:  # out of the mapped file: unaligned, some processors round otherwise
+        one.data = one.data.clone()
     return model, "; ".join(notes)
 
 
