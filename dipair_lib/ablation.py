@@ -277,7 +277,7 @@ def sentence(folder: Path | str, task: str) -> str:
     rows = max(n for cell, n in study.n_train.items() if cell.share == study.base().share)
     given = " given this teacher" if table["seeds"].min() > 1 and len(study.teachers) == 1 else ""
     return (
-        f"Mean {tradeoff._metric_name(study.metric)} on {study.n_test:,} test rows over {int(table['seeds'].min())} seeds{given}, "
+        f"Mean {tradeoff.metric_name(study.metric)} on {study.n_test:,} test rows over {int(table['seeds'].min())} seeds{given}, "
         f"{rows:,} training rows, every student with the same number of steps{f' ({students[0]})' if students else ''}: "
         + "; ".join(parts)
         + "."
@@ -360,7 +360,7 @@ def plot_cells(study: Study, ax: Axes) -> None:
     ax.set(
         yticks=range(len(rules)),
         yticklabels=[RULE_NAMES[r] for r in rules],
-        xlabel=tradeoff._metric_name(study.metric),
+        xlabel=tradeoff.metric_name(study.metric),
     )
     ax.set_ylim(len(rules) - 0.5, -0.5)
     ax.set_title(
@@ -462,7 +462,7 @@ def plot_rounds(study: Study, lines: Lines, ax: Axes) -> None:
         name, colour, marker = LOSSES[loss]
         draw_line(study, ax, [(x, c) for x, c in points if c in study.quality], name, colour, marker)
     ax.set(
-        xlabel="synthetic rows per training row (all three rules)", ylabel=tradeoff._metric_name(study.metric)
+        xlabel="synthetic rows per training row (all three rules)", ylabel=tradeoff.metric_name(study.metric)
     )
     ax.set_xscale("symlog", linthresh=1)
     ticks = sorted({int(x) for points in lines.values() for x, _ in points})
@@ -491,7 +491,7 @@ def plot_shares(study: Study, lines: Lines, ax: Axes) -> None:
     ax.minorticks_off()
     ax.set(
         xlabel="real training rows (the teacher saw all)",
-        ylabel=tradeoff._metric_name(study.metric),
+        ylabel=tradeoff.metric_name(study.metric),
     )
     ax.set_title("More real rows", loc="left", fontsize=10.5, color=tradeoff.INK)
     ax.legend(frameon=False, fontsize=8.5)

@@ -14,16 +14,6 @@ from . import quality, results, tradeoff
 from .results import Logits, Result
 
 BINS = 15  # of equal width, as in Guo et al. 2017
-NAMES = {
-    "auc": "AUC-ROC",
-    "accuracy": "accuracy",
-    "f1": "F1",
-    "macro_f1": "macro F1",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "ndcg@10": "nDCG@10",
-    "mrr@10": "MRR@10",
-}
 SAME_ORDER, SAME_CLASS = "order as the teacher's (Spearman)", "class as the teacher's"
 CALIBRATION = "calibration error"
 
@@ -91,7 +81,9 @@ def of_seeds(
     """The means over a model's seeds; None where a seed lacks a value."""
     all_of: dict[str, list[float | None]] = {}
     for row in seeds:
-        values = {NAMES.get(name, name): value for name, value in json.loads(row.metrics or "{}").items()}
+        values = {
+            tradeoff.metric_name(name): value for name, value in json.loads(row.metrics or "{}").items()
+        }
         if (found := stored.get(row.run_id)) is not None:
             teacher = by_run.get(row.teacher_run or "")
             values |= measured(row, found, teacher, stored.get(row.teacher_run or ""))
@@ -127,5 +119,6 @@ def table(data: pd.DataFrame, rows: Iterable[Result], folder: Path | str) -> pd.
     for column in found.columns.drop("model", errors="ignore"):
         words = tradeoff.percent if column == SAME_CLASS else "{:.3f}".format
         found[column] = [words(v) if pd.notna(v) else tradeoff.DASH for v in found[column]]
-    order = [c for c in (*NAMES.values(), SAME_ORDER, SAME_CLASS, CALIBRATION) if c in found]
+    metrics = [tradeoff.metric_name(one) for one in (*quality.METRICS, *quality.RANKING)]
+    order = [c for c in (*metrics, SAME_ORDER, SAME_CLASS, CALIBRATION) if c in found]
     return found[["model", *order]] if len(found) else found

@@ -1045,12 +1045,11 @@ def notebook_parameters(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     for _ in range(25):  # JupyterLab empties the file of the notebook that runs before it writes it anew
-        with contextlib.suppress(json.JSONDecodeError):
-            json.loads(read_text(path))
+        if (text := read_text(path)).strip():
             break
         time.sleep(0.2)
     try:
-        cells = json.loads(read_text(path))["cells"]
+        cells = json.loads(text)["cells"]
         tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ResultError(f"{path}: is not a notebook ({error})") from error

@@ -761,7 +761,7 @@ def sentence(folder: Path | str, task: str, n_boot: int = N_BOOT) -> str:
     fast = clocked[clocked["faster"] >= FASTER]
     best = (fast if len(fast) else clocked.sort_values("faster", ascending=False, kind="stable")).iloc[0]
     kept = tradeoff.percent_within(best["retained"], best["low"], best["high"])
-    metric = tradeoff._metric_name(load(folder, task, n_boot).metric)
+    metric = tradeoff.metric_name(load(folder, task, n_boot).metric)
     what = f"keeps {kept} of the teacher's {metric} over {plural(int(best['seeds']), 'seed')}"
     what += " given this teacher" if best["given"] else ""
     speed = f"at {tradeoff.times(best['faster'])} its pairs per second"
@@ -912,7 +912,7 @@ def plot_line(
     ticks = sorted(places, key=lambda v: places[v])
     texts = apart([places[v] for v in ticks], [safe(question.say(*v)) for v in ticks])
     ax.set_xticks([places[v] for v in ticks], texts)
-    ax.set(xlabel=question.axis, ylabel=tradeoff._metric_name(study.metric))
+    ax.set(xlabel=question.axis, ylabel=tradeoff.metric_name(study.metric))
     finish(question, found, styles, ax)
 
 
@@ -938,7 +938,7 @@ def plot_rows(
     ax.set_yticks(range(len(values)), [safe(question.say(*v)) for v in values])
     ax.set_ylim(len(values) - 0.4, -0.6)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set(xlabel=tradeoff._metric_name(study.metric))
+    ax.set(xlabel=tradeoff.metric_name(study.metric))
     finish(question, found, styles, ax)
 
 

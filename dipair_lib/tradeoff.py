@@ -490,7 +490,7 @@ def guards(rows: Iterable[Result], folder: Path | str | None = None) -> dict[str
 
 def _judged(name: str, seeds: list[Result], floor: Result, folder: Path | str | None) -> Guard:
     """One teacher held against its floor."""
-    metric = _metric_name(plain(floor.metric))
+    metric = metric_name(plain(floor.metric))
     advice = WHAT_TO_DO.get(seeds[0].teacher_kind or "trained", WHAT_TO_DO["trained"])
     no_share = "No student is recommended by its share of it. What to do:"
     values = [row.quality for row in seeds if row.quality is not None]
@@ -848,7 +848,7 @@ def _sentence(
     said = _said_single(row, teacher, limits) if single else _said_offline(row, speed[winner], limits)
     text = (
         f"{plain(row['model'])} is the fastest model here{' for one request' if single else ''} that {limits}: it keeps "
-        f"{percent_within(row['retained'], row['retained_low'], row['retained_high'])}, {_metric_name(plain(row['metric']))} "
+        f"{percent_within(row['retained'], row['retained_low'], row['retained_high'])}, {metric_name(plain(row['metric']))} "
         f"{within(row['quality'], row['quality_low'], row['quality_high'])}{against}{_said_of_gap(row)}. {said}"
     )
     if row["n_fields"] > 1:
@@ -955,7 +955,7 @@ def _sentence_of_teacher(table: pd.DataFrame, limits: Limits, speed: pd.Series, 
     return (
         f"Keep the teacher: at {pairs} no student here that {limits} is faster than it. The nearest is {plain(student['model'])} with "
         f"{si(speed[ranked[1]])} pairs/s, encoding included{_speedups(student, speed[ranked[1]])}; the teacher "
-        f"({_metric_name(plain(teacher['metric']))} {within(*teacher[QUALITY])}) is no slower {later}."
+        f"({metric_name(plain(teacher['metric']))} {within(*teacher[QUALITY])}) is no slower {later}."
     )
 
 
@@ -1162,7 +1162,7 @@ def plot_quality_speed(
     _style(ax)
     metric = plain(data["metric"].dropna().iloc[0]) if data["metric"].notna().any() else "quality"
     ax.set_xlabel(label_of(speed, data))  # the unit stands at its ticks
-    ax.set_ylabel(f"{_metric_name(metric)} on the test split")
+    ax.set_ylabel(f"{metric_name(metric)} on the test split")
     if rows.empty:
         _say(ax, "no row is clocked yet")
         return
@@ -1300,7 +1300,7 @@ def plot_kept(data: pd.DataFrame, quality_ax: Axes, speed_ax: Axes) -> None:
         _style(ax)
         ax.set_xlabel("tokens kept (or, truncated, read) over all fields")
         ax.set_ylabel(
-            _metric_name(plain(data["metric"].iloc[0])) if column == "quality" and len(data) else title
+            metric_name(plain(data["metric"].iloc[0])) if column == "quality" and len(data) else title
         )
         if not any(part[column].notna().any() for _, part, _ in lines):
             _say(
@@ -1470,11 +1470,20 @@ _HEADS: tuple[tuple[str, Any], ...] = (
     ("p", (0, (1, 1))),
     ("h", (0, (8, 2))),
 )
-_METRICS = {"auc": "AUC-ROC", "f1": "F1", "macro_f1": "macro F1"}
+METRIC_NAMES = {
+    "auc": "AUC-ROC",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "ndcg@10": "nDCG@10",
+    "mrr@10": "MRR@10",
+}
 
 
-def _metric_name(metric: str) -> str:
-    return _METRICS.get(metric, metric)
+def metric_name(metric: str) -> str:
+    """A metric as people write it."""
+    return METRIC_NAMES.get(metric, metric)
 
 
 def _style(ax: Axes) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -629,3 +630,14 @@ class TestRun:
             results.open_run("03_x", {"task": "letters", "out": "o", "seed": 1})
         with pytest.raises(ResultError, match=r"04_y\.ipynb: not found"):
             results.open_run("04_y", {})
+
+
+def test_a_notebook_that_is_just_being_saved_is_waited_for(tmp_path: Path) -> None:
+    """JupyterLab empties the file first, while a cell of that notebook may be reading it."""
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": ["rate = 3"]}
+    path = tmp_path / "n.ipynb"
+    path.write_text("")
+    saved = threading.Timer(0.3, path.write_text, [json.dumps({"cells": [cell]})])
+    saved.start()
+    assert results.notebook_parameters(path) == {"rate": 3}
+    saved.join()

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import collection, models, results, scale, scoring
+from dipair_lib import collection, cost_estimate, models, results, scale, scoring
 from dipair_lib.scoring import Job, Scorer
 
 
@@ -38,11 +38,11 @@ def folder(tiny_backbone: str, tmp_path: Path, pairs: pd.DataFrame) -> Path:
     return tmp_path
 
 
-class TestBill:
+class TestEstimate:
     measured = {"pairs_per_s": 1e6, "text_s": 1e-3, "bytes_per_text": 1000.0}
 
     def test_every_pair_by_hand(self) -> None:
-        lines = scale.bill(2e5, 3e5, **self.measured, price_per_hour=3.6).set_index("step")
+        lines = cost_estimate.estimate(2e5, 3e5, **self.measured, price_per_hour=3.6).set_index("step")
         assert lines.loc["encode", "hours"] == pytest.approx(500 / 3600)
         assert lines.loc["encode", "bytes"] == pytest.approx(5e8)
         assert lines.loc["score", "count"] == pytest.approx(6e10)
@@ -51,24 +51,28 @@ class TestBill:
         assert lines["machines"].tolist() == [1, 1, 1]
 
     def test_candidates_are_a_line_of_their_own(self) -> None:
-        lines = scale.bill(1e6, 1e6, **self.measured, candidates=100, candidates_per_s=1e7).set_index("step")
+        lines = cost_estimate.estimate(
+            1e6, 1e6, **self.measured, candidates=100, candidates_per_s=1e7
+        ).set_index("step")
         assert lines.loc["find candidates", "hours"] == pytest.approx(1e5 / 3600)
         assert lines.loc["score", "count"] == pytest.approx(1e8)
         assert lines.loc["find candidates", "machines"] == 2
-        assert scale.bill_shown(lines.reset_index())["machines for a day"].tolist() == [1, 2, 1, 2]
-        few = scale.bill(10, 50, **self.measured, candidates=100, candidates_per_s=1e7).set_index("step")
+        assert cost_estimate.shown(lines.reset_index())["machines for a day"].tolist() == [1, 2, 1, 2]
+        few = cost_estimate.estimate(10, 50, **self.measured, candidates=100, candidates_per_s=1e7).set_index(
+            "step"
+        )
         assert few.loc["score", "count"] == 500
 
     def test_candidates_are_scored_at_the_rate_of_listed_pairs(self) -> None:
         given = {**self.measured, "candidates_per_s": 1e7, "listed_per_s": 1e4}
-        few = scale.bill(1e6, 1e6, **given, candidates=100).set_index("step")
+        few = cost_estimate.estimate(1e6, 1e6, **given, candidates=100).set_index("step")
         assert few.loc["score", "hours"] == pytest.approx(1e4 / 3600)
-        every = scale.bill(1e6, 1e6, **given).set_index("step")
+        every = cost_estimate.estimate(1e6, 1e6, **given).set_index("step")
         assert every.loc["score", "hours"] == pytest.approx(1e6 / 3600)
 
     def test_rates_must_be_above_zero(self) -> None:
         with pytest.raises(ValueError, match="expected numbers above 0"):
-            scale.bill(1, 1, **{**self.measured, "text_s": 0.0})
+            cost_estimate.estimate(1, 1, **{**self.measured, "text_s": 0.0})
 
 
 class TestRecheck:
@@ -98,18 +102,18 @@ class TestRecheck:
 class TestRates:
     def test_a_job_is_timed_once_and_its_rate_stays(self, folder: Path) -> None:
         job = Job(str(folder / "s"), str(folder / "a"), str(folder / "b"), top=3, tile=(4, 6))
-        first = scale.timed_job(job, folder / "new")
+        first = cost_estimate.timed_job(job, folder / "new")
         assert first["pairs"] == 9 * 20 and first["done_before"] == 0 and first["pairs_per_s"] > 0
         noted = folder / "new-rate.json"
         assert json.loads(noted.read_text()) == {"pairs_per_s": first["pairs_per_s"]}
         noted.write_text('{"pairs_per_s": 123.0}')
-        again = scale.timed_job(job, folder / "new")
+        again = cost_estimate.timed_job(job, folder / "new")
         assert again["done_before"] == again["units"] and again["pairs_per_s"] == 123.0
 
     def test_of_a_job_from_before_a_part_is_scored_again_elsewhere(self, folder: Path) -> None:
         job = Job(str(folder / "s"), str(folder / "a"), str(folder / "b"), top=3, tile=(4, 6))
         before = sorted(path.name for path in folder.iterdir())
-        found = scale.timed_job(job, folder / "out")
+        found = cost_estimate.timed_job(job, folder / "out")
         assert found["done_before"] == found["units"] and 0 < found["pairs_per_s"] < math.inf
         assert sorted(path.name for path in folder.iterdir()) == before
 
@@ -125,13 +129,13 @@ class TestRates:
             return counted[-1]
 
         monkeypatch.setattr(scoring, "score", count)
-        monkeypatch.setattr(scale, "LEAST_S", math.inf)
-        monkeypatch.setattr(scale, "LISTED", (70, 500))
-        assert 0 < scale.listed_pairs_per_s(job, 7, "cpu") < math.inf
+        monkeypatch.setattr(cost_estimate, "LEAST_S", math.inf)
+        monkeypatch.setattr(cost_estimate, "LISTED", (70, 500))
+        assert 0 < cost_estimate.listed_pairs_per_s(job, 7, "cpu") < math.inf
         assert [one["rows"] for one in counted] == [70, 560]
         assert [one["pairs"] for one in counted] == [70, 560]
-        monkeypatch.setattr(scale, "LEAST_S", 0.0)
-        scale.listed_pairs_per_s(job, 1000, "cpu")
+        monkeypatch.setattr(cost_estimate, "LEAST_S", 0.0)
+        cost_estimate.listed_pairs_per_s(job, 1000, "cpu")
         assert counted[2]["rows"] == 60, "no more candidates than right texts: three lists of 20"
 
     def test_what_is_opened_once_is_in_no_rate(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +147,7 @@ class TestRates:
             return load(*given, **named)
 
         monkeypatch.setattr(Scorer, "load", slow)
-        assert scale.timed_part(job, "cpu")[1] < 1.5
+        assert cost_estimate.timed_part(job, "cpu")[1] < 1.5
 
 
 class TestRoofline:
@@ -193,4 +197,4 @@ class TestStudent:
 
 
 def test_nothing_is_free(folder: Path) -> None:
-    assert 0 < scale.cosine_pairs_per_s(16, 64, 0.01) < math.inf
+    assert 0 < cost_estimate.cosine_pairs_per_s(16, 64, 0.01) < math.inf
