@@ -14,7 +14,7 @@ from . import quality, results, tradeoff
 from .results import Logits, Result
 
 BINS = 15  # of equal width, as in Guo et al. 2017
-SAME_ORDER, SAME_CLASS = "order as the teacher's (Spearman)", "class as the teacher's"
+SAME_ORDER, SAME_CLASS = "same order (Spearman)", "same class"  # as the teacher: the table's name says so
 CALIBRATION = "calibration error"
 
 
