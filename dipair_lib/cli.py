@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from dipair_lib import errors, machine
+from dipair_lib.system import errors, machine
 
 
 def parser() -> argparse.ArgumentParser:
@@ -213,9 +213,9 @@ def overrides(given: Sequence[str]) -> dict[str, str]:
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print a line; what it quotes from files can neither steer the terminal nor fail to be encoded."""
-    from dipair_lib import results
+    from dipair_lib.system import disk
 
-    print(results.printable(text), file=stream)
+    print(disk.printable(text), file=stream)
 
 
 @contextlib.contextmanager
@@ -257,7 +257,7 @@ def carried_out(arguments: argparse.Namespace) -> int:
     """The exit status of the command that was asked for."""
     match arguments.command:
         case "run":
-            from dipair_lib import suite
+            from dipair_lib.runner import suite
 
             return suite.run_suite(
                 arguments.suite,
@@ -268,21 +268,21 @@ def carried_out(arguments: argparse.Namespace) -> int:
                 ray=arguments.ray,
             )
         case "report":
-            from dipair_lib import report, tradeoff
+            from dipair_lib.reporting import guard, notebook_pages, report
 
             if arguments.notebooks:
-                written = [page for folder in arguments.folders for page in report.notebooks(folder)]
+                written = [page for folder in arguments.folders for page in notebook_pages.notebooks(folder)]
             elif len(arguments.folders) > 1:
                 written = [report.compare(arguments.folders, arguments.out)]
             else:
                 written = [report.write(arguments.folders[0], arguments.out)]
             for folder in [] if arguments.notebooks else arguments.folders:
-                for said in tradeoff.failed_in(folder):
+                for said in guard.failed_in(folder):
                     say(f"{folder}: {said}", sys.stderr)
             say("\n".join(map(str, written)))
             return 0
         case "export":
-            from dipair_lib import export
+            from dipair_lib.reporting import export
 
             say(str(export.export(arguments.run, arguments.out, onnx=arguments.onnx)))
             return 0
@@ -296,15 +296,16 @@ def carried_out(arguments: argparse.Namespace) -> int:
 
 def encode(asked: argparse.Namespace) -> int:
     """``dipair encode``: says what the collection holds, and where it was encoded."""
-    from dipair_lib import collection, results
+    from dipair_lib.evaluation import provenance
+    from dipair_lib.scoring import encoding
 
-    found = collection.encode(
+    found = encoding.encode(
         asked.student, asked.texts, asked.field, asked.out,
         text=asked.text, id=asked.id, dtype=asked.dtype, device=asked.device, encoder=asked.encoder_dtype,
     )  # fmt: skip
     say(
         f"{asked.out}: {len(found):,} distinct texts in {len(found.manifest['shards'])} shards, {asked.dtype}, "
-        f"on {results.device_name(asked.device)}"
+        f"on {provenance.device_name(asked.device)}"
     )
     return 0
 
@@ -319,7 +320,7 @@ def threshold(text: str) -> float | str:
 
 def score(asked: argparse.Namespace) -> int:
     """``dipair score``: says how many pairs were scored, and by what."""
-    from dipair_lib import jobs, manifest, scoring
+    from dipair_lib.scoring import execution, jobs, manifest
 
     if asked.top < 0 or (asked.top and asked.pairs):
         raise ValueError("--top: expected a whole number from 1 on, and --all in place of --pairs")
@@ -330,10 +331,10 @@ def score(asked: argparse.Namespace) -> int:
         str(asked.student), str(asked.left), str(asked.right), str(asked.pairs or ""), asked.top, asked.threshold, ids=asked.ids
     )  # fmt: skip
     if asked.ray is None:
-        counts = scoring.score(job, asked.out, share(asked.part), asked.device, trust=asked.trust)
-        where = f"; {scoring.where(asked.out, asked.device, asked.trust)}"
+        counts = execution.score(job, asked.out, share(asked.part), asked.device, trust=asked.trust)
+        where = f"; {execution.where(asked.out, asked.device, asked.trust)}"
     else:
-        from dipair_lib import on_ray
+        from dipair_lib.scoring import on_ray
 
         if asked.device != "auto":
             raise ValueError("--device: on a Ray cluster each machine takes what it has: leave it at auto")
@@ -359,18 +360,19 @@ def share(text: str) -> tuple[int, int]:
 
 def verify(folder: Path) -> int:
     """``dipair verify``: one line for each problem; 1 if there are any."""
-    from dipair_lib import collection, jobs, manifest, results
+    from dipair_lib.evaluation import results, verification
+    from dipair_lib.scoring import collection, job_parts, manifest
 
     if (folder / "manifest.json").exists():
         found = collection.Collection(folder, manifest.read_manifest(folder))
         problems, fine = found.verify(), "every shard is as its sha256 says"
     elif (folder / "job.json").exists():
-        problems, fine = jobs.verify(folder), "every part is there and as its sha256 says"
+        problems, fine = job_parts.verify(folder), "every part is there and as its sha256 says"
     else:
-        problems = results.verify(folder)
+        problems = verification.verify(folder)
         for kind, check in (
             ("manifest.json", lambda at: collection.Collection.open(at).verify()),
-            ("job.json", jobs.verify),
+            ("job.json", job_parts.verify),
         ):
             for path in sorted((folder / "scale").rglob(kind)):
                 try:
@@ -378,7 +380,7 @@ def verify(folder: Path) -> int:
                 except ValueError as error:  # not even its manifest can be read
                     problems.append(str(error))
         count = 0 if problems else len(results.load_results(folder))
-        hashed, before = results.hashed_files(folder)
+        hashed, before = verification.hashed_files(folder)
         fine = f"{count} rows, every quality number recomputed from its logits: all as stored; {hashed} files as their sha256 says"
         fine += f", {before} from earlier versions have none" if before else ""
     for problem in problems:

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dipair_lib.training.device import PROBES
+from dipair_lib.inference.device import PROBES
 
 THERE = torch.device("meta")
 aten: Any = torch.ops.aten

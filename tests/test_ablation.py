@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipair_lib import ablation, report, results, tradeoff
-from dipair_lib.ablation import Cell
+from dipair_lib.evaluation import results, schema
+from dipair_lib.reporting import identity, report
+from dipair_lib.reporting.studies import ablation, ablation_figure
+from dipair_lib.reporting.studies.ablation import Cell
+from dipair_lib.runner import notebook_run
 
 PARAMETERS = {
     "task": "t", "out": "x", "share": 1.0, "vectors": "backbone", "loss": "hard", "alpha": 0.0, "temperature": 1.0, "augment": "none",
@@ -28,7 +31,7 @@ def student(folder: Path, seed: int, right: float, run: str = "", **parameters: 
     labels = np.arange(N) % 2
     correct = (np.arange(N) + 7 * seed) % N < right * N
     logits = np.where(correct == (labels == 1), 1.0, -1.0)[:, None]
-    row = results.Result(
+    row = schema.Result(
         run_id=f"02_bilstm-{results.slug(name)}{run}.s{seed}", notebook="02_bilstm", suite="s", task=p["task"], split="test",
         n_examples=N, n_train=50, n_synthetic=0, model=name, family="bilstm", metric="accuracy", quality=right, seed=seed,
         parameters=json.dumps(p), data_sha256="d", **{"created_utc": "", **fields},
@@ -41,7 +44,7 @@ def teacher(folder: Path, run: str, created: str, seed: int = 0) -> str:
     """Store a teacher that is right in 9 of 10 test rows."""
     labels = np.arange(N) % 2
     logits = np.where((np.arange(N) < 0.9 * N) == (labels == 1), 1.0, -1.0)[:, None]
-    row = results.Result(
+    row = schema.Result(
         run_id=run, created_utc=created, notebook="01_teacher", suite="s", task="t", split="test", n_examples=N, model="teacher",
         family="cross-encoder", metric="accuracy", quality=0.9, seed=seed, data_sha256="d", teacher_run=run,
     )  # fmt: skip
@@ -110,7 +113,7 @@ class TestNothingIsOverwritten:
             in said
         )
         assert said.endswith("Other students here have epochs 9: the table holds their gains.")
-        titles = [ax.get_title(loc="left") for ax in ablation.figure(folder, "t", n_boot=20).axes]
+        titles = [ax.get_title(loc="left") for ax in ablation_figure.figure(folder, "t", n_boot=20).axes]
         assert "What each part brings (epochs 4)" in titles
 
     @pytest.mark.parametrize(
@@ -130,8 +133,8 @@ class TestNothingIsOverwritten:
         root = Path(__file__).parents[1]
         rows = results.load_results(root / "results" / "reference" / "tang2019" / "sst2")
         named = set.intersection(*(set(json.loads(r.parameters)) for r in rows if r.notebook == "02_bilstm"))
-        notebook = results.notebook_parameters(root / "notebooks" / "02_bilstm.ipynb")
-        assert notebook.keys() - named - tradeoff.NO_CHOICE - ablation.DEFAULTS.keys() == set(), (
+        notebook = notebook_run.notebook_parameters(root / "notebooks" / "02_bilstm.ipynb")
+        assert notebook.keys() - named - identity.NO_CHOICE - ablation.DEFAULTS.keys() == set(), (
             "for ablation.DEFAULTS"
         )
         assert Cell.of(PARAMETERS) == Cell.of({**PARAMETERS, **ablation.DEFAULTS})
@@ -226,18 +229,18 @@ class TestGains:
         student(tmp_path, 0, 0.5)
         assert ablation.sentence(tmp_path, "t") == ""
         assert len(ablation.gains(tmp_path, "t")) == 0
-        assert ablation.figure(tmp_path, "t", n_boot=20).axes
+        assert ablation_figure.figure(tmp_path, "t", n_boot=20).axes
 
     def test_no_student_at_all_is_an_empty_figure(self, tmp_path: Path) -> None:
         (tmp_path / "rows").mkdir()
-        assert ablation.figure(tmp_path, "t").axes
+        assert ablation_figure.figure(tmp_path, "t").axes
 
 
 def test_the_figure_shows_every_cell_and_the_lines(folder: Path) -> None:
     for seed in (0, 1):
         student(folder, seed, 0.8, augment="all", loss="logits", n_iter=5)
         student(folder, seed, 0.5, share=0.25)
-    figure = ablation.figure(folder, "t", n_boot=50)
+    figure = ablation_figure.figure(folder, "t", n_boot=50)
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles == [
         "t: what the students reach",
@@ -283,8 +286,11 @@ def test_its_picture_is_written_for_each_task_that_has_a_comparison(folder: Path
     out = tmp_path / "out"
     out.mkdir()
     student(folder, 0, 0.6, task="alone")
-    (written,) = ablation.save_pictures(folder, out)
+    (written,) = ablation_figure.save_pictures(folder, out)
     assert written == out / "ablation.png"
     assert written.read_bytes().startswith(b"\x89PNG")
     student(folder, 0, 0.7, task="alone", loss="logits")
-    assert [p.name for p in ablation.save_pictures(folder, out)] == ["ablation-alone.png", "ablation-t.png"]
+    assert [p.name for p in ablation_figure.save_pictures(folder, out)] == [
+        "ablation-alone.png",
+        "ablation-t.png",
+    ]

@@ -12,8 +12,9 @@ from scipy import special, stats
 from test_gap import GROUPS, LABELS, saved
 from test_tradeoff import floor, row, teacher
 
-from dipair_lib import agreement, report, results, tradeoff
-from dipair_lib.results import Logits, Result
+from dipair_lib.evaluation import results
+from dipair_lib.evaluation.schema import Logits, Result
+from dipair_lib.reporting import agreement, derived, report, wording
 
 RANDOM = np.random.default_rng(3)
 
@@ -98,7 +99,7 @@ class TestTable:
         ]
 
     def found(self, rows: list[Result], folder: Path) -> pd.DataFrame:
-        data = tradeoff.frame(rows, folder=folder)
+        data = derived.frame(rows, folder=folder)
         return agreement.table(data, rows, folder).set_index("model")
 
     def test_means_over_seeds_and_agreement(self, rows: list[Result], tmp_path: Path) -> None:
@@ -115,15 +116,15 @@ class TestTable:
 
     def test_a_dash_for_the_teacher_itself(self, rows: list[Result], tmp_path: Path) -> None:
         found = self.found(rows, tmp_path)
-        assert found.loc["teacher", agreement.SAME_CLASS] == tradeoff.DASH
-        assert found.loc["TF-IDF", "nDCG@10"] == tradeoff.DASH
+        assert found.loc["teacher", agreement.SAME_CLASS] == wording.DASH
+        assert found.loc["TF-IDF", "nDCG@10"] == wording.DASH
 
     def test_a_damaged_file_of_logits_is_left_out(self, rows: list[Result], tmp_path: Path) -> None:
         (results.row_folder(tmp_path, "run.half0") / "logits.npz").write_bytes(b"PK")
         with pytest.warns(UserWarning):
             half = self.found(rows, tmp_path).loc["half"]
         assert (
-            half[agreement.SAME_CLASS] == tradeoff.DASH and half["nDCG@10"] == "0.500"
+            half[agreement.SAME_CLASS] == wording.DASH and half["nDCG@10"] == "0.500"
         )  # the line is one seed's
 
     def test_the_report_has_it(self, rows: list[Result], tmp_path: Path) -> None:

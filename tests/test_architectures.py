@@ -13,11 +13,14 @@ import pytest
 import torch
 from transformers import BertConfig, OpenAIGPTConfig
 
-from dipair_lib import architecture_table, architectures, published, report, results, tradeoff
+from dipair_lib.evaluation import architecture_rows, results, verification
+from dipair_lib.evaluation.schema import Result
+from dipair_lib.experiments import architectures, paper_systems
 from dipair_lib.models import BiLSTM
 from dipair_lib.models.elmo import ELMo
 from dipair_lib.models.lstm_ways import cell, compiled, gate_tables, packed, padded
-from dipair_lib.results import Result, ResultError
+from dipair_lib.reporting import architecture_table, derived, overview, published, report, selection
+from dipair_lib.system.disk import ResultError
 
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 TINY: dict[str, Any] = {
@@ -32,12 +35,12 @@ TINY: dict[str, Any] = {
 
 def tiny(name: str) -> Any:
     torch.manual_seed(0)
-    return architectures.build(name, copy.deepcopy(TINY[name]))
+    return paper_systems.build(name, copy.deepcopy(TINY[name]))
 
 
 class TestSizes:
     def test_parameters_at_the_papers_sizes(self) -> None:
-        found = architectures.count_parameters().set_index("system")
+        found = paper_systems.count_parameters().set_index("system")
         parameters, without = found["parameters"].to_dict(), found["without look-up"].to_dict()
         heads = {name: 2 * width + 2 for name, width in (("BERT-large", 1024), ("BERT-base", 768))}
         # BERT counts 335,141,888 and 109,482,240 with a pooler (width^2 + width), which is never used here.
@@ -51,11 +54,11 @@ class TestSizes:
 
     def test_an_unknown_system_is_named(self) -> None:
         with pytest.raises(ValueError, match=r"expected some of BERT-large.*but got 'BERT-huge'"):
-            architectures.build("BERT-huge")
+            paper_systems.build("BERT-huge")
 
     def test_elmo_flops_by_hand(self) -> None:
-        words = architectures.lengths_like_sst2(8).mean()
-        whole, rest = architectures.flops_of(tiny("ELMo"))
+        words = paper_systems.lengths_like_sst2(8).mean()
+        whole, rest = paper_systems.flops_of(tiny("ELMo"))
         # Per word and direction: two layers of 4 gates x 10 cells x (6 in + 6 back) and a projection 10 x 6; per sentence the mix and head.
         lstm = 2 * 2 * 2 * (4 * 10 * (6 + 6) + 10 * 6)
         once = 2 * (3 * 12) + 2 * (12 * 2)
@@ -65,27 +68,27 @@ class TestSizes:
         assert whole - rest == pytest.approx(words * characters)
 
     def test_flops_of_the_others(self) -> None:
-        words = architectures.lengths_like_sst2(8)
-        whole, rest = architectures.flops_of(tiny("BiLSTM 150"))
+        words = paper_systems.lengths_like_sst2(8)
+        whole, rest = paper_systems.flops_of(tiny("BiLSTM 150"))
         assert whole == rest == pytest.approx(words.mean() * 2 * (2 * 4 * 6 * 6) + 2 * (12 * 4 + 4 * 2))
         pieces = np.rint(1.2 * words) + 2
         per_piece = 2 * (4 * 16 * 16 + 2 * 16 * 32)
         attention = 2 * 2 * 16 * (pieces**2).mean()
-        found = architectures.flops_of(tiny("BERT-large"))[0]
+        found = paper_systems.flops_of(tiny("BERT-large"))[0]
         assert found == pytest.approx(pieces.mean() * (per_piece + 2 * 16) + attention + 2 * 16 * 2)
 
 
 class TestSentences:
     def test_lengths_are_those_of_sst2_for_every_n(self) -> None:
-        lengths = architectures.lengths_like_sst2(8192)
+        lengths = paper_systems.lengths_like_sst2(8192)
         assert lengths.mean() == pytest.approx(9.4, abs=0.05) and lengths.max() == 52 and lengths.min() == 1
         assert np.quantile(lengths, [0.25, 0.5, 0.75, 0.9]).tolist() == [3, 7, 13, 21]
-        assert architectures.lengths_like_sst2(128).mean() == pytest.approx(9.4, abs=0.3)
+        assert paper_systems.lengths_like_sst2(128).mean() == pytest.approx(9.4, abs=0.3)
 
     @pytest.mark.parametrize("name", TINY)
     def test_batches_hold_every_sentence_once_and_little_padding(self, name: str) -> None:
-        lengths = architectures.lengths_like_sst2(512)
-        masks = [mask for _, mask in architectures.batches_of(tiny(name), lengths, 100)]
+        lengths = paper_systems.lengths_like_sst2(512)
+        masks = [mask for _, mask in paper_systems.batches_of(tiny(name), lengths, 100)]
         assert sum(len(mask) for mask in masks) == 512 and max(len(mask) for mask in masks) == 100
         if name == "ELMo":  # computes no padding
             assert [len(mask) for mask in masks] == [100] * 5 + [12]
@@ -101,30 +104,30 @@ class TestLogits:
     @torch.no_grad()
     def test_padding_and_batches_change_nothing(self, name: str) -> None:
         model, lengths = tiny(name), np.array([9, 4, 1])
-        ids, mask = architectures.batches_of(model, lengths, 3)[0]
+        ids, mask = paper_systems.batches_of(model, lengths, 3)[0]
         wider = torch.nn.functional.pad
         more = (0, 0, 0, 3) if ids.dim() == 3 else (0, 3)
-        together = architectures.whole(model, wider(ids, more), wider(mask, (0, 3)))
+        together = paper_systems.whole(model, wider(ids, more), wider(mask, (0, 3)))
         for i in range(len(ids)):
             n = int(mask[i].sum())
-            alone = architectures.whole(model, ids[i : i + 1, :n], mask[i : i + 1, :n])
+            alone = paper_systems.whole(model, ids[i : i + 1, :n], mask[i : i + 1, :n])
             torch.testing.assert_close(together[i : i + 1], alone, **CLOSE)
 
     @torch.no_grad()
     def test_whole_is_the_models_own_forward_pass(self) -> None:
         for name in ("BERT-large", "OpenAI GPT", "ELMo", "BiLSTM 150"):
             model = tiny(name)
-            ids, mask = architectures.batches_of(model, np.array([5, 3]), 2)[0]
+            ids, mask = paper_systems.batches_of(model, np.array([5, 3]), 2)[0]
             own = (
                 model.score(model.encode(ids, mask, 0)) if isinstance(model, BiLSTM)
                 else model(ids, mask) if isinstance(model, ELMo) else model(ids, mask, torch.zeros_like(ids))
             )  # fmt: skip
-            torch.testing.assert_close(architectures.whole(model, ids, mask), own, **CLOSE)
+            torch.testing.assert_close(paper_systems.whole(model, ids, mask), own, **CLOSE)
 
     @torch.no_grad()
     def test_every_way_of_the_bilstm_gives_the_textbooks_logits(self) -> None:
         model = tiny("BiLSTM 150")
-        ids, mask = architectures.batches_of(model, np.array([9, 4, 4, 1]), 4)[0]
+        ids, mask = paper_systems.batches_of(model, np.array([9, 4, 4, 1]), 4)[0]
         expected = packed(model, ids, mask)
         assert expected.std() > 0
         for way in (padded, gate_tables):
@@ -150,7 +153,7 @@ def measure(out: Path, clock: str = "missing", **others: Any) -> dict[str, Any]:
 class TestClock:
     def test_from_end_to_end(self, tmp_path: Path) -> None:
         found = measure(tmp_path)
-        assert architecture_table.load(tmp_path) == found
+        assert architecture_rows.load(tmp_path) == found
         float32 = {row["system"]: row for row in found["systems"] if row["dtype"] == "float32"}
         assert list(float32) == list(TINY)
         for row in found["systems"]:
@@ -291,7 +294,7 @@ class TestReport:
         assert "Speed of the architectures, without quality" in page
         assert "in the paper 434x" in page and "&lt;b&gt;chip" in page and "slow &lt;i&gt;" in page
         assert "<b>chip" not in page and "slow <i>" not in page
-        assert results.verify(folder) == []
+        assert verification.verify(folder) == []
 
     def test_nothing_without_the_file(self, tmp_path: Path) -> None:
         page = report.write(folder_with(tmp_path, "toy", None)).read_text(encoding="utf8")
@@ -316,8 +319,8 @@ class TestReport:
             damage = json.dumps(content)
         folder = folder_with(tmp_path, "toy", damage)
         with pytest.raises(ResultError, match=said):
-            architecture_table.load(folder)
-        assert any(said in line and "architectures.json" in line for line in results.verify(folder))
+            architecture_rows.load(folder)
+        assert any(said in line and "architectures.json" in line for line in verification.verify(folder))
         page = report.write(folder).read_text(encoding="utf8")
         assert "Left out" in page and "Speed of the architectures" not in page
 
@@ -356,9 +359,9 @@ class TestPublished:
 
     def test_published_rows_stand_apart(self, tmp_path: Path) -> None:
         folder = folder_with(tmp_path, "glue/sst2", None)
-        data = tradeoff.frame([*results.load_results(folder), *published.rows(["glue/sst2"])])
-        assert tradeoff.table(data)["model"].tolist() == ["m"]
-        assert set(tradeoff.select(data).excluded) >= set(data.index[data["family"] == "published"])
+        data = derived.frame([*results.load_results(folder), *published.rows(["glue/sst2"])])
+        assert overview.table(data)["model"].tolist() == ["m"]
+        assert set(selection.select(data).excluded) >= set(data.index[data["family"] == "published"])
         assert not data.loc[data["family"] == "published", ["pareto", "teacher"]].to_numpy().any()
         page = report.write(folder).read_text(encoding="utf8")
         assert page.index("Everything measured") < page.index("BERT-large (teacher), SST-2")

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dipair_lib import augment
-from dipair_lib.augment import Rules
+from dipair_lib.data import augmentation, pair_tiles
+from dipair_lib.data.augmentation import Rules
 from dipair_lib.models.words import words_of
 
 TAGS = {"the": "D", "a": "D", "cat": "N", "dog": "N", "owl": "N", "sees": "V", "and": "C"}
@@ -43,12 +43,12 @@ class Uniform:
         return np.broadcast_to(np.minimum(low + self.pick, high - 1), size or low.shape).copy()
 
 
-def changed(source: augment.Source, rules: Rules, random: Any) -> list[str]:
-    return augment.change(source, 0, np.arange(len(source.frame)), rules, random)
+def changed(source: augmentation.Source, rules: Rules, random: Any) -> list[str]:
+    return augmentation.change(source, 0, np.arange(len(source.frame)), rules, random)
 
 
 class TestByHand:
-    source = augment.tag(frame("the cat sees a dog", "the cat and the owl"), ["left"], by_table)
+    source = augmentation.tag(frame("the cat sees a dog", "the cat and the owl"), ["left"], by_table)
 
     def test_masking_below_p_mask(self) -> None:
         random = Uniform([0.05, 0.5, 0.0999, 0.1, 0.9] + [0.5] * 5, [1.0, 1.0])
@@ -75,7 +75,7 @@ class TestByHand:
         assert changed(self.source, Rules(0, 0, 0.25), random) == ["cat sees", "the cat and the owl"]
 
     def test_an_ngram_longer_than_the_text_keeps_the_text(self) -> None:
-        source = augment.tag(frame("cat", "dog sees"), ["left"], by_table)
+        source = augmentation.tag(frame("cat", "dog sees"), ["left"], by_table)
         random = Uniform([0.9] * 3, [0.0, 0.0], pick=4)
         assert changed(source, Rules(0, 0, 1.0), random) == ["cat", "dog sees"]
 
@@ -97,35 +97,35 @@ class TestAsWritten:
     ]
 
     def test_without_a_change_every_byte_is_there_and_no_row_is_new(self) -> None:
-        source = augment.tag(frame(*self.texts), ["left"], by_table)
+        source = augmentation.tag(frame(*self.texts), ["left"], by_table)
         assert changed(source, Rules(0, 0, 0), np.random.default_rng(0)) == self.texts
-        assert len(augment.synthesize(source, Rules(0, 0, 0), 3)) == 0
+        assert len(augmentation.synthesize(source, Rules(0, 0, 0), 3)) == 0
 
     def test_words_are_replaced_and_masked_in_their_places(self) -> None:
-        source = augment.tag(frame("The cat,  sees\ta dog.", "a_dog!"), ["left"], by_table)
+        source = augmentation.tag(frame("The cat,  sees\ta dog.", "a_dog!"), ["left"], by_table)
         # The, cat, ",", sees, a, dog, "." and a, dog, "!": cat and both a are masked, dog becomes cat (once there, dog twice).
         random = Uniform([0.5, 0.0, 0.5, 0.5, 0.0, 0.15, 0.5, 0.0, 0.15, 0.5], [1.0, 1.0])
         assert changed(source, Rules(), random) == ["The [MASK],  sees\t[MASK] cat.", "[MASK]_cat!"]
 
     def test_an_ngram_is_a_piece_of_the_text(self) -> None:
-        source = augment.tag(frame("(The cat,  sees_a dog.)"), ["left"], by_table)
+        source = augmentation.tag(frame("(The cat,  sees_a dog.)"), ["left"], by_table)
         # 4 of 9 words (a bracket is one) from the fourth on.
         random = Uniform([0.9] * 9, [0.0], pick=3)
         assert changed(source, Rules(0, 0, 1), random) == [",  sees_a dog"]
-        pieces = augment.synthesize(source, Rules(0, 0, 1), 40)["left"]
+        pieces = augmentation.synthesize(source, Rules(0, 0, 1), 40)["left"]
         assert len(pieces) > 10
         assert all(piece in "(The cat,  sees_a dog.)" for piece in pieces)
 
     def test_an_ngram_of_all_words_is_the_text_with_its_edges(self) -> None:
-        source = augment.tag(frame(" a cat\n"), ["left"], by_table)
+        source = augmentation.tag(frame(" a cat\n"), ["left"], by_table)
         assert changed(source, Rules(0, 0, 1), Uniform([0.9] * 2, [0.0], pick=1)) == [" a cat\n"]
 
     def test_rows_in_which_nothing_changed_are_dropped_however_they_are_punctuated(self) -> None:
-        source = augment.tag(
+        source = augmentation.tag(
             frame("It works."), ["left"], lambda words: list(words)
         )  # no word has another of its tag
-        assert len(augment.synthesize(source, Rules(0, 1, 0), 5)) == 0
-        made = augment.synthesize(source, Rules(0.3, 0, 0), 20)["left"].tolist()
+        assert len(augmentation.synthesize(source, Rules(0, 1, 0), 5)) == 0
+        made = augmentation.synthesize(source, Rules(0.3, 0, 0), 20)["left"].tolist()
         assert set(made) <= {
             "[MASK] works.",
             "It [MASK].",
@@ -137,14 +137,14 @@ class TestAsWritten:
         assert len(made) == len(set(made)) > 3
 
     def test_masks_alone_are_dropped_whatever_stands_between_them(self) -> None:
-        source = augment.tag(frame("_works.\nwell"), ["left"], by_table)
-        made = augment.synthesize(source, Rules(0.9, 0, 0), 30)["left"].tolist()
+        source = augmentation.tag(frame("_works.\nwell"), ["left"], by_table)
+        made = augmentation.synthesize(source, Rules(0.9, 0, 0), 30)["left"].tolist()
         assert made
         assert "_[MASK][MASK]\n[MASK]" not in made
 
     def test_a_replacement_does_not_run_together_with_its_neighbours(self) -> None:
         tags = {"and": "C", "/": "C"}
-        source = augment.tag(
+        source = augmentation.tag(
             frame("cat/dog", "an owl and he"), ["left"], lambda words: [tags.get(w, w) for w in words]
         )
         assert changed(source, Rules(0, 1, 0), np.random.default_rng(0)) == ["cat and dog", "an owl / he"]
@@ -156,7 +156,7 @@ class TestProbabilities:
 
     def counts(self, rules: Rules) -> tuple[float, float, float]:
         """Shares of words masked and replaced among texts that kept their length, and of texts cut."""
-        source = augment.tag(frame(*[self.text] * self.n), ["left"], by_table)
+        source = augmentation.tag(frame(*[self.text] * self.n), ["left"], by_table)
         old = self.text.split()
         new = [t.split() for t in changed(source, rules, np.random.default_rng(0))]
         whole = [words for words in new if len(words) == len(old)]
@@ -176,7 +176,7 @@ class TestProbabilities:
     def test_replacements_follow_the_tags_frequencies(self) -> None:
         # Nouns 6 : 3 : 1. In place of owl stand cat and dog, 2 to 1; in place of cat dog and owl, 3 to 1.
         texts = ["cat"] * 6 + ["dog"] * 3 + ["owl"]
-        source = augment.tag(frame(*texts), ["left"], by_table)
+        source = augmentation.tag(frame(*texts), ["left"], by_table)
         seen = {"owl": [], "cat": []}  # type: ignore[var-annotated]
         random = np.random.default_rng(1)
         for _ in range(3000):
@@ -191,7 +191,7 @@ class TestProbabilities:
         )
 
     def test_ngrams_are_one_to_five_words_equally_often(self) -> None:
-        source = augment.tag(frame(*["a b c d e f g h"] * 20_000), ["left"], by_table)
+        source = augmentation.tag(frame(*["a b c d e f g h"] * 20_000), ["left"], by_table)
         sizes = pd.Series([len(t.split()) for t in changed(source, Rules(0, 0, 1), np.random.default_rng(0))])
         assert sizes.value_counts(normalize=True).to_dict() == pytest.approx(
             dict.fromkeys(range(1, 6), 0.2), abs=0.02
@@ -199,15 +199,15 @@ class TestProbabilities:
 
 
 class TestRows:
-    def pairs(self) -> augment.Source:
+    def pairs(self) -> augmentation.Source:
         texts = [(f"the cat sees a dog {i}", f"a dog and the owl {i}") for i in range(30)]
-        return augment.tag(frame(*texts), ["left", "right"], by_table)
+        return augmentation.tag(frame(*texts), ["left", "right"], by_table)
 
     def test_fields_cycle_first_second_both(self) -> None:
         source = self.pairs()
         random = np.random.default_rng(0)
         for number in range(3):
-            made = augment.one_round(source, Rules(0.9, 0.1, 0), random, number)
+            made = augmentation.one_round(source, Rules(0.9, 0.1, 0), random, number)
             left = (made["left"] != source.frame["left"]).to_numpy()
             right = (made["right"] != source.frame["right"]).to_numpy()
             turn = (np.arange(30) + number) % 3
@@ -216,36 +216,36 @@ class TestRows:
 
     def test_same_seed_same_rows_and_more_rounds_repeat_the_earlier_ones(self) -> None:
         source = self.pairs()
-        two, five = (augment.synthesize(source, Rules(), n, seed=7) for n in (2, 5))
+        two, five = (augmentation.synthesize(source, Rules(), n, seed=7) for n in (2, 5))
         pd.testing.assert_frame_equal(two, five[five["round"] < 2].reset_index(drop=True))
-        assert not augment.synthesize(source, Rules(), 2, seed=8).equals(two)
+        assert not augmentation.synthesize(source, Rules(), 2, seed=8).equals(two)
 
     def test_no_row_twice_and_none_of_the_originals(self) -> None:
-        source = augment.tag(frame("the cat", "a dog", "the cat"), ["left"], by_table)
-        made = augment.synthesize(source, Rules(), 40)
+        source = augmentation.tag(frame("the cat", "a dog", "the cat"), ["left"], by_table)
+        made = augmentation.synthesize(source, Rules(), 40)
         texts = made["left"].tolist()
         assert len(set(texts)) == len(texts)
         assert not set(texts) & {"the cat", "a dog"}
         assert len(texts) > 3
 
     def test_label_group_and_source_are_the_rows_own(self) -> None:
-        made = augment.synthesize(self.pairs(), Rules(), 3)
+        made = augmentation.synthesize(self.pairs(), Rules(), 3)
         assert (made["label"] == made["source"]).all()
         assert (made["group"] == made["source"]).all()
 
     def test_rows_of_nothing_but_masks_are_dropped(self) -> None:
-        source = augment.tag(frame("cat", "the dog"), ["left"], by_table)
-        made = augment.synthesize(source, Rules(0.9, 0.1, 0.5), 30)
+        source = augmentation.tag(frame("cat", "the dog"), ["left"], by_table)
+        made = augmentation.synthesize(source, Rules(0.9, 0.1, 0.5), 30)
         assert len(made)
         assert not made["left"].str.fullmatch(r"(\[MASK\] ?)+").any()
 
     def test_one_word_texts_and_texts_without_words(self) -> None:
-        source = augment.tag(frame("cat", "_", "dog"), ["left"], by_table)
-        made = augment.one_round(source, Rules(0, 1, 1), np.random.default_rng(0), 0)
+        source = augmentation.tag(frame("cat", "_", "dog"), ["left"], by_table)
+        made = augmentation.one_round(source, Rules(0, 1, 1), np.random.default_rng(0), 0)
         assert made["left"].tolist() == ["dog", "_", "cat"]
 
     def test_no_rounds_no_rows(self) -> None:
-        made = augment.synthesize(self.pairs(), Rules(), 0)
+        made = augmentation.synthesize(self.pairs(), Rules(), 0)
         assert len(made) == 0
         assert {"left", "right", "label", "group", "source", "round"} <= set(made.columns)
 
@@ -258,21 +258,21 @@ class TestTaggers:
             "naïve 北京 www.x.org don't",
             "a/b/c",
         ]
-        source = augment.tag(frame(*texts), ["left"])
+        source = augmentation.tag(frame(*texts), ["left"])
         assert len(source.kinds[0]) == sum(len(words_of(t)) for t in texts)
 
     def test_pattern_tells_nouns_from_determiners(self) -> None:
-        source = augment.tag(frame(*["the cat sees a dog"] * 3), ["left"])
-        made = augment.synthesize(source, Rules(0, 1, 0), 3)
+        source = augmentation.tag(frame(*["the cat sees a dog"] * 3), ["left"])
+        made = augmentation.synthesize(source, Rules(0, 1, 0), 3)
         assert made["left"].tolist() == ["a dog sees the cat"]
 
     def test_an_unknown_tagger_is_refused(self) -> None:
         with pytest.raises(ValueError, match="expected 'pattern' or the name of an installed spaCy model"):
-            augment.tag(frame("a cat"), ["left"], "no_such_model")
+            augmentation.tag(frame("a cat"), ["left"], "no_such_model")
 
     def test_a_tagger_that_loses_words_is_refused(self) -> None:
         with pytest.raises(ValueError, match="expected one tag per word, but got 1 for 2"):
-            augment.tag(frame("a cat"), ["left"], lambda words: words[:1])
+            augmentation.tag(frame("a cat"), ["left"], lambda words: words[:1])
 
 
 @pytest.mark.parametrize(
@@ -294,9 +294,9 @@ def test_unknown_names_and_counts_are_refused() -> None:
     with pytest.raises(
         ValueError, match="augment: expected one of none, mask, pos, ngram, all, but got 'swap'"
     ):
-        augment.rules_of("swap")
+        augmentation.rules_of("swap")
     with pytest.raises(ValueError, match="n_iter: expected 0 or more rounds, but got -1"):
-        augment.synthesize(TestByHand.source, Rules(), -1)
+        augmentation.synthesize(TestByHand.source, Rules(), -1)
 
 
 class TestTiles:
@@ -310,16 +310,16 @@ class TestTiles:
 
     def test_every_left_meets_every_right_of_its_tile(self) -> None:
         for kind in ("near", "random"):
-            made = augment.tiles([self.left, self.right], self.vectors(), ["q", "p"], 200, kind)
+            made = pair_tiles.tiles([self.left, self.right], self.vectors(), ["q", "p"], 200, kind)
             assert made["group"].nunique() == 3  # whole tiles of 4 x 16
             for _, tile in made.groupby("group"):
                 assert len(tile) == tile["q"].nunique() * tile["p"].nunique() == 64
                 assert len(tile.drop_duplicates(["q", "p"])) == 64
 
     def test_near_tiles_hold_near_texts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(augment, "NEAR", 6)
+        monkeypatch.setattr(pair_tiles, "NEAR", 6)
         vectors = self.vectors()
-        made = augment.tiles([self.left, self.right], vectors, ["q", "p"], 64 * 4)
+        made = pair_tiles.tiles([self.left, self.right], vectors, ["q", "p"], 64 * 4)
         for _, tile in made.groupby("group"):
             lefts = vectors[0][[int(q[1:]) for q in tile["q"].unique()]]
             assert (lefts @ lefts.T).min() > np.cos(2 * np.pi * 4 / 8) - 1e-6
@@ -329,19 +329,21 @@ class TestTiles:
 
     def test_the_same_seed_gives_the_same_tiles(self) -> None:
         made = [
-            augment.tiles([self.left, self.right], self.vectors(), ["q", "p"], 128, seed=seed)
+            pair_tiles.tiles([self.left, self.right], self.vectors(), ["q", "p"], 128, seed=seed)
             for seed in (0, 0, 1)
         ]
         pd.testing.assert_frame_equal(made[0], made[1])
         assert not made[0].equals(made[2])
 
     def test_few_texts_make_small_tiles(self) -> None:
-        made = augment.tiles([self.left[:2], self.right[:3]], [v[:3] for v in self.vectors()], ["q", "p"], 12)
+        made = pair_tiles.tiles(
+            [self.left[:2], self.right[:3]], [v[:3] for v in self.vectors()], ["q", "p"], 12
+        )
         assert len(made) == 12
         assert made.groupby("group").size().eq(6).all()
 
     def test_what_cannot_be_tiled_is_refused(self) -> None:
         with pytest.raises(ValueError, match="tiles are of two fields, but the task has 3"):
-            augment.tiles([[], [], []], [], ["a", "b", "c"], 10)
+            pair_tiles.tiles([[], [], []], [], ["a", "b", "c"], 10)
         with pytest.raises(ValueError, match="near or random, but got 10 and 'far'"):
-            augment.tiles([self.left, self.right], self.vectors(), ["q", "p"], 10, "far")
+            pair_tiles.tiles([self.left, self.right], self.vectors(), ["q", "p"], 10, "far")

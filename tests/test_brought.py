@@ -28,7 +28,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from dipair_lib import models, speed, training
+from dipair_lib import inference, models, training
+from dipair_lib.evaluation import costs
 from dipair_lib.models import BackboneError, SequenceClassifier, bring
 from dipair_lib.models.sequence_classifier import longest_first
 from dipair_lib.models.tokens import read
@@ -363,9 +364,9 @@ class TestWithinTheLibrary:
 
     def test_predict_in_both_dtypes(self, model: SequenceClassifier, pairs: pd.DataFrame) -> None:
         data = self.rows(model, pairs)
-        exact = training.predict(model, data.texts, dtype="float32", what="")
+        exact = inference.predict(model, data.texts, dtype="float32", what="")
         np.testing.assert_allclose(exact, logits(model, pairs), atol=1e-5)
-        short = training.predict(model, data.texts, dtype="bfloat16", what="")
+        short = inference.predict(model, data.texts, dtype="bfloat16", what="")
         assert np.corrcoef(exact[:, 0], short[:, 0])[0, 1] > 0.99
         # as a bfloat16 number each would have 8 bits
         assert (short.astype(np.float32).view(np.uint32) & 0xFFFF).any()
@@ -374,7 +375,7 @@ class TestWithinTheLibrary:
         data = self.rows(model, pairs)
 
         def loss() -> float:
-            found = torch.from_numpy(training.predict(model, data.texts, what=""))
+            found = torch.from_numpy(inference.predict(model, data.texts, what=""))
             return float(training.hard_loss(found, torch.tensor(data.labels), 2))
 
         before = loss()
@@ -385,7 +386,7 @@ class TestWithinTheLibrary:
         assert loss() < 0.5 * before
 
     def test_costs_and_name(self, model: SequenceClassifier, pairs: pd.DataFrame) -> None:
-        found = speed.costs(model, self.rows(model, pairs).texts)
+        found = costs.costs(model, self.rows(model, pairs).texts)
         assert found["params_total"] == sum(p.numel() for p in model.parameters())
         assert found["flops_per_pair"] > 0 and found["flops_per_text"] is None
         assert models.describe(model) == {"model": "teacher ce", "family": "cross-encoder", "backbone": "ce"}

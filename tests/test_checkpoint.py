@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import models, progress, training
+from dipair_lib import models, training
 from dipair_lib.models import words
+from dipair_lib.system import progress
 from dipair_lib.training import Data, TrainConfig, checkpoint, loop
 from dipair_lib.training.checkpoint import CheckpointError
 

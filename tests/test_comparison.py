@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipair_lib import comparison, quality, report, results
-from dipair_lib.results import Result
+from dipair_lib.evaluation import bootstrap, metrics, results
+from dipair_lib.evaluation.schema import Result
+from dipair_lib.reporting import comparison, report
+from dipair_lib.system import disk
 
 LABELS = np.tile([0, 0, 1, 1], 10)
 GROUPS = np.repeat(np.arange(10), 4)
@@ -26,7 +28,7 @@ def save(
     folder: Path, name: str, logits: np.ndarray, seed: int = 0, stored: bool = True, **fields: Any
 ) -> Result:
     """A row whose quality is its logits' AUC, with or without those logits."""
-    found = quality.interval("auc", LABELS, logits, GROUPS)
+    found = bootstrap.interval("auc", LABELS, logits, GROUPS)
     known: dict[str, Any] = {
         "run_id": f"03_dipair-{seed}.{results.slug(name)}", "created_utc": "2026-01-01T00:00:00+00:00", "notebook": "03_dipair",
         "suite": "demo", "task": "toy", "split": "test", "model": name, "family": "dipair", "seed": seed, "metric": "auc",
@@ -50,10 +52,10 @@ class TestPairs:
         second = save(tmp_path / "after", "student", logits_of(1.5, 1))
         line = comparison.lines(*sides(tmp_path), "toy").iloc[0]
         drawn = [
-            [quality.auc(LABELS, logits, weights) for weights in quality.draw_groups(GROUPS, 1000, seed=0)]
+            [metrics.auc(LABELS, logits, weights) for weights in bootstrap.draw_groups(GROUPS, 1000, seed=0)]
             for logits in (logits_of(0.5, 0), logits_of(1.5, 1))
         ]
-        low, high = quality.bounds(np.concatenate(drawn[1]) - np.concatenate(drawn[0]))
+        low, high = bootstrap.bounds(np.concatenate(drawn[1]) - np.concatenate(drawn[0]))
         assert line["difference"] == pytest.approx((second.quality or 0) - (first.quality or 0))
         assert (line["difference_low"], line["difference_high"]) == (pytest.approx(low), pytest.approx(high))
 
@@ -180,12 +182,12 @@ class TestPages:
         assert page.count("are left out here") == 2 and "Everything measured" not in page
         assert "after against before" in page and ">student</td>" in page
         monkeypatch.setattr(report, "SIZE_LIMIT", 1000)
-        with pytest.raises(results.ResultError, match="over the 2 MB"):
+        with pytest.raises(disk.ResultError, match="over the 2 MB"):
             self.page(tmp_path)
 
     def test_the_same_folder_twice_is_refused(self, tmp_path: Path) -> None:
         save(tmp_path / "before", "student", logits_of(0.5, 0))
-        with pytest.raises(results.ResultError, match="named twice"):
+        with pytest.raises(disk.ResultError, match="named twice"):
             report.compare([tmp_path / "before", tmp_path / "after" / ".." / "before"])
 
     def test_folders_of_one_name_are_told_apart(self, tmp_path: Path) -> None:

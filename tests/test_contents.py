@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dipair_lib import contents, results, suite, suite_file, suite_runs
+from dipair_lib.evaluation import provenance, results
+from dipair_lib.runner import notebook_run, suite_checks, suite_file, suite_runs
+from dipair_lib.system import contents, disk
 
 ROOT = Path(__file__).parents[1]
 
 
 def key(folder: Path | str = ".", **parameters: str) -> str:
-    return results.run_key("02_bilstm", parameters, "data", "chip", folder)
+    return notebook_run.run_key("02_bilstm", parameters, "data", "chip", folder)
 
 
 class TestAModelsFolder:
@@ -98,7 +100,7 @@ class TestAFile:
             raise PermissionError(13, "Permission denied", str(path))
 
         monkeypatch.setattr(contents, "file_digest", refuse)
-        with pytest.raises(results.ResultError, match=r"a\.txt: cannot be read \(Permission denied\)"):
+        with pytest.raises(disk.ResultError, match=r"a\.txt: cannot be read \(Permission denied\)"):
             key(tmp_path, vectors="a.txt")
 
 
@@ -112,7 +114,7 @@ def test_what_was_measured_keeps_its_key(folder: str) -> None:
     ]
     assert len(rows) > 5
     for row in rows:
-        found = results.run_key(
+        found = notebook_run.run_key(
             row.notebook, json.loads(row.parameters), row.data_sha256 or "", row.device_name or ""
         )
         assert row.run_id.startswith(f"{found}.")
@@ -137,14 +139,14 @@ class TestASuite:
     def planned(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> suite_file.Planned:
         """The one run, planned from the project's folder as a person types it."""
         monkeypatch.chdir(project)
-        read = suite.read_suite("notebooks/own.yaml", {"vectors": "glove.txt"})
-        return suite.with_keys(read, lambda _: None).runs[0]
+        read = suite_file.read_suite("notebooks/own.yaml", {"vectors": "glove.txt"})
+        return suite_checks.with_keys(read, lambda _: None).runs[0]
 
     def test_agrees_with_the_notebook(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run = self.planned(project, monkeypatch)
         assert run.parameters["vectors"] == "../glove.txt"
         monkeypatch.chdir(project / "notebooks")
-        assert run.key == results.run_key("02_x", run.parameters, "", results.device_name())
+        assert run.key == notebook_run.run_key("02_x", run.parameters, "", provenance.device_name())
 
     def test_a_changed_file_is_not_finished(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         out = project / "out"
@@ -163,7 +165,7 @@ class TestHashesOfWhatWasWritten:
         """Notebooks say ``../results/demo``: a training that was stopped under a suite could not go on there."""
         (tmp_path / "notebooks").mkdir()
         monkeypatch.chdir(tmp_path / "notebooks")
-        path = results.write_hashed(Path("../results/demo/x.npz"), b"abc")
+        path = disk.write_hashed(Path("../results/demo/x.npz"), b"abc")
         assert contents.changed_files(Path("../results/demo/x.npz.sha256")) == []
         path.write_bytes(b"abd")
         (line,) = contents.changed_files(Path("../results/demo/x.npz.sha256"))

@@ -18,11 +18,13 @@ import pytest
 import torch
 from test_brought import checkpoint
 
-from dipair_lib import collection, models, results, scoring, speed, training
+from dipair_lib import inference, models
+from dipair_lib.evaluation import benchmarks, clocks, provenance, results, schema
+from dipair_lib.inference import outputs
+from dipair_lib.inference.device import place, placed_on, ready
 from dipair_lib.models.dipair import SELECT
 from dipair_lib.models.tokens import Texts, read
-from dipair_lib.training import outputs
-from dipair_lib.training.device import place, placed_on
+from dipair_lib.scoring import encoding, scorer
 
 FIELDS, LENGTHS = ["query", "passage"], (10, 14)
 NEAR = 1e-3  # what scores of the same weights may differ by between devices
@@ -40,7 +42,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several batches, of float32: a GPU's bfloat16 is further off than what is asked here."""
     monkeypatch.setattr(outputs, "GPU_TOKENS", 100)
-    for module in (outputs, collection, scoring):
+    for module in (outputs, encoding, scorer):
         monkeypatch.setattr(module, "encoder_dtype", lambda *_: "float32")
 
 
@@ -86,7 +88,7 @@ class TestScores:
     ) -> None:
         model = student(tiny_backbone, **STUDENTS[name])
         want = row_by_row(model, texts)
-        found = training.predict(model, texts, device=device, dtype="float32", batch_tokens=200)
+        found = inference.predict(model, texts, device=device, dtype="float32", batch_tokens=200)
         assert found.std() > 10 * NEAR
         np.testing.assert_allclose(found, want, atol=NEAR)
         assert placed_on(model).type == "cpu"
@@ -99,7 +101,7 @@ class TestScores:
         torch.nn.init.normal_(model.output.weight)
         with torch.no_grad():
             want = torch.cat([model(*model.batch(texts, np.array([i]))) for i in range(len(texts))]).numpy()
-        found = training.predict(model, texts, device=device, dtype="float32", batch_tokens=200)
+        found = inference.predict(model, texts, device=device, dtype="float32", batch_tokens=200)
         assert found.std() > 10 * NEAR
         np.testing.assert_allclose(found, want, atol=NEAR)
 
@@ -111,7 +113,7 @@ class TestScores:
         own = read(models.tokenizer_of(model), pairs[:36], FIELDS, model.read_lengths)
         with torch.no_grad():
             want = torch.cat([model(*model.batch(own, np.array([i]))) for i in range(len(own))]).numpy()
-        found = training.predict(model, own, device=device, dtype="float32", batch_tokens=200)
+        found = inference.predict(model, own, device=device, dtype="float32", batch_tokens=200)
         assert found.std() > 10 * NEAR
         np.testing.assert_allclose(found, want, atol=NEAR)
 
@@ -123,7 +125,7 @@ class TestScores:
         there = place(copy.deepcopy(model), device)
         for _ in range(2):
             with torch.no_grad():
-                found = training.predict(there, words, device=device)
+                found = inference.predict(there, words, device=device)
                 np.testing.assert_allclose(found, row_by_row(model, words), atol=NEAR)
                 for one in (model, there):
                     one.trained.weight.add_(0.1)
@@ -150,7 +152,7 @@ class TestStored:
         self, select: str, device: torch.device, tiny_backbone: str, texts: Texts, tmp_path: Path
     ) -> None:
         model = student(tiny_backbone, keep=(3, 4), pooled=True, select=select)
-        stored, counts = training.stored_outputs(model, texts, tmp_path, device)
+        stored, counts = inference.stored_outputs(model, texts, tmp_path, device)
         assert counts["from_store"] == 0
         for field, (one, tokens) in enumerate(zip(stored, texts.tokens, strict=True)):
             with torch.no_grad():
@@ -160,7 +162,7 @@ class TestStored:
             assert one.mask.equal(want.mask)
             if one.received is not None and want.received is not None:
                 torch.testing.assert_close(one.received.float(), want.received * want.mask, atol=5e-3, rtol=0)
-        assert training.stored_outputs(model, texts, tmp_path, device)[1]["encoded"] == 0
+        assert inference.stored_outputs(model, texts, tmp_path, device)[1]["encoded"] == 0
 
     @pytest.mark.parametrize("select", ["first", "even", "learned"])
     def test_they_are_kept_and_taken_where_the_model_is(
@@ -168,15 +170,15 @@ class TestStored:
     ) -> None:
         """As stage 1 and ``predict`` read them: cut, brought there whole, some taken; or prepared from the files."""
         model = student(tiny_backbone, keep=(3, 4), pooled=True, select=select)
-        stored, _ = training.stored_outputs(model, texts, tmp_path, "cpu")
+        stored, _ = inference.stored_outputs(model, texts, tmp_path, "cpu")
         rows = np.arange(1, 30, 3)
         with torch.no_grad():
-            want = training.prepare_stored(model, stored[1], 1, texts=rows)
+            want = inference.prepare_stored(model, stored[1], 1, texts=rows)
             there = place(model, device)
             kept = outputs.cut_stored(there, stored[1], 1).to(device)
             taken = outputs.take(kept, rows, trim=select == "learned")
             found = there.prepare(there.project(taken, 1), 1)
-            again = training.prepare_stored(there, stored[1], 1, texts=rows)
+            again = inference.prepare_stored(there, stored[1], 1, texts=rows)
         for a, b, c in zip(found, again, want, strict=True):
             assert a.device.type == b.device.type == device.type
             torch.testing.assert_close(a.cpu(), c, atol=NEAR, rtol=NEAR)
@@ -191,7 +193,7 @@ class TestCollections:
         models.save(student(tiny_backbone, head="maxsim", keep=(2, 3)), tmp_path / "s")
         pd.DataFrame({"text": pairs["passage"].unique()}).to_parquet(tmp_path / "t.parquet")
         made = [
-            collection.encode(
+            encoding.encode(
                 tmp_path / "s", tmp_path / "t.parquet", 1, tmp_path / name, dtype=dtype, shard_texts=50, device=at
             )
             for name, at in (("here", "cpu"), ("there", device))
@@ -204,12 +206,12 @@ class TestCollections:
     ) -> None:
         model = student(tiny_backbone, head="maxsim", keep=(2, 3))
         left, right = pairs["query"].unique()[:5].tolist(), pairs["passage"].unique()[:9].tolist()
-        want, found = (scoring.Scorer(model, at) for at in ("cpu", device))
+        want, found = (scorer.Scorer(model, at) for at in ("cpu", device))
         assert placed_on(found.encoder).type == device.type and placed_on(found.model).type == "cpu"
         a, b = ([s.prepare(left, 0), s.prepare(right, 1)] for s in (want, found))
         torch.testing.assert_close(a, b, atol=NEAR, rtol=0)
         torch.testing.assert_close(found.tile(*b), want.tile(*a), atol=NEAR, rtol=0)
-        assert found.where.startswith(f"scored on the CPU, {results.device_name('cpu')}")
+        assert found.where.startswith(f"scored on the CPU, {provenance.device_name('cpu')}")
         assert (": " in found.where) == (device.type != "cpu")
 
 
@@ -217,9 +219,9 @@ class TestClocks:
     @pytest.fixture(autouse=True)
     def few(self, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
         sizes = {"encode": (8,), "combine": (16, 64), "cross-encoder": (24,)}
-        monkeypatch.setattr(speed, "BATCH_SIZES", {device.type: sizes})
+        monkeypatch.setattr(benchmarks, "BATCH_SIZES", {device.type: sizes})
         peaks = {"peak_gflops_float32": 10.0, "peak_gflops_bfloat16": 20.0, "copy_gb_per_s": 5.0}
-        monkeypatch.setattr(speed, "ceiling", lambda device: peaks)
+        monkeypatch.setattr(clocks, "ceiling", lambda device: peaks)
 
     @pytest.mark.parametrize("kind", ["ffnn", "bilstm"])
     def test_every_part_of_a_student_is_done_there(
@@ -229,8 +231,8 @@ class TestClocks:
         model: Any = student(tiny_backbone, keep=(2, 2)) if kind == "ffnn" else bilstm()
         tokenizer = models.tokenizer_of(model)
         texts = read(tokenizer, pairs[:20], FIELDS, LENGTHS)
-        there = training.device.ready(model, device, "float32")
-        contestant = speed.dual("r", there, tokenizer, [pairs[f][:20].tolist() for f in FIELDS], texts)
+        there = ready(model, device, "float32")
+        contestant = benchmarks.dual("r", there, tokenizer, [pairs[f][:20].tolist() for f in FIELDS], texts)
         encoded, encode, combine = [0], there.encode, there.combine
         seen = []
 
@@ -250,7 +252,7 @@ class TestClocks:
             contestant.request(3)
         assert encoded[0] == pytest.approx(contestant.parts["encode"][1] + 1, rel=0.05)
         assert {logits.device.type for logits in seen} == {device.type}
-        assert sum(logits.shape[:-1].numel() for logits in seen) == 64 + speed.CANDIDATES
+        assert sum(logits.shape[:-1].numel() for logits in seen) == 64 + benchmarks.CANDIDATES
         assert contestant.device.type == device.type
 
     def test_a_session_is_of_one_device(
@@ -259,29 +261,29 @@ class TestClocks:
     ) -> None:  # fmt: skip
         """A row says where its clock is from; one of another device does not count, on this one it does."""
         frame = pairs[:30].reset_index(drop=True)
-        monkeypatch.setattr(speed, "task_of", lambda row: SimpleNamespace(test=frame))
+        monkeypatch.setattr(clocks, "task_of", lambda row: SimpleNamespace(test=frame))
         networks: dict[str, Any] = {
             "teacher": models.CrossEncoder(tiny_backbone, LENGTHS),
             "own": student(tiny_backbone, keep=(2, 2)),
         }
         for name, model in networks.items():
-            row = results.Result(
+            row = schema.Result(
                 run_id=f"run.{name}", created_utc="2026-01-01T00:00:00+00:00", notebook="03_dipair", suite="s", task="t", split="test",
                 model=name, family="dipair", metric="auc", data_sha256="f", teacher_run="run.teacher",
                 parameters=json.dumps({"fields": FIELDS}), device="elsewhere", combine_s_per_pair=1.0, n_examples=4,
             )  # fmt: skip
             results.save_result(tmp_path, row, np.zeros((4, 1)), np.arange(4) % 2, np.arange(4))
             models.save(model, results.row_folder(tmp_path, row.run_id) / "model")
-        clocked = speed.clock_rows(tmp_path, repeats=1, requests=1, sample=10, device=device)
+        clocked = clocks.clock_rows(tmp_path, repeats=1, requests=1, sample=10, device=device)
         assert sorted(clocked) == ["run.own", "run.teacher"]
         for row in results.load_results(tmp_path):
-            assert (row.device, row.device_name) == (device.type, results.device_name(str(device)))
+            assert (row.device, row.device_name) == (device.type, provenance.device_name(str(device)))
             assert row.combine_s_per_pair and row.combine_s_per_pair < 1.0 and row.latency_p50_s
             assert row.teacher_s_per_pair and row.peak_gflops == 10.0
-        assert speed.clock_rows(tmp_path, repeats=1, requests=1, sample=10, device=device) == []
+        assert clocks.clock_rows(tmp_path, repeats=1, requests=1, sample=10, device=device) == []
         moved = dataclasses.replace(results.load_result(tmp_path, "run.own"), device="elsewhere")
         results.update_result(tmp_path, moved.run_id, device=moved.device)
-        assert speed.clock_rows(tmp_path, repeats=1, requests=1, sample=10, device=device) == ["run.own"]
+        assert clocks.clock_rows(tmp_path, repeats=1, requests=1, sample=10, device=device) == ["run.own"]
 
 
 class TestSizes:
@@ -290,13 +292,13 @@ class TestSizes:
             if size > 2:
                 raise torch.OutOfMemoryError("no room")
 
-        assert speed.best_size((1, 2, 4), call) in {1, 2}
+        assert benchmarks.best_size((1, 2, 4), call) in {1, 2}
         with pytest.raises(torch.OutOfMemoryError):
-            speed.best_size((4, 8), call)
+            benchmarks.best_size((4, 8), call)
 
     def test_the_sample_fills_the_largest_batch(self) -> None:
-        assert speed.filled(3, 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
-        assert speed.filled(3, 0).tolist() == [0, 1, 2]
+        assert benchmarks.filled(3, 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+        assert benchmarks.filled(3, 0).tolist() == [0, 1, 2]
 
 
 def test_what_is_on_two_devices_does_not_meet(device: torch.device) -> None:

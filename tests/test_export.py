@@ -17,12 +17,16 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
-from dipair_lib import cli, collection, export, manifest, models, results
-from dipair_lib.export import ExportError
+from dipair_lib import cli, models
+from dipair_lib.evaluation import results
+from dipair_lib.evaluation.schema import Result
 from dipair_lib.models import BiLSTM, CrossEncoder, DualEncoder
-from dipair_lib.models.backbone import sealed, sha256_of
-from dipair_lib.results import Result
-from dipair_lib.scoring import Scorer
+from dipair_lib.models.folders import sealed, sha256_of
+from dipair_lib.reporting import export, export_onnx
+from dipair_lib.reporting.export_onnx import ExportError
+from dipair_lib.scoring import encoding, manifest
+from dipair_lib.scoring.scorer import Scorer
+from dipair_lib.system import disk
 
 LEFT = ["red tree", "the old river runs", "a car", "blue stone and a house in the river"]
 RIGHT = ["a red tree grows", "cold", "the car is fast and the river is slow and old", "stone"]
@@ -103,7 +107,7 @@ class TestItStandsAlone:
     def test_collections_are_encoded_with_it(self, tiny_backbone: str, tmp_path: Path) -> None:
         out = export.export(saved(tmp_path, student(tiny_backbone)), tmp_path / "out")
         (tmp_path / "texts.csv").write_text("id,text\n1,red tree\n2,cold river\n", encoding="utf8")
-        assert len(collection.encode(out, tmp_path / "texts.csv", 0, tmp_path / "store")) == 2
+        assert len(encoding.encode(out, tmp_path / "texts.csv", 0, tmp_path / "store")) == 2
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -130,8 +134,8 @@ def test_graphs_that_differ_are_refused(
     tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(export, "save_graph", lambda *_: None)
-    monkeypatch.setattr(export, "largest_difference", lambda *_: 2e-4)
+    monkeypatch.setattr(export_onnx, "save_graph", lambda *_: None)
+    monkeypatch.setattr(export_onnx, "largest_difference", lambda *_: 2e-4)
     with pytest.raises(ExportError, match=r"differ by 0\.0002, over 0\.0001"):
         export.export(saved(tmp_path, student(tiny_backbone)), tmp_path / "out", onnx=True)
     assert not (tmp_path / "out").exists()
@@ -210,7 +214,7 @@ class TestThreshold:
         (tmp_path / "left.csv").write_text("text\nred car\n")
         (tmp_path / "right.csv").write_text("text\nred car\nblue house\n")
         for side, field in (("left", 0), ("right", 1)):
-            collection.encode(out, tmp_path / f"{side}.csv", field, tmp_path / side)
+            encoding.encode(out, tmp_path / f"{side}.csv", field, tmp_path / side)
         where = (
             f"--student {out} --left {tmp_path}/left --right {tmp_path}/right --out {tmp_path}/scores --all"
         )
@@ -279,7 +283,7 @@ class TestAnExportThatWasKilled:
         before = (export.export(run, out) / "config.json").read_bytes()
         out.rename(self.beside(out, "old"))  # killed between two renames
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-        with pytest.raises((ExportError, results.ResultError)):
+        with pytest.raises((ExportError, disk.ResultError)):
             export.export(run, out)
         assert (out / "config.json").read_bytes() == before
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows"]
@@ -409,7 +413,7 @@ class TestWhatIsExported:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows"]
 
     def test_a_run_of_another_folder_is_not_one(self, tmp_path: Path) -> None:
-        with pytest.raises(results.ResultError, match="not found"):
+        with pytest.raises(disk.ResultError, match="not found"):
             export.export(tmp_path / "rows" / "none", tmp_path / "out")
 
     def test_without_the_extra_it_says_what_to_install(

@@ -18,10 +18,12 @@ from conftest import WORDS
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from dipair_lib import models, suite
+from dipair_lib import models
 from dipair_lib.models import BackboneError, CrossEncoder, DualEncoder, bring
-from dipair_lib.models.backbone import DoesNotApply, positions_of, positions_of_backbone
+from dipair_lib.models.backbone import positions_of, positions_of_backbone
+from dipair_lib.models.folders import DoesNotApply
 from dipair_lib.models.tokens import Texts, read
+from dipair_lib.runner import suite_file
 from dipair_lib.training.graphs import GraphedBackward
 from dipair_lib.training.step import outputs_in
 
@@ -266,7 +268,7 @@ class TestRefused:
 
 def test_suites_leave_out_layers_that_cannot_be_cut() -> None:
     folder = Path(__file__).parents[1] / "notebooks" / "suites"
-    runs = [run for path in sorted(folder.glob("*.yaml")) for run in suite.read_suite(path).runs]
+    runs = [run for path in sorted(folder.glob("*.yaml")) for run in suite_file.read_suite(path).runs]
     cut = [run for run in runs if run.parameters.get("layers")]
     assert len(cut) >= 4
     assert all(run.left_out("DoesNotApply: layers: 2 of a AlbertModel") for run in cut)

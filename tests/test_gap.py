@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from test_tradeoff import TEACHER, floor, row, teacher
 
-from dipair_lib import gap, paired, results, tradeoff
-from dipair_lib.results import Result
-from dipair_lib.tradeoff import Limits
+from dipair_lib.evaluation import gap, paired, results
+from dipair_lib.evaluation.schema import Result
+from dipair_lib.reporting import derived, overview, selection, wording
+from dipair_lib.reporting.criteria import Limits
 
 LABELS = np.tile([0, 1, 0, 1, 0, 1, 0, 1, 0, 1], 40)
 GROUPS = np.repeat(np.arange(40), 10)
@@ -41,24 +42,24 @@ def rows(tmp_path: Path) -> list[Result]:
 class TestGap:
     def test_by_hand(self, rows: list[Result], tmp_path: Path) -> None:
         """From 0.6 to 0.9: 0.8 is two thirds of the way, 0.4 two thirds of it backwards. All groups are alike: no width."""
-        data = tradeoff.frame(rows, folder=tmp_path)
+        data = derived.frame(rows, folder=tmp_path)
         assert data.loc[TEACHER, "gap"] == 1
         assert data["gap"].tolist()[1:] == pytest.approx([-1 / 3, 0, 2 / 3, -2 / 3])
         assert data.loc["run.half", ["gap_low", "gap_high"]].tolist() == pytest.approx([2 / 3, 2 / 3])
         assert data.loc["run.half", "floor"] == "TF-IDF (0.600)"
-        assert tradeoff.table(data).loc["run.half", "gap closed"] == "67 % (67 to 67)"
-        assert tradeoff.table(data).loc["run.below", "gap closed"] == "below it"
+        assert overview.table(data).loc["run.half", "gap closed"] == "67 % (67 to 67)"
+        assert overview.table(data).loc["run.below", "gap closed"] == "below it"
 
     def test_the_sentence_says_it_and_a_limit_may_be_set_on_it(
         self, rows: list[Result], tmp_path: Path
     ) -> None:
-        data = tradeoff.frame(rows, folder=tmp_path)
-        choice = tradeoff.select(data, Limits(min_retained=0.8))
+        data = derived.frame(rows, folder=tmp_path)
+        choice = selection.select(data, Limits(min_retained=0.8))
         assert choice.winner == "run.half"
         said = "closes 67 % (67 to 67) of the gap between the untrained TF-IDF (0.600) and the teacher"
         assert said in choice.sentence
-        assert tradeoff.select(data, Limits(min_retained=None, min_gap=0.6)).winner == "run.half"
-        none = tradeoff.select(data, Limits(min_retained=None, min_gap=0.7))
+        assert selection.select(data, Limits(min_retained=None, min_gap=0.6)).winner == "run.half"
+        none = selection.select(data, Limits(min_retained=None, min_gap=0.7))
         assert none.winner is None
         assert "closes 66.7 % of the gap to the teacher, below 70 %" in none.excluded["run.half"]
 
@@ -66,7 +67,7 @@ class TestGap:
         self, rows: list[Result], tmp_path: Path
     ) -> None:
         worse = saved(tmp_path, dataclasses.replace(rows[2], model="frozen cosine", run_id="run.worse"), 9)
-        data = tradeoff.frame([*rows, worse], folder=tmp_path)
+        data = derived.frame([*rows, worse], folder=tmp_path)
         assert data["gap"].isna().all()
 
     def test_without_logits_a_share_without_an_interval(self, rows: list[Result]) -> None:
@@ -75,7 +76,7 @@ class TestGap:
             for r in rows
             if r.quality is not None
         ]
-        data = tradeoff.frame(rows)
+        data = derived.frame(rows)
         assert data.loc["run.half", "gap"] == pytest.approx(2 / 3)
         assert np.isnan(data.loc["run.half", "gap_low"])
 
@@ -108,4 +109,4 @@ class TestSeeds:
 
 
 def test_nothing_is_no_negative_nothing() -> None:
-    assert [tradeoff.percent(x, 0) for x in (-0.001, 0.001, -0.26)] == ["0 %", "0 %", "-26 %"]
+    assert [wording.percent(x, 0) for x in (-0.001, 0.001, -0.26)] == ["0 %", "0 %", "-26 %"]

@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dipair_lib import glue
-from dipair_lib.tasks import Task, TaskError, load_task
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.loading import load_task
+from dipair_lib.data.sources import glue
+from dipair_lib.data.task import Task
 
 SENTENCES = [
     (f"a {mood} film number {i}", int(mood == "fine")) for i in range(200) for mood in ("fine", "dull")

@@ -17,19 +17,26 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import collection, gpu, jobs, models, native, scale, scoring
+from dipair_lib import models
+from dipair_lib.experiments import scale
 from dipair_lib.models import heads
-from dipair_lib.scoring import Best, Job, Scorer
+from dipair_lib.scoring import block_search, collection, encoding, execution, job_parts, jobs, manifest
+from dipair_lib.scoring.jobs import Job
+from dipair_lib.scoring.scorer import Scorer
+from dipair_lib.scoring.tiles import compilation, gpu
+from dipair_lib.scoring.top_k import TopK
 
 pytest.importorskip("triton", reason="Triton is not installed")
-pytestmark = pytest.mark.skipif(not gpu.interpreted() and bool(gpu.why_not()), reason=gpu.why_not())
+pytestmark = pytest.mark.skipif(
+    not gpu.interpreted() and bool(gpu.unavailable_reason()), reason=gpu.unavailable_reason()
+)
 
 
 @pytest.fixture(autouse=True)
 def stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the interpreter runs the kernel, it is taken for a GPU."""
     if gpu.interpreted():
-        monkeypatch.setattr(gpu, "why_not", lambda: "")
+        monkeypatch.setattr(gpu, "unavailable_reason", lambda: "")
         monkeypatch.setattr(gpu, "free", lambda: 1 << 40)
         monkeypatch.setattr(gpu, "shared", lambda: 227 << 10)
 
@@ -126,8 +133,8 @@ class TestScores:
         assert above is not None and set(zip(*(t.tolist() for t in above[:2]), strict=True)) == set(
             map(tuple, bad.nonzero().tolist())
         )
-        with pytest.raises(collection.CollectionError, match="not a finite number"):
-            scoring.finite(above.score)
+        with pytest.raises(manifest.CollectionError, match="not a finite number"):
+            block_search.finite(above.score)
 
 
 class TestAbove:
@@ -168,11 +175,11 @@ class TestAbove:
         The same pair is summed in another order where its tile is another: the places are equal, the scores nearly.
         """
         tile, left, right, scores = made
-        monkeypatch.setattr(gpu, "ROOM", room)
+        monkeypatch.setattr(gpu, "MAX_CANDIDATES", room)
         monkeypatch.setattr(gpu, "ROWS", 32)
         order = scores.sum(0).argsort()
         right, scores = (right[0][order[:100]],), scores[:, order[:100]]
-        best, asked = Best(9, 4, tile.device), []
+        best, asked = TopK(9, 4, tile.device), []
 
         def block(start: int, stop: int) -> models.Prepared:
             asked.append((start, stop))
@@ -183,7 +190,7 @@ class TestAbove:
             best.merge(found.left, found.score, found.right)
             pairs += found.pairs
         places, highest = best.sorted()
-        want = Best(9, 4)
+        want = TopK(9, 4)
         want.add(scores.cpu(), torch.arange(100))
         assert places.cpu().equal(want.sorted()[0])
         near = 1e-6 if gpu.interpreted() else 1e-5
@@ -207,7 +214,7 @@ class TestJobs:
         for side, (name, column, n) in enumerate((("a", "query", self.LEFT), ("b", "passage", self.RIGHT))):
             words = [f"{text} {i}" for i, text in enumerate((pairs[column].tolist() * 2)[:n])]
             pd.DataFrame({"id": range(n), "text": words}).to_parquet(tmp_path / f"{name}.parquet")
-            collection.encode(
+            encoding.encode(
                 tmp_path / "s", tmp_path / f"{name}.parquet", side, tmp_path / name, shard_texts=40
             )
         return tmp_path
@@ -222,12 +229,12 @@ class TestJobs:
             (gpu, "READ", 40),
         ):
             monkeypatch.setattr(module, name, value)
-        monkeypatch.setattr(scoring, "RESCORED", 64)
+        monkeypatch.setattr(block_search, "RESCORED", 64)
 
     def cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """From here on torch computes."""
-        monkeypatch.setattr(gpu, "why_not", lambda: "off")
-        monkeypatch.setattr(native, "why_not", lambda: "off")
+        monkeypatch.setattr(gpu, "unavailable_reason", lambda: "off")
+        monkeypatch.setattr(compilation, "unavailable_reason", lambda: "off")
 
     def scored(self, sides: Path, out: str, **asked: Any) -> pd.DataFrame:
         paths: dict[str, Any] = {
@@ -235,9 +242,9 @@ class TestJobs:
             "left": str(sides / "a"),
             "right": str(sides / "b"),
         }
-        counts = scoring.score(Job(**paths, tile=(4, 60), **asked), sides / out)
+        counts = execution.score(Job(**paths, tile=(4, 60), **asked), sides / out)
         assert counts["pairs"] == self.LEFT * self.RIGHT
-        assert jobs.verify(sides / out) == []
+        assert job_parts.verify(sides / out) == []
         parts = [pd.read_parquet(p) for p in sorted((sides / out).glob("part-*.parquet"))]
         return pd.concat(parts, ignore_index=True)
 
@@ -289,25 +296,25 @@ class TestJobs:
             chosen[1][:fits], out[:fits] = ((i << 32) | j)[:fits], scores[i, j][:fits]
 
         monkeypatch.setattr(gpu.Tile, "launch", noisy)
-        monkeypatch.setattr(scoring.Work, "largest_error", lambda self: 0.5)
+        monkeypatch.setattr(block_search.Work, "largest_error", lambda self: 0.5)
         fast = self.scored(sides, "fast", top=2)
         self.cpu(monkeypatch)
-        monkeypatch.setattr(scoring.Work, "largest_error", lambda self: 0.0)
+        monkeypatch.setattr(block_search.Work, "largest_error", lambda self: 0.0)
         slow = self.scored(sides, "slow", top=2)
         assert fast[["left", "right"]].equals(slow[["left", "right"]])
 
     def test_damage_stops_the_job(self, sides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        real = gpu.Held.block
+        real = gpu.ResidentCollection.block
 
-        def damaged(self: gpu.Held, start: int, stop: int) -> models.Prepared:
+        def damaged(self: gpu.ResidentCollection, start: int, stop: int) -> models.Prepared:
             share, *rest = real(self, start, stop)
             share = share.clone()
             share[-1, 0] = float("nan")
             return share, *rest
 
-        monkeypatch.setattr(gpu.Held, "block", damaged)
+        monkeypatch.setattr(gpu.ResidentCollection, "block", damaged)
         for asked in ({"top": 3}, {"threshold": 1e9}):
-            with pytest.raises(collection.CollectionError, match="a score is not a finite number"):
+            with pytest.raises(manifest.CollectionError, match="a score is not a finite number"):
                 self.scored(sides, f"out{len(asked)}{next(iter(asked))}", **asked)
             assert not list(sides.glob("out*/part*"))
 
@@ -331,9 +338,9 @@ class TestRate:
     def test_the_rate_of_random_texts_says_whether_they_were_scored(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gpu, "ROOM", 100)
+        monkeypatch.setattr(gpu, "MAX_CANDIDATES", 100)
         monkeypatch.setattr(jobs, "LEFT", 4)
-        monkeypatch.setattr(scale.speed, "ceiling", lambda device: {"peak_gflops_bfloat16": 100.0})
+        monkeypatch.setattr(scale.clocks, "ceiling", lambda device: {"peak_gflops_bfloat16": 100.0})
         found = scale.fused_rate(6, 90, hidden=(16, 16), top=3)
         assert found["pairs"] == 540 and found["missing"] == 0 and 0 < found["difference"] < 0.05
         assert found["gflops"] == pytest.approx(540 / found["seconds"] * (2 * 16 * 16 + 2 * 16) / 1e9)
@@ -347,7 +354,7 @@ class TestRate:
         assert scale.fused_rate(6, 90, hidden=(16, 16), top=3)["missing"] > 0
 
     def test_without_a_gpu_there_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gpu, "why_not", lambda: "there is no CUDA GPU")
+        monkeypatch.setattr(gpu, "unavailable_reason", lambda: "there is no CUDA GPU")
         with pytest.raises(RuntimeError, match="there is no CUDA GPU"):
             scale.fused_rate()
 
@@ -372,11 +379,11 @@ class TestWhere:
     def test_why_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
         monkeypatch.setenv("DIPAIR_GPU", "0")
-        assert gpu.why_not() == "DIPAIR_GPU=0 switches it off"
+        assert gpu.unavailable_reason() == "DIPAIR_GPU=0 switches it off"
         monkeypatch.delenv("DIPAIR_GPU")
         monkeypatch.setenv("TRITON_INTERPRET", "0")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        assert gpu.why_not() == "there is no CUDA GPU"
+        assert gpu.unavailable_reason() == "there is no CUDA GPU"
 
 
 # In a process of its own, since this one's Triton interprets. Prints shared memory, and what the machine code is made of.

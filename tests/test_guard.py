@@ -17,25 +17,29 @@ import pytest
 from test_study import student
 from test_tradeoff import TEACHER, floor, row, saved, teacher
 
-from dipair_lib import (
-    cli,
+from dipair_lib import cli, models
+from dipair_lib.evaluation import bootstrap, metrics, results
+from dipair_lib.evaluation.schema import Result
+from dipair_lib.experiments import scale
+from dipair_lib.reporting import (
+    card,
+    caveats,
     comparison,
+    derived,
     explorer,
-    export,
-    models,
-    quality,
+    explorer_widgets,
+    guard,
+    overview,
     report,
-    results,
-    scale,
-    study,
-    suite,
-    suite_display,
-    suite_file,
-    tradeoff,
+    report_details,
+    selection,
+    wording,
 )
-from dipair_lib.results import Result
-from dipair_lib.scoring import Scorer
-from dipair_lib.tradeoff import Limits
+from dipair_lib.reporting.criteria import Limits
+from dipair_lib.reporting.figures import tradeoff
+from dipair_lib.reporting.studies import study, target
+from dipair_lib.runner import suite, suite_display, suite_file
+from dipair_lib.scoring.scorer import Scorer
 
 N_GROUPS = 60
 LABELS = np.tile([0, 0, 1, 1], N_GROUPS)
@@ -50,7 +54,7 @@ def logits_of(signal: float, draw: int) -> np.ndarray:
 
 def measured(folder: Path, one: Result, logits: np.ndarray, taught: np.ndarray) -> Result:
     """A row stored with its logits, its quality and its share of the teacher's what they give."""
-    found = quality.interval("auc", LABELS, logits, GROUPS, teacher_logits=taught)
+    found = bootstrap.interval("auc", LABELS, logits, GROUPS, teacher_logits=taught)
     one = dataclasses.replace(one, n_examples=len(LABELS), **found)
     results.save_result(folder, one, logits, LABELS, GROUPS)
     return one
@@ -87,10 +91,10 @@ def rows() -> dict[str, Result]:
     }
 
 
-def of(rows: Mapping[str, Result], **changes: Any) -> tradeoff.Guard:
+def of(rows: Mapping[str, Result], **changes: Any) -> guard.Guard:
     """The guard of rows whose teacher is changed."""
     own = [dataclasses.replace(one, **changes) if name == "teacher" else one for name, one in rows.items()]
-    return tradeoff.guards(own)[TEACHER]
+    return guard.guards(own)[TEACHER]
 
 
 class TestDifference:
@@ -98,13 +102,13 @@ class TestDifference:
         rows = measured_folder(tmp_path, 1.5)
         drawn = [
             np.concatenate(
-                [quality.auc(LABELS, logits, w) for w in quality.draw_groups(GROUPS, 1000, seed=0)]
+                [metrics.auc(LABELS, logits, w) for w in bootstrap.draw_groups(GROUPS, 1000, seed=0)]
             )
             for logits in (logits_of(1.5, 0), logits_of(1.0, 1))
         ]
         low, high = np.percentile(drawn[0] - drawn[1], [2.5, 97.5])
         value = (rows["teacher"].quality or 0) - (rows["tf-idf"].quality or 0)
-        said = tradeoff.guards(rows.values(), tmp_path)[TEACHER].said
+        said = guard.guards(rows.values(), tmp_path)[TEACHER].said
         assert f"difference {value:+.3f} ({low:+.3f} to {high:+.3f})." in said
         assert "raw logits" not in said
 
@@ -114,8 +118,8 @@ class TestDifference:
         own = measured(tmp_path, teacher(), taught, taught)
         other = measured(tmp_path, floor("TF-IDF", "lexical", 0.0), logits_of(1.0, 1), taught)
         assert (own.quality_low or 0) < (other.quality_high or 0)
-        assert tradeoff.guards([own, other], tmp_path)[TEACHER].sure
-        assert not tradeoff.guards([own, other])[TEACHER].sure
+        assert guard.guards([own, other], tmp_path)[TEACHER].sure
+        assert not guard.guards([own, other])[TEACHER].sure
 
     def test_without_logits_the_two_intervals_by_hand(self, rows: dict[str, Result]) -> None:
         found = of(rows)
@@ -137,7 +141,7 @@ class TestDifference:
 
     def test_a_floor_of_other_data_is_none(self, rows: dict[str, Result]) -> None:
         other = {name: dataclasses.replace(one, data_sha256="1" * 64) for name, one in rows.items()}
-        assert tradeoff.guards([*list(other.values())[1:], rows["teacher"]]) == {}
+        assert guard.guards([*list(other.values())[1:], rows["teacher"]]) == {}
 
     def test_seeds_of_a_teacher_are_judged_by_their_mean(self, tmp_path: Path) -> None:
         """Of three seeds one failed: the mean is far above, but not in one of forty draws of the seeds."""
@@ -147,10 +151,10 @@ class TestDifference:
             for seed, one in enumerate(taught)
         ]
         lexical = measured(tmp_path, floor("TF-IDF", "lexical", 0.0), logits_of(1.0, 3), taught[0])
-        found = tradeoff.guards([*seeds, lexical], tmp_path)
+        found = guard.guards([*seeds, lexical], tmp_path)
         assert list(found) == [one.run_id for one in seeds] and len(set(found.values())) == 1
         assert found[TEACHER].said.startswith("The teacher may have failed")
-        assert tradeoff.guards([*seeds[:2], lexical], tmp_path)[TEACHER].sure
+        assert guard.guards([*seeds[:2], lexical], tmp_path)[TEACHER].sure
 
     def test_a_quality_that_is_not_defined_has_failed(self, rows: dict[str, Result]) -> None:
         found = of(rows, quality=None, quality_low=None, quality_high=None)
@@ -192,23 +196,23 @@ class TestWords:
             parameters=json.dumps({"task": "toy", "epochs": 4}),
         )
         other = dataclasses.replace(longer, run_id="01_teacher-2.teacher", task="other")
-        said = tradeoff.guard(saved(tmp_path, [*rows.values(), longer, other]), "toy").split("\n")
+        said = guard.guard(saved(tmp_path, [*rows.values(), longer, other]), "toy").split("\n")
         assert [line.split(":")[0] for line in said] == [
             "The teacher of 01_teacher-1 failed",
             "The teacher of 01_teacher-0 is surely above the best untrained row",
         ]
 
     def test_without_a_floor_nothing_can_be_said(self, tmp_path: Path) -> None:
-        assert tradeoff.guard(saved(tmp_path, [teacher(), row("student")])) == tradeoff.NO_FLOOR
+        assert guard.guard(saved(tmp_path, [teacher(), row("student")])) == guard.NO_FLOOR
 
 
 class TestNothingIsRecommended:
     def test_select(self, bad: Path) -> None:
         data = explorer.load(bad)
         for limits in (Limits(), Limits(min_retained=None), Limits(scenario="single")):
-            choice = tradeoff.select(data, limits)
+            choice = selection.select(data, limits)
             assert (choice.winner, choice.nearest, choice.alternatives) == (None, None, ())
-            assert choice.sentence == tradeoff.guard(bad)
+            assert choice.sentence == guard.guard(bad)
         assert choice.excluded["run.student"].startswith("its teacher is not surely above")
 
     def test_a_healthy_teachers_students_are_chosen_beside_a_failed_one(
@@ -216,23 +220,23 @@ class TestNothingIsRecommended:
     ) -> None:
         failed = teacher(run_id="01_teacher-1.teacher", quality=0.6, parameters='{"task":"toy","epochs":9}')
         worse = row("bold", teacher_run=failed.run_id, retained=1.3, combine_s_per_pair=1e-9)
-        data = tradeoff.frame([*rows.values(), failed, worse])
-        choice = tradeoff.select(data, Limits(min_retained=0.8))
+        data = derived.frame([*rows.values(), failed, worse])
+        choice = selection.select(data, Limits(min_retained=0.8))
         assert choice.winner == "run.student"
         assert "run.bold" in choice.excluded and "run.bold" not in choice.alternatives
 
     def test_a_row_that_names_no_teacher_counts_with_the_tasks(self, rows: dict[str, Result]) -> None:
         rows["teacher"] = dataclasses.replace(rows["teacher"], quality=0.6)
         rows["student"] = dataclasses.replace(rows["student"], teacher_run=None)
-        assert tradeoff.select(tradeoff.frame(rows.values())).winner is None
+        assert selection.select(derived.frame(rows.values())).winner is None
 
     def test_the_explorer_shows_its_table_and_its_picture(self, bad: Path) -> None:
-        page = explorer.Explorer(bad)
+        page = explorer_widgets.Explorer(bad)
         assert "The teacher failed: AUC-ROC" in page.sentence.value
         assert "<svg" in page.picture.value and "<circle" not in page.rings.value
         assert "Nothing is ringed." in page.table.value and "student" in page.table.value
         assert "# none" in explorer.export(bad, page.data, Limits())
-        assert html.escape(tradeoff.guard(bad)) in explorer.static(page.data)
+        assert html.escape(guard.guard(bad)) in explorer.static(page.data)
 
     def test_the_first_card_of_the_report(self, bad: Path) -> None:
         page = report.write(bad).read_text(encoding="utf8")
@@ -283,10 +287,10 @@ class TestNothingIsRecommended:
                 steps=None,
             )
             results.save_result(tmp_path, made, logits, stored.labels, stored.groups)
-        lines = study.bar(tmp_path, "t", n_boot=100)
+        lines = target.targets(tmp_path, "t", n_boot=100)
         assert lines["retained"].tolist() == [pytest.approx(0.8 / 0.6)]
         assert lines["reached"].tolist() == lines["sure"].tolist() == [None]
-        said = study.sentence(tmp_path, "t", n_boot=100)
+        said = target.sentence(tmp_path, "t", n_boot=100)
         assert said == (
             "No student is held against the bar (99.5 % at 10,000x): the teacher is not surely above the untrained rows."
         )
@@ -296,7 +300,7 @@ class TestNothingIsRecommended:
     ) -> None:
         shown = io.StringIO()
         made = suite_file.Suite("toy", bad, Path("notebooks"))
-        assert suite.conclude(made, suite_display.Display(0, shown)) == ""
+        assert suite.write_outputs(made, suite_display.Display(0, shown)) == ""
         lines = shown.getvalue().splitlines()
         guard = next(
             number for number, line in enumerate(lines) if line.startswith("teacher  toy: The teacher failed")
@@ -314,23 +318,23 @@ class TestStillRising:
         rows["student"] = dataclasses.replace(
             rows["student"], dev_rising=True, pairs_seen=29_900, training_notes=notes
         )
-        data = tradeoff.frame(rows.values())
-        said = tradeoff.select(data, Limits(min_retained=0.8)).sentence
+        data = derived.frame(rows.values())
+        said = selection.select(data, Limits(min_retained=0.8)).sentence
         assert said.endswith(
             f"Its dev metric was still rising when its budget ended: train longer. Of its training: {notes}."
         )
-        nearest = tradeoff.select(
+        nearest = selection.select(
             data.drop(["run.TF-IDF", "run.frozen-cosine"]), Limits(min_retained=0.999)
         ).sentence
         assert "The nearest is student" in nearest and "still rising" in nearest
-        line = tradeoff.table(data).loc["run.student"]
+        line = overview.table(data).loc["run.student"]
         assert line["pairs seen"] == "29.9 k"
         assert line["remarks"] == f"on the front, still rising: train longer, {notes}"
-        assert tradeoff.table(data).loc[TEACHER, "pairs seen"] == tradeoff.DASH
+        assert overview.table(data).loc[TEACHER, "pairs seen"] == wording.DASH
 
     def test_one_rising_seed_is_enough(self) -> None:
         seeds = [row("many", run_id=f"run.many-{seed}", seed=seed, dev_rising=seed == 2) for seed in range(3)]
-        assert tradeoff.frame([teacher(), *seeds]).loc["run.many-0", "rising"]
+        assert derived.frame([teacher(), *seeds]).loc["run.many-0", "rising"]
 
     @pytest.mark.parametrize(
         ("rising", "first", "second", "said"),
@@ -345,7 +349,7 @@ class TestStillRising:
         ],
     )  # fmt: skip
     def test_beside_worse(self, rising: Any, first: float | None, second: float | None, said: str) -> None:
-        assert tradeoff.budgets(rising, first, second) == said
+        assert caveats.budgets(rising, first, second) == said
 
     def test_a_claim_names_the_losers_budget(self) -> None:
         common = {"question": "Kept tokens", "series": "FFNN", "against": "8", "seeds": 3}
@@ -422,29 +426,29 @@ class TestOrigin:
         ]
 
     def test_without_a_clock_nothing_is_said_of_a_speed_up(self, scored: dict[str, Result]) -> None:
-        data = tradeoff.frame(scored.values())
+        data = derived.frame(scored.values())
         assert data.loc[TEACHER, "teacher"]
-        said = tradeoff.select(data, Limits(min_retained=0.8)).sentence
+        said = selection.select(data, Limits(min_retained=0.8)).sentence
         assert (
             said.startswith("student is the fastest") and "the teacher at" not in said and "x the" not in said
         )
-        single = tradeoff.select(data, Limits(min_retained=0.8, scenario="single")).sentence
+        single = selection.select(data, Limits(min_retained=0.8, scenario="single")).sentence
         assert "the teacher takes" not in single
-        assert (tradeoff.table(data)["speed-up, same dtype"] == tradeoff.DASH).all()
-        assert "the teacher" not in tradeoff.hover(data.loc["run.student"]).split("of the teacher")[1]
-        assert dict(report.machine(data))["teacher"] == (
+        assert (overview.table(data)["speed-up, same dtype"] == wording.DASH).all()
+        assert "the teacher" not in overview.hover(data.loc["run.student"]).split("of the teacher")[1]
+        assert dict(report_details.machine(data))["teacher"] == (
             "a column of scores of the data; its speed is not known, so nothing is said of a speed-up"
         )
 
     def test_a_speed_that_was_given_is_said_to_be(self, scored: dict[str, Result]) -> None:
-        data = tradeoff.frame(self.given(scored))
-        said = tradeoff.select(data, Limits(min_retained=0.8)).sentence
+        data = derived.frame(self.given(scored))
+        said = selection.select(data, Limits(min_retained=0.8)).sentence
         assert "1 M pairs/s, 10,000x the teacher at the speed given;" in said
         assert "fastest (given)" not in said and "same float32" not in said
-        line = tradeoff.table(data).loc["run.student"]
+        line = overview.table(data).loc["run.student"]
         assert line["speed-up, same dtype"] == "10,000x at the speed given"
-        assert "10,000x the teacher at the speed given" in tradeoff.hover(data.loc["run.student"])
-        assert dict(report.machine(data))["teacher"] == (
+        assert "10,000x the teacher at the speed given" in overview.hover(data.loc["run.student"])
+        assert dict(report_details.machine(data))["teacher"] == (
             "a column of scores of the data; its speed is the one given, 100 pairs/s"
         )
 
@@ -452,7 +456,7 @@ class TestOrigin:
     def test_it_stands_on_no_axis_of_speed_and_its_quality_is_drawn(
         self, scored: dict[str, Result], name: str
     ) -> None:
-        data = tradeoff.frame(scored.values())
+        data = derived.frame(scored.values())
         figure = tradeoff.draw(name, data)
         figure.draw_without_rendering()
         drawn = [str(line.get_gid()) for line in figure.axes[0].lines]
@@ -468,7 +472,7 @@ class TestOrigin:
     def test_the_pages_of_such_a_folder(self, scored: dict[str, Result], tmp_path: Path) -> None:
         page = report.write(saved(tmp_path, list(scored.values()))).read_text(encoding="utf8")
         assert "<dd>a column of scores of the data; its speed is not known" in page
-        shown = explorer.Explorer(tmp_path)
+        shown = explorer_widgets.Explorer(tmp_path)
         shown.controls["scenario"].value = "single"
         assert "No model here keeps at least 95 %" in shown.sentence.value
 
@@ -480,15 +484,15 @@ class TestOrigin:
             notebook="01_teacher", quality=0.9, parameters="{}", combine_s_per_pair=None,
         )  # fmt: skip
         results.save_result(tmp_path, made, stored.logits, stored.labels, stored.groups)
-        assert study.sentence(tmp_path, "t", n_boot=20).startswith("The teacher has no clock")
+        assert target.sentence(tmp_path, "t", n_boot=20).startswith("The teacher has no clock")
         results.update_result(tmp_path, run, teacher_s_per_pair=0.01, teacher_fastest_dtype="given")
-        assert "at 100,000x its pairs per second (at the speed given)" in study.sentence(
+        assert "at 100,000x its pairs per second (at the speed given)" in target.sentence(
             tmp_path, "t", n_boot=20
         )
 
     def test_trained_here_or_brought(self, rows: dict[str, Result]) -> None:
         def said(**fields: Any) -> str:
-            return tradeoff.origin(tradeoff.frame([dataclasses.replace(rows["teacher"], **fields)]))
+            return caveats.origin(derived.frame([dataclasses.replace(rows["teacher"], **fields)]))
 
         assert (
             said(backbone="embedded") == "trained here (embedded)"
@@ -541,7 +545,7 @@ def test_a_card_and_a_chosen_student_say_that_the_teacher_failed(
     logits = results.load_logits(bad, one.run_id)
     results.save_result(bad, one, logits.logits, logits.labels, logits.groups)
     models.save(model, results.row_folder(bad, one.run_id) / "model")
-    page = export.card(one, bad, Scorer(model, "cpu"), "none", None, None)
+    page = card.card(one, bad, Scorer(model, "cpu"), "none", None, None)
     assert "The teacher failed" in page and "98.7" not in page
     assert "| of the teacher | no share: its teacher is not surely above the untrained rows |" in page
     with pytest.warns(UserWarning, match="The teacher failed.* is taken all the same, for its speed"):
@@ -552,6 +556,6 @@ def test_a_card_and_a_chosen_student_say_that_the_teacher_failed(
     )
     measured_folder(tmp_path / "good", 3.0)
     good = results.load_result(tmp_path / "good", one.run_id)
-    page = export.card(good, tmp_path / "good", Scorer(model, "cpu"), "none", None, None)
+    page = card.card(good, tmp_path / "good", Scorer(model, "cpu"), "none", None, None)
     assert "no share" not in page and "| of the teacher | " in page
     assert scale.introduced(tmp_path / "good", good).endswith(" % of its teacher's")

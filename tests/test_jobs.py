@@ -21,11 +21,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dipair_lib import cli, collection, ids, jobs, models, native, scale, scoring, sources, tasks
-from dipair_lib import manifest as manifest_file
-from dipair_lib.collection import Collection, CollectionError
-from dipair_lib.jobs import Job
-from dipair_lib.scoring import Scorer
+from dipair_lib import cli, models
+from dipair_lib.data import files
+from dipair_lib.experiments import scale
+from dipair_lib.models import folders
+from dipair_lib.scoring import block_search, collection, encoding, execution, ids, job_parts, jobs, sources
+from dipair_lib.scoring import manifest as manifest_file
+from dipair_lib.scoring.collection import Collection
+from dipair_lib.scoring.jobs import Job
+from dipair_lib.scoring.manifest import CollectionError
+from dipair_lib.scoring.scorer import Scorer
+from dipair_lib.scoring.tiles import compilation
+from dipair_lib.system import machine
 
 LEFT = {7: "red car", 8: "blue house", 9: "red car", 12: "old river", 10: "red car"}
 RIGHT = {
@@ -50,7 +57,7 @@ def made(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     given: tuple[tuple[str, dict[Any, str]], ...] = (("a", LEFT), ("b", RIGHT))
     for side, (name, rows) in enumerate(given):
         pd.DataFrame({"id": list(rows), "text": list(rows.values())}).to_parquet(folder / f"{name}.parquet")
-        collection.encode(
+        encoding.encode(
             folder / "s", folder / f"{name}.parquet", side, folder / name, shard_texts=2, encoder="float32"
         )
     return folder
@@ -100,12 +107,12 @@ class TestIds:
         self, sides: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """In their order, under their own ids, whatever buckets and units they are scored in."""
-        monkeypatch.setattr(scoring, "BUCKET", 2)
+        monkeypatch.setattr(block_search, "BUCKET", 2)
         monkeypatch.setattr(jobs, "UNIT_PAIRS", 7)
         random = np.random.default_rng(0)
         asked = pd.DataFrame({"left": random.choice(list(LEFT), 40), "right": random.choice(list(RIGHT), 40)})
         asked.to_csv(sides / "pairs.csv", index=False)
-        scoring.score(job(sides, pairs=str(sides / "pairs.csv")), sides / "out")
+        execution.score(job(sides, pairs=str(sides / "pairs.csv")), sides / "out")
         found, want = scored(sides / "out"), expected(sides)
         assert found["row"].tolist() == list(range(40))
         assert found[["left", "right"]].to_numpy().tolist() == asked.to_numpy().tolist()
@@ -113,7 +120,7 @@ class TestIds:
         np.testing.assert_allclose(found["score"], [want[pair] for pair in pairs], atol=1e-5)
 
     def test_every_id_has_its_rows(self, sides: Path) -> None:
-        counts = scoring.score(job(sides), sides / "out")
+        counts = execution.score(job(sides), sides / "out")
         assert counts["rows"] == len(LEFT) * len(RIGHT) and counts["pairs"] == 3 * 4
         found, want = scored(sides / "out"), expected(sides)
         assert len(found) == len(LEFT) * len(RIGHT)
@@ -121,7 +128,7 @@ class TestIds:
 
     @pytest.mark.parametrize("threshold", [None, 0.0])
     def test_the_best_texts_under_every_id(self, sides: Path, threshold: float | None) -> None:
-        scoring.score(job(sides, top=2, threshold=threshold), sides / "out")
+        execution.score(job(sides, top=2, threshold=threshold), sides / "out")
         found, want = scored(sides / "out"), expected(sides)
         assert set(found["left"]) == set(LEFT) or threshold is not None
         for left, rows in found.groupby("left"):
@@ -133,8 +140,8 @@ class TestIds:
             assert (np.diff(rows.index) == 1).all()  # together
 
     def test_first_ids_and_a_table_make_every_id(self, sides: Path) -> None:
-        scoring.score(job(sides), sides / "every")
-        scoring.score(job(sides, ids="first"), sides / "first")
+        execution.score(job(sides), sides / "every")
+        execution.score(job(sides, ids="first"), sides / "first")
         rows = scored(sides / "first")
         assert set(rows["left"]) == {7, 8, 12} and set(rows["right"]) == {"p0", "p1", "01", "p5"}
         for side in ("left", "right"):
@@ -143,7 +150,7 @@ class TestIds:
             rows = rows.rename(columns={"id": side})
         assert by_pair(rows) == pytest.approx(by_pair(scored(sides / "every")), abs=1e-6)
         with pytest.raises(CollectionError, match="holds another job, of another ids"):
-            scoring.score(job(sides), sides / "first")
+            execution.score(job(sides), sides / "first")
 
     def test_pieces_of_rows_are_the_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
         left, right = (
@@ -164,8 +171,8 @@ class TestIds:
         with pytest.raises(
             CollectionError, match=r"one pair of texts stands for 6 pairs of ids: .*--ids first"
         ):
-            scoring.score(job(sides), sides / "out")
-        assert scoring.score(job(sides, ids="first"), sides / "out")["rows"] == 12
+            execution.score(job(sides), sides / "out")
+        assert execution.score(job(sides, ids="first"), sides / "out")["rows"] == 12
 
     def test_what_repeated_texts_mean_is_said(self, sides: Path, capsys: pytest.CaptureFixture[str]) -> None:
         asked = ["score", "--student", "s", "--left", "a", "--right", "b", "--all", "--out", "out"]
@@ -185,10 +192,10 @@ class TestIds:
     def test_another_spelling_is_no_id(self, sides: Path, one: str) -> None:
         (sides / "pairs.csv").write_text(f"left,right\n8,p0\n{one},p0\n")
         with pytest.raises(CollectionError, match=r"pairs\.csv, row 2: left id '.*' is not in .*a: encode"):
-            scoring.score(job(sides, pairs=str(sides / "pairs.csv")), sides / "out")
+            execution.score(job(sides, pairs=str(sides / "pairs.csv")), sides / "out")
         (sides / "right.csv").write_text("left,right\n8,1\n")  # "01" is an id, 1 is none
         with pytest.raises(CollectionError, match=r"right\.csv, row 1: right id '1' is not in"):
-            scoring.score(job(sides, pairs=str(sides / "right.csv")), sides / "out")
+            execution.score(job(sides, pairs=str(sides / "right.csv")), sides / "out")
 
     @pytest.mark.parametrize(
         "column",
@@ -206,16 +213,16 @@ class TestIds:
         self, sides: Path, column: pa.Array, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sources, "CHUNK", 1)
-        monkeypatch.setattr(collection.Writer, "arrays", lambda *_: pytest.fail("it was encoded"))
+        monkeypatch.setattr(encoding.Writer, "arrays", lambda *_: pytest.fail("it was encoded"))
         pq.write_table(pa.table({"id": column, "text": ["one", "two", "three"]}), sides / "new.parquet")
-        with pytest.raises(tasks.TaskError, match=r"new\.parquet, column 'id': row [13]: .*as text"):
-            collection.encode(sides / "s", sides / "new.parquet", 0, sides / "new", shard_texts=1)
+        with pytest.raises(files.TaskError, match=r"new\.parquet, column 'id': row [13]: .*as text"):
+            encoding.encode(sides / "s", sides / "new.parquet", 0, sides / "new", shard_texts=1)
         assert not (sides / "new" / "manifest.json").exists()
 
     def test_unsigned_ids_of_63_bits_are_kept(self, sides: Path) -> None:
         column = pa.array([1, 2**63 - 1], pa.uint64())
         pq.write_table(pa.table({"id": column, "text": ["one", "two"]}), sides / "new.parquet")
-        found = collection.encode(sides / "s", sides / "new.parquet", 0, sides / "new")
+        found = encoding.encode(sides / "s", sides / "new.parquet", 0, sides / "new")
         assert found.ids()["id"].tolist() == [1, 2**63 - 1]
 
     def test_ids_of_the_other_kind_are_refused_before_anything_is_added(self, sides: Path) -> None:
@@ -224,7 +231,7 @@ class TestIds:
         with pytest.raises(
             CollectionError, match=r"new\.csv, row 4: id '007' is a text, but the collection's"
         ):
-            collection.encode(sides / "s", sides / "new.csv", 0, sides / "a", shard_texts=1)
+            encoding.encode(sides / "s", sides / "new.csv", 0, sides / "a", shard_texts=1)
         assert (sides / "a" / "manifest.json").read_bytes() == before
 
     def test_a_source_noted_too_far_is_read_from_its_beginning(self, sides: Path) -> None:
@@ -235,7 +242,7 @@ class TestIds:
         manifest["shards"] = manifest["shards"][:1]
         manifest["sources"][0] |= {"rows": 4, "done": False}
         path.write_text(json.dumps(manifest))
-        collection.encode(sides / "s", sides / "a.parquet", 0, sides / "a", shard_texts=2)
+        encoding.encode(sides / "s", sides / "a.parquet", 0, sides / "a", shard_texts=2)
         assert Collection.open(sides / "a").ids()["id"].tolist() == list(LEFT)
 
 
@@ -248,13 +255,13 @@ def flipped(path: Path, at: int) -> None:
 
 def anew() -> None:
     """As if this were another process."""
-    scoring.work_of.cache_clear()
+    execution.open_job.cache_clear()
     manifest_file._digest.cache_clear()
 
 
 @pytest.mark.parametrize("kind", ["every", "first"])
 def test_a_sample_scored_anew_agrees(sides: Path, kind: str) -> None:
-    scoring.score(job(sides, top=2, ids=kind), sides / "out")
+    execution.score(job(sides, top=2, ids=kind), sides / "out")
     lines = scale.recheck(sides / "out")
     assert lines["left"].tolist() == [0, 1, 2] and lines["kept"].eq(2).all()
     assert lines["missing"].eq(0).all() and lines["difference"].max() < 1e-5
@@ -264,7 +271,7 @@ class TestDamage:
     def test_a_changed_byte_is_refused_or_made_again(self, sides: Path) -> None:
         """In every kind of file that is read: never another number or name, and ``verify`` sees it."""
         asked = job(sides, ids="first")
-        scoring.score(asked, sides / "out")
+        execution.score(asked, sides / "out")
         names = ["a/00000.0.npy", "b/00001.0.npy", "a/00001.ids.parquet", "a/manifest.json", "b/00000.hash.npy"]  # fmt: skip
         names += ["out/job.json", "out/part-00000.parquet", "out/part-00001.json", "out/ids-left.parquet"]
         sound = {p: p.read_bytes() for p in sides.rglob("*") if p.is_file() and p.name != ".lock"}
@@ -280,7 +287,7 @@ class TestDamage:
                 with warnings.catch_warnings(record=True) as said:
                     warnings.simplefilter("always")
                     try:
-                        problems = jobs.verify(sides / "out")
+                        problems = job_parts.verify(sides / "out")
                     except CollectionError as error:
                         problems = [str(error)]
                 noticed = [*problems, *(str(one.message) for one in said)]
@@ -289,7 +296,7 @@ class TestDamage:
                     missing_ok=True
                 )  # a unit to do, with all that is beneath
                 try:
-                    scoring.score(asked, sides / "out")
+                    execution.score(asked, sides / "out")
                 except (CollectionError, models.ModelError):
                     continue
                 parts = {p: p.read_bytes() for p in (sides / "out").glob("part-*")}
@@ -301,13 +308,13 @@ class TestDamage:
     def test_explicit_pairs_are_the_ones_that_were_listed(self, sides: Path) -> None:
         (sides / "pairs.csv").write_text("left,right\n7,p0\n9,p2\n")
         asked = job(sides, pairs=str(sides / "pairs.csv"))
-        scoring.score(asked, sides / "out")
+        execution.score(asked, sides / "out")
         flipped(sides / "out" / "pairs.npy", -16)  # names another id that there is
         (sides / "out" / "part-00000.json").unlink()
         anew()
         with pytest.raises(CollectionError, match=r"pairs\.npy: damaged: its sha256 is not the job's"):
-            scoring.score(asked, sides / "out")
-        assert any("pairs.npy: damaged" in line for line in jobs.verify(sides / "out"))
+            execution.score(asked, sides / "out")
+        assert any("pairs.npy: damaged" in line for line in job_parts.verify(sides / "out"))
 
     def test_who_trusts_reads_on(self, sides: Path) -> None:
         flipped(sides / "a" / "00000.0.npy", -2)
@@ -315,8 +322,8 @@ class TestDamage:
         with pytest.raises(
             CollectionError, match=r"00000\.0\.npy: damaged: its sha256 is not the manifest's"
         ):
-            scoring.score(job(sides), sides / "out")
-        assert scoring.score(job(sides), sides / "out", trust=True)["rows"] == 30
+            execution.score(job(sides), sides / "out")
+        assert execution.score(job(sides), sides / "out", trust=True)["rows"] == 30
 
     def test_a_file_is_read_once_per_process_for_its_hash(
         self, sides: Path, monkeypatch: pytest.MonkeyPatch
@@ -335,25 +342,25 @@ class TestDamage:
         assert [manifest_file.digest_of(path) for _ in range(3)] == ["x"] * 3 and len(read) == 4
 
     def test_what_lies_beneath_scores_is_looked_at(self, sides: Path) -> None:
-        scoring.score(job(sides), sides / "out")
-        assert jobs.verify(sides / "out") == []
+        execution.score(job(sides), sides / "out")
+        assert job_parts.verify(sides / "out") == []
         flipped(sides / "b" / "00001.0.npy", -1)
-        assert [line.partition(": ")[2] for line in jobs.verify(sides / "out")] == [
+        assert [line.partition(": ")[2] for line in job_parts.verify(sides / "out")] == [
             "damaged: its sha256 is not the manifest's"
         ]
         flipped(sides / "b" / "00001.0.npy", -1)
         (sides / "more.csv").write_text("id,text\n99,one more\n")
-        collection.encode(sides / "s", sides / "more.csv", 0, sides / "a")
+        encoding.encode(sides / "s", sides / "more.csv", 0, sides / "a")
         with pytest.warns(UserWarning, match="a: changed since: these are scores of what it was"):
-            assert jobs.verify(sides / "out") == []
+            assert job_parts.verify(sides / "out") == []
         shutil.rmtree(sides / "a")
         with pytest.warns(UserWarning, match="a: not there any more"):
-            assert jobs.verify(sides / "out") == []
+            assert job_parts.verify(sides / "out") == []
 
     @pytest.mark.parametrize("harm", ["gone", "damaged", "note", "another unit's"])
     def test_a_part_that_is_not_whole_is_made_again(self, sides: Path, harm: str) -> None:
-        scoring.score(job(sides), sides / "out")
-        path, sound = jobs.part_of(sides / "out", 1), jobs.part_of(sides / "out", 1).read_bytes()
+        execution.score(job(sides), sides / "out")
+        path, sound = job_parts.part_of(sides / "out", 1), job_parts.part_of(sides / "out", 1).read_bytes()
         if harm == "gone":
             path.unlink()
         elif harm == "damaged":
@@ -361,30 +368,33 @@ class TestDamage:
         elif harm == "note":
             path.with_suffix(".json").write_text("{")
         else:
-            shutil.copy(jobs.part_of(sides / "out", 0), path)
-        assert len(jobs.verify(sides / "out")) == 1
-        assert scoring.score(job(sides), sides / "out") == {
+            shutil.copy(job_parts.part_of(sides / "out", 0), path)
+        assert len(job_parts.verify(sides / "out")) == 1
+        assert execution.score(job(sides), sides / "out") == {
             "units": 2,
             "done_before": 1,
             "rows": 30,
             "pairs": 12,
         }
-        assert path.read_bytes() == sound and jobs.verify(sides / "out") == []
+        assert path.read_bytes() == sound and job_parts.verify(sides / "out") == []
 
     def test_a_job_of_fewer_units_is_refused(self, sides: Path) -> None:
-        scoring.score(job(sides), sides / "out")
+        execution.score(job(sides), sides / "out")
         path = sides / "out" / "job.json"
         noted = json.loads(path.read_text())
         path.write_text(json.dumps(noted | {"units": noted["units"][:1]}))
-        for call in (lambda: jobs.verify(sides / "out"), lambda: scoring.score(job(sides), sides / "out")):
+        for call in (
+            lambda: job_parts.verify(sides / "out"),
+            lambda: execution.score(job(sides), sides / "out"),
+        ):
             with pytest.raises(CollectionError, match=r"job\.json: .*units end at 2, but there are 3"):
                 call()
         fewer = noted | {"units": noted["units"][:1], "texts": [2, 4]}
         path.write_text(json.dumps(fewer))
         with pytest.raises(CollectionError, match=r"job\.json: .*its sha256 is not that of what it says"):
-            jobs.verify(sides / "out")
-        path.write_text(json.dumps(manifest_file.sealed(fewer)))
-        assert any("has 3 texts, but the job says 2" in line for line in jobs.verify(sides / "out"))
+            job_parts.verify(sides / "out")
+        path.write_text(json.dumps(folders.sealed(fewer)))
+        assert any("has 3 texts, but the job says 2" in line for line in job_parts.verify(sides / "out"))
 
     def test_a_manifest_of_more_texts_than_its_files_hold_is_refused_at_once(self, sides: Path) -> None:
         path = sides / "a" / "manifest.json"
@@ -392,30 +402,30 @@ class TestDamage:
         manifest["shards"][0]["texts"] = 1 << 36
         path.write_text(json.dumps(manifest))
         with pytest.raises(CollectionError, match=r"manifest\.json: damaged: its sha256 is not that of what"):
-            scoring.score(job(sides), sides / "out")
-        path.write_text(json.dumps(manifest_file.sealed(manifest)))
+            execution.score(job(sides), sides / "out")
+        path.write_text(json.dumps(folders.sealed(manifest)))
         with pytest.raises(CollectionError, match=r"hash\.npy: of another size than 68,719,476,736 texts"):
-            scoring.score(job(sides), sides / "out")
+            execution.score(job(sides), sides / "out")
 
     def test_scores_of_an_earlier_version_are_still_verified_and_not_added_to(self, sides: Path) -> None:
-        scoring.score(job(sides, ids="first"), sides / "out")
+        execution.score(job(sides, ids="first"), sides / "out")
         path = sides / "out" / "job.json"
         noted = json.loads(path.read_text())
         for part in (noted["job"], noted["identity"]):
             del part["ids"]
         path.write_text(json.dumps({name: noted[name] for name in ("job", "identity", "units")}))
-        assert jobs.verify(sides / "out") == []
+        assert job_parts.verify(sides / "out") == []
         with pytest.raises(CollectionError, match="out: scored by an earlier version"):
-            scoring.score(job(sides, ids="first"), sides / "out")
-        flipped(jobs.part_of(sides / "out", 0), 20)
-        assert len(jobs.verify(sides / "out")) == 1
+            execution.score(job(sides, ids="first"), sides / "out")
+        flipped(job_parts.part_of(sides / "out", 0), 20)
+        assert len(job_parts.verify(sides / "out")) == 1
 
     def test_a_student_that_changed_since_is_refused(self, sides: Path) -> None:
-        jobs.begin(job(sides), sides / "out")
+        jobs.create_job(job(sides), sides / "out")
         config = json.loads((sides / "s" / "config.json").read_text())
         (sides / "s" / "config.json").write_text(json.dumps(config | {"note": 1}))
         with pytest.raises(CollectionError, match="s: another student than the job's"):
-            scoring.run_unit(sides / "out", 0)
+            execution.run_unit(sides / "out", 0)
 
 
 class TestRefusedBeforeAnythingIsWritten:
@@ -448,14 +458,14 @@ class TestRefusedBeforeAnythingIsWritten:
     def test_a_file_that_is_not_what_its_name_says(self, sides: Path, content: str, said: str) -> None:
         (sides / "t.csv").write_text(content)
         with pytest.raises(ValueError, match=rf"t\.csv: {said}"):
-            collection.encode(sides / "s", sides / "t.csv", 0, sides / "new")
+            encoding.encode(sides / "s", sides / "t.csv", 0, sides / "new")
         assert not (sides / "new" / "manifest.json").exists()
 
     def test_semicolons_are_read_and_said(self, sides: Path) -> None:
         """One column to a reader of commas: the texts would be "1;hello world"."""
         (sides / "t.csv").write_text("id;text\n7;hello world\n8;the car\n")
         with pytest.warns(UserWarning, match=r"t\.csv: cells separated by semicolons"):
-            collection.encode(sides / "s", sides / "t.csv", 0, sides / "new")
+            encoding.encode(sides / "s", sides / "t.csv", 0, sides / "new")
         assert collection.Collection.open(sides / "new").ids()["id"].tolist() == ["7", "8"]
 
     def test_a_text_is_no_list_of_letters(self, sides: Path) -> None:
@@ -490,48 +500,48 @@ class TestRefusedBeforeAnythingIsWritten:
 
         monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
         with pytest.raises(CollectionError, match=r"out: cannot be written \(Read-only file system\)"):
-            scoring.score(job(sides), sides / "out")
+            execution.score(job(sides), sides / "out")
 
 
 class TestSideBySide:
     def test_what_another_process_is_writing_is_left_to_it(self, sides: Path) -> None:
         """A whole `score` beside `--part` on one folder."""
-        scoring.score(job(sides), sides / "out")
-        target = jobs.part_of(sides / "out", 0)
+        execution.score(job(sides), sides / "out")
+        target = job_parts.part_of(sides / "out", 0)
         left = target.with_name(f".{target.name}.dead.tmp")
         left.write_bytes(b"what a killed process left")
-        with jobs.half(target) as path:
+        with job_parts.half(target) as path:
             path.write_bytes(b"half")
             target.with_suffix(".json").unlink()
-            scoring.score(job(sides), sides / "out")
+            execution.score(job(sides), sides / "out")
             assert path.exists() and not left.exists()
             path.write_bytes(target.read_bytes())
-        assert jobs.verify(sides / "out") == [] and not list((sides / "out").glob(".*.tmp"))
+        assert job_parts.verify(sides / "out") == [] and not list((sides / "out").glob(".*.tmp"))
 
     def test_a_part_goes_on_beside_one_that_does_all(self, sides: Path) -> None:
-        jobs.begin(job(sides), sides / "out")
-        with collection.writing(sides / "out"):
-            assert scoring.score(job(sides), sides / "out", part=(1, 2))["units"] == 1
+        jobs.create_job(job(sides), sides / "out")
+        with encoding.writing(sides / "out"):
+            assert execution.score(job(sides), sides / "out", part=(1, 2))["units"] == 1
             with pytest.raises(CollectionError, match="another process is writing here"):
-                scoring.score(job(sides), sides / "out")
-        assert scoring.score(job(sides), sides / "out")["done_before"] == 1
+                execution.score(job(sides), sides / "out")
+        assert execution.score(job(sides), sides / "out")["done_before"] == 1
 
     @pytest.mark.parametrize("part", [(0, 1), (0, 2)])
     def test_a_lock_that_is_only_a_file_is_waited_for_so_long(
         self, sides: Path, monkeypatch: pytest.MonkeyPatch, part: tuple[int, int]
     ) -> None:
         monkeypatch.setattr(filelock, "FileLock", filelock.SoftFileLock)
-        monkeypatch.setattr(collection, "PATIENCE", 0.1)
+        monkeypatch.setattr(encoding, "PATIENCE", 0.1)
         (sides / "out").mkdir()
         (sides / "out" / ".lock").touch()
         with pytest.raises(CollectionError, match=r"another process is writing here: .*delete \.lock"):
-            scoring.score(job(sides), sides / "out", part)
+            execution.score(job(sides), sides / "out", part)
 
     def test_only_a_full_disk_is_said_to_need_space(self, tmp_path: Path) -> None:
         for number, said in ((28, r"nothing was lost: free some space"), (2, r"nothing was lost$")):
             with (
                 pytest.raises(CollectionError, match=rf"part: could not be written \(.*\); {said}"),
-                jobs.half(tmp_path / "part"),
+                job_parts.half(tmp_path / "part"),
             ):
                 raise OSError(number, os.strerror(number))
             assert list(tmp_path.iterdir()) == []
@@ -540,14 +550,14 @@ class TestSideBySide:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where the file system has no locks, its file alone is one."""
-        monkeypatch.setattr(native, "PATIENCE", 0.05)
+        monkeypatch.setattr(compilation, "PATIENCE", 0.05)
         monkeypatch.setattr(filelock, "FileLock", filelock.SoftFileLock)
-        monkeypatch.setattr(tasks, "cache_folder", lambda: tmp_path)
-        monkeypatch.setattr(native, "compile_to", lambda path, _: path.write_text("compiled"))
-        monkeypatch.setattr(native.ctypes, "CDLL", lambda path: Path(path).read_text())
-        monkeypatch.setattr(native, "compiler", lambda: "c++")
-        monkeypatch.setattr(native, "flags", frozenset)
-        load = native.library.__wrapped__
+        monkeypatch.setattr(machine, "cache_folder", lambda: tmp_path)
+        monkeypatch.setattr(compilation, "compile_to", lambda path, _: path.write_text("compiled"))
+        monkeypatch.setattr(compilation.ctypes, "CDLL", lambda path: Path(path).read_text())
+        monkeypatch.setattr(compilation, "compiler", lambda: "c++")
+        monkeypatch.setattr(compilation, "flags", frozenset)
+        load = compilation.library.__wrapped__
         assert load() == "compiled"
         (made,) = (tmp_path / "native").glob("*.so")
         made.unlink()
@@ -592,7 +602,7 @@ class TestOneScore:
             Scorer.load(sides / "s", "cpu", "int8")
         assert Collection.open(sides / "a").manifest["encoder_dtype"] == "float32"
         with pytest.raises(CollectionError, match="holds encoder_dtype 'float32', but 'bfloat16' was asked"):
-            collection.encode(sides / "s", sides / "a.parquet", 0, sides / "a", encoder="bfloat16")
+            encoding.encode(sides / "s", sides / "a.parquet", 0, sides / "a", encoder="bfloat16")
         asked = f"encode --student {sides}/s --texts {sides}/a.parquet --field 0 --out {sides}/c --encoder-dtype bfloat16"
         assert cli.main(asked.split()) == 0
         assert Collection.open(sides / "c").manifest["encoder_dtype"] == "bfloat16"

@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from dipair_lib.data import labels
-from dipair_lib.tasks import Task, TaskError, load_task
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.loading import load_task
+from dipair_lib.data.task import Task
 
 
 def frame(values: list[Any], **more: Any) -> pd.DataFrame:
@@ -222,7 +224,7 @@ class TestColumns:
         assert load(data, tmp_path, label="relatedness_score")[0].fields == ("sentence_A", "sentence_B")
 
     def test_names_that_yaml_takes_for_other_things(self, tmp_path: Path) -> None:
-        from dipair_lib import suite_file as suite
+        from dipair_lib.runner import suite_file as suite
 
         def parse(text: str) -> Any:
             return suite.names_from_text(text, [])
@@ -243,7 +245,7 @@ class TestColumns:
             load(data, tmp_path, fields=[True, False])
 
     def test_a_folder_needs_no_slash_and_a_built_in_name_stays_one(self, tmp_path: Path) -> None:
-        from dipair_lib import suite_file as suite
+        from dipair_lib.runner import suite_file as suite
 
         for name in ("mine", "pydocs"):
             (tmp_path / name).mkdir()

@@ -17,8 +17,11 @@ from typing import Any
 import filelock
 import pytest
 
-from dipair_lib import machine, native, results, suite_file, suite_runs, tasks
+from dipair_lib.evaluation import provenance
 from dipair_lib.models.heads import FFNNHead, SimilarityHead
+from dipair_lib.runner import suite_file, suite_runs
+from dipair_lib.scoring.tiles import compilation, native
+from dipair_lib.system import machine
 
 
 def write(root: Path, **files: str) -> Path:
@@ -65,9 +68,9 @@ class TestCores:
     def test_a_process_bound_to_one_processor_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """As ``taskset`` binds it; the row says what it may use, on every kind of processor."""
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3}, raising=False)
-        monkeypatch.setattr(results, "cpu_info", dict)
+        monkeypatch.setattr(provenance, "cpu_info", dict)
         assert machine.cores() == 1
-        assert results.environment()["hardware"] == "1 cores"
+        assert provenance.environment()["hardware"] == "1 cores"
 
 
 class TestLocks:
@@ -145,29 +148,32 @@ class TestFolders:
 
 def test_without_a_compiler_the_reason_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    for cached in (native.library, native.failure):
+    for cached in (compilation.library, compilation.failure):
         cached.cache_clear()
     monkeypatch.delenv("DIPAIR_NATIVE", raising=False)
-    monkeypatch.setattr(native, "flags", lambda: frozenset(native.NEEDED))
-    monkeypatch.setattr(native, "compiler", lambda: "g++")
-    monkeypatch.setattr(tasks, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(compilation, "flags", lambda: frozenset(compilation.NEEDED))
+    monkeypatch.setattr(compilation, "compiler", lambda: "g++")
+    monkeypatch.setattr(machine, "cache_folder", lambda: tmp_path)
 
     def fails(*_: object, **__: object) -> None:
         calls.append(1)
         raise subprocess.CalledProcessError(1, "g++")
 
-    monkeypatch.setattr(native.subprocess, "run", fails)
-    assert "could not be compiled" in native.why_not() and "could not be compiled" in native.why_not()
+    monkeypatch.setattr(compilation.subprocess, "run", fails)
+    assert (
+        "could not be compiled" in compilation.unavailable_reason()
+        and "could not be compiled" in compilation.unavailable_reason()
+    )
     assert calls == [1]
-    for cached in (native.library, native.failure):
+    for cached in (compilation.library, compilation.failure):
         cached.cache_clear()
-    monkeypatch.setattr(native, "compiler", lambda: None)
-    assert native.why_not() == "there is no C++ compiler (g++ or clang++)"
+    monkeypatch.setattr(compilation, "compiler", lambda: None)
+    assert compilation.unavailable_reason() == "there is no C++ compiler (g++ or clang++)"
     said = {
         head: native.missing(SimpleNamespace(head=head))
         for head in (FFNNHead([8, 8], [4, 4], 1), SimilarityHead("cosine", 1))
     }
-    assert list(said.values()) == [native.why_not(), ""]  # a cosine has no compiled code
+    assert list(said.values()) == [compilation.unavailable_reason(), ""]  # a cosine has no compiled code
 
 
 def test_braces_in_a_path_are_no_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dipair_lib import marco
-from dipair_lib.marco import Query, Settings
-from dipair_lib.tasks import Task, TaskError, load_task
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.loading import load_task
+from dipair_lib.data.sources import marco, marco_files
+from dipair_lib.data.sources.marco import Query, Settings
+from dipair_lib.data.task import Task
 
 EVERY = Settings((0.8, 0.1, 0.1), 0, 10_000, 4, 2)
 N = 60  # queries; query i has the passages 10 i (a match) to 10 i + 5 (retrieved)
@@ -100,8 +102,8 @@ class TestPairs:
             Query("3", "other", ["a", "c", "d"], []),
         ]
         pool = [(query.text, passage) for query in queries for passage in query.positives]
-        assert marco.strangers(pool, queries[0], EVERY) == ["c"]
-        assert sorted(marco.strangers(pool, queries[2], EVERY)) == ["b"]
+        assert marco.random_negatives(pool, queries[0], EVERY) == ["c"]
+        assert sorted(marco.random_negatives(pool, queries[2], EVERY)) == ["b"]
 
     def test_the_smallest_shares_are_kept_once_and_in_order(self) -> None:
         heap: list[tuple[float, str]] = []
@@ -144,7 +146,7 @@ class TestOfficialFiles:
     ) -> None:
         read: Counter[str] = Counter()
         held: list[set[str]] = []
-        lines, collect = marco.lines, marco.read_collection
+        lines, collect = marco_files.lines, marco_files.read_collection
 
         def counted(path: Path, tell: Any) -> Any:
             read[path.name] += 1
@@ -155,8 +157,8 @@ class TestOfficialFiles:
             held.append(set(found))
             return found
 
-        monkeypatch.setattr(marco, "lines", counted)
-        monkeypatch.setattr(marco, "read_collection", watched)
+        monkeypatch.setattr(marco_files, "lines", counted)
+        monkeypatch.setattr(marco_files, "read_collection", watched)
         task = marco.load(official, queries=30)
         assert read["collection.tsv"] == read["qidpidtriples.train.full.2.tsv.gz"] == 1
         assert len(held) == 1 and len(held[0]) == 30 * 5
@@ -345,7 +347,7 @@ class TestSnapshot:
         self, official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = load_task(official)
-        monkeypatch.setattr(marco, "lines", lambda *_: pytest.fail("read again"))
+        monkeypatch.setattr(marco_files, "lines", lambda *_: pytest.fail("read again"))
         again = load_task(official)
         assert again.fingerprint == first.fingerprint and again.notes == first.notes
         assert json.loads(json.dumps(first.notes)) == first.notes
@@ -507,7 +509,7 @@ class TestIrDatasets:
             "scoreddocs": {"scoreddocs_iter": lambda: (scored(q, p, 0.0) for q, _, p in ids)},
         }
         monkeypatch.setitem(sys.modules, "ir_datasets", fake_ir(official, **lists[kind]))
-        monkeypatch.setattr(marco, "AT_ONCE", 7)
+        monkeypatch.setattr(marco_files, "AT_ONCE", 7)
         expected = load_task(official)
         monkeypatch.setenv("DIPAIR_MSMARCO", "ir_datasets")
         task = load_task("q2p")

@@ -15,8 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dipair_lib import models
-from dipair_lib.models import backbone as backbones
-from dipair_lib.models import heads
+from dipair_lib.models import folders, heads
 from dipair_lib.models.bilstm import Recurrence
 from dipair_lib.models.heads import Kept
 from dipair_lib.models.tokens import Texts, Tokens, in_batches, length_sorted, read
@@ -540,7 +539,7 @@ class TestFiles:
     ) -> None:
         path = models.save(students(tiny_backbone)["FFNN"], tmp_path) / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
-        with pytest.raises((models.ModelError, backbones.BackboneError), match=rf"config\.json: .*{message}"):
+        with pytest.raises((models.ModelError, folders.BackboneError), match=rf"config\.json: .*{message}"):
             models.load(tmp_path)
 
     def test_pickled_weights_of_a_student_are_never_loaded(self, tiny_backbone: str, tmp_path: Path) -> None:
@@ -562,8 +561,7 @@ class TestFiles:
 class TestBackbone:
     def test_embedded_weights_are_the_publishers(self) -> None:
         assert (
-            backbones.sha256_of(backbones.embedded_directory() / "model.safetensors")
-            == backbones.EMBEDDED_SHA256
+            folders.sha256_of(folders.embedded_directory() / "model.safetensors") == folders.EMBEDDED_SHA256
         )
 
     def test_other_weights_in_the_package_are_refused(
@@ -574,14 +572,14 @@ class TestBackbone:
         (tmp_path / "fake_model_package" / "model" / "model.safetensors").write_bytes(b"other")
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setattr(models.folders, "EMBEDDED_PACKAGE", "fake_model_package")
-        backbones.embedded_directory.cache_clear()
-        with pytest.raises(backbones.BackboneError, match="expected the publisher's weights"):
-            backbones.embedded_directory()
-        backbones.embedded_directory.cache_clear()
+        folders.embedded_directory.cache_clear()
+        with pytest.raises(folders.BackboneError, match="expected the publisher's weights"):
+            folders.embedded_directory()
+        folders.embedded_directory.cache_clear()
 
     def test_pickled_weights_are_refused(self, pickled_backbone: Path) -> None:
         with pytest.raises(
-            backbones.BackboneError, match=r"found pytorch_model\.bin: pickled weights are never loaded"
+            folders.BackboneError, match=r"found pytorch_model\.bin: pickled weights are never loaded"
         ):
             models.load_backbone(str(pickled_backbone))
 
@@ -602,7 +600,7 @@ class TestBackbone:
         assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
         assert models.load_tokenizer(str(tmp_path))("red house")["input_ids"] == [2, 12, 16, 3]
         (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "evil"}))
-        with pytest.raises(backbones.BackboneError, match="asks for remote code"):
+        with pytest.raises(folders.BackboneError, match="asks for remote code"):
             models.load_backbone(str(tmp_path))
 
     @pytest.mark.parametrize(
@@ -637,7 +635,7 @@ class TestBackbone:
         path = tmp_path / name
         path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **content}))
         for load in (models.load_backbone, models.load_tokenizer):
-            with pytest.raises(backbones.BackboneError, match=f"{name}: .*{message}"):
+            with pytest.raises(folders.BackboneError, match=f"{name}: .*{message}"):
                 load(str(tmp_path))
 
     def test_a_half_precision_checkpoint_is_loaded_as_float32(
@@ -649,7 +647,7 @@ class TestBackbone:
         assert {p.dtype for p in models.load_backbone(str(tmp_path)).parameters()} == {torch.float32}
 
     def test_a_missing_directory_is_not_taken_for_a_hub_name(self) -> None:
-        with pytest.raises(backbones.BackboneError, match="no such directory"):
+        with pytest.raises(folders.BackboneError, match="no such directory"):
             models.load_backbone("./nowhere/model")
 
 

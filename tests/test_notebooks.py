@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 from conftest import sentences
 
-from dipair_lib import results, suite
+from dipair_lib.evaluation import results, schema, verification
+from dipair_lib.runner import notebook_run, suite, suite_file
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = ["01_teacher", "02_bilstm", "03_dipair", "04_tradeoff", "05_explorer", "06_scale", "07_architectures"]
@@ -58,7 +59,7 @@ def test_parameters_are_the_first_code_cell_and_of_types_papermill_keeps(
 ) -> None:
     first = next(cell for cell in cells if cell["cell_type"] == "code")
     assert first["metadata"].get("tags") == ["parameters"]
-    parameters = results.notebook_parameters(path)
+    parameters = notebook_run.notebook_parameters(path)
     assert "out" in parameters
     for name, value in parameters.items():
         kept = isinstance(value, bool | int | float | str) or (
@@ -76,7 +77,7 @@ def test_every_parameter_has_a_comment(cells: list[dict[str, Any]]) -> None:
 
 
 def test_shared_parameters_have_the_same_defaults_everywhere() -> None:
-    known = {name: results.notebook_parameters(FOLDER / f"{name}.ipynb") for name in NAMES}
+    known = {name: notebook_run.notebook_parameters(FOLDER / f"{name}.ipynb") for name in NAMES}
     assert len({known[name]["out"] for name in NAMES}) == 1
     for parameter in ("task", "fields", "label", "group", "max_train", "backbone"):
         values = [known[name][parameter] for name in NAMES[:3] if parameter in known[name]]
@@ -110,7 +111,7 @@ def test_there_is_a_demo_and_a_smoke_suite() -> None:
 
 def test_suites_fit_the_notebooks() -> None:
     for path in SUITES:
-        read = suite.read_suite(path)
+        read = suite_file.read_suite(path)
         assert read.name == path.stem
         # What measures time runs alone, so only the last stage may: the others share the machine.
         last = max(r.stage for r in read.runs)
@@ -126,7 +127,7 @@ def test_the_papers_suites_say_how_many_rows_a_student_sees(name: str, rows: int
     """Rows of the task at each share (as committed rows count them) times the epochs, or the pairs of each device, in the comment above."""
     path = FOLDER / "suites" / f"{name}.yaml"
     said = path.read_text(encoding="utf8").partition("name:")[0]
-    for run in suite.read_suite(path).runs:
+    for run in suite_file.read_suite(path).runs:
         if run.notebook == "02_bilstm":
             epochs = run.parameters["epochs"] * round(run.parameters["share"] * rows)
             for seen in run.parameters["pairs"] or [epochs]:
@@ -165,7 +166,7 @@ class TestOwnData:
         assert set(rows) == {
             "constant", "TF-IDF", "frozen cosine", "teacher", "BiLSTM 150 (logits)", *STARTED,
         }  # fmt: skip
-        assert results.verify(out) == []
+        assert verification.verify(out) == []
         teacher = rows["teacher"]
         for row in rows.values():
             assert row.teacher_run == teacher.run_id
@@ -193,7 +194,7 @@ class TestOwnData:
         }
         assert {r.metric for r in rows.values()} == {"accuracy"}
         assert results.load_logits(out, rows[DIPAIR[1]].run_id).logits.shape[1] == 3
-        assert results.verify(out) == []
+        assert verification.verify(out) == []
 
     def test_a_task_of_the_hub_with_synthetic_rows_over_seeds(
         self, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,7 +218,7 @@ class TestOwnData:
         assert {(r.task, r.metric) for r in students} == {("glue/sst2", "accuracy")}
         assert all(r.n_synthetic for r in students)
         assert "GLUE hides the labels of its test set" in (students[0].data_notes or "")
-        assert results.verify(out) == []
+        assert verification.verify(out) == []
 
 
 OWN_SUITE = """
@@ -235,7 +236,7 @@ stages:
 """
 
 
-def run_own(tmp_path: Path, **parts: str) -> list[results.Result]:
+def run_own(tmp_path: Path, **parts: str) -> list[schema.Result]:
     """A suite of one's own, run and verified; its rows."""
     (tmp_path / "own.yaml").write_text(OWN_SUITE.format(**{"teacher": "", "seeds": "0", **parts}))
     out = tmp_path / "mine"
@@ -243,7 +244,7 @@ def run_own(tmp_path: Path, **parts: str) -> list[results.Result]:
         tmp_path / "own.yaml", jobs=2, out=out, notebooks_dir=FOLDER, stream=io.StringIO()
     )
     assert status == 0, [p.name for p in (out / "notebooks").glob("*.failed.ipynb")]
-    assert results.verify(out) == []
+    assert verification.verify(out) == []
     return results.load_results(out)
 
 

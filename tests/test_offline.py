@@ -12,7 +12,7 @@ import torch
 
 from dipair_lib import models
 from dipair_lib.models import offline
-from dipair_lib.scoring import Scorer
+from dipair_lib.scoring.scorer import Scorer
 
 NAME = "somebody/tiny-bert"
 

@@ -11,9 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import models, peers, results
-from dipair_lib.peers import Entry, Setting
-from dipair_lib.training import encoder_dtype
+from dipair_lib import models
+from dipair_lib.data import loading
+from dipair_lib.evaluation import results, schema
+from dipair_lib.experiments import peer_files, peer_systems, peers
+from dipair_lib.experiments.peer_files import Setting
+from dipair_lib.experiments.peer_systems import Entry
+from dipair_lib.inference import encoder_dtype
+from dipair_lib.system import disk
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FIELDS = ("query", "passage")
@@ -27,7 +32,7 @@ def folder(tiny_backbone: str, pairs: pd.DataFrame, tmp_path_factory: pytest.Tem
     long = pairs.assign(query=pairs["query"].where(pairs["group"] != 3, "red " * 20))
     long.to_csv(out / "pairs.csv", index=False)
     parameters = {"task": str(out / "pairs.csv"), "fields": FIELDS, "label": "label", "group": "group"}
-    task = results.load_run_task(parameters)
+    task = loading.load_run_task(parameters)
     torch.manual_seed(0)
     made: dict[str, Any] = {
         TEACHER: models.CrossEncoder(tiny_backbone, (12, 14)),
@@ -38,12 +43,12 @@ def folder(tiny_backbone: str, pairs: pd.DataFrame, tmp_path_factory: pytest.Tem
     for run, model in made.items():
         models.save(model.eval(), results.row_folder(out, run) / "model")
         n = len(task.test)
-        row = results.Result(
+        row = schema.Result(
             run_id=run, created_utc="", notebook=run[:10], suite="s", task=task.name, split="test", metric="auc", quality=0.5,
             n_examples=n, model=run.split(".")[1], family="cross-encoder" if run == TEACHER else "dual-encoder", teacher_run=TEACHER,
             read_lengths="12+14", head=None if run == TEACHER else model.settings["head"],
             backbone=tiny_backbone, data_sha256=task.fingerprint,
-            parameters=results.canonical_json(parameters),
+            parameters=disk.canonical_json(parameters),
         )  # fmt: skip
         results.save_result(
             out, row, np.zeros((n, 1)), task.test["label"].to_numpy(), task.test["group"].to_numpy()
@@ -54,12 +59,12 @@ def folder(tiny_backbone: str, pairs: pd.DataFrame, tmp_path_factory: pytest.Tem
 @pytest.fixture(scope="module")
 def setting(folder: Path, pairs: pd.DataFrame) -> Setting:
     found = Setting(str(folder), TEACHER, str(folder / "made"), 1)
-    peers.make_all(found, [pairs[name].tolist() for name in FIELDS])
+    peer_files.make_all(found, [pairs[name].tolist() for name in FIELDS])
     return found
 
 
-def built(build: str, dtype: str, setting: Setting, run: str = "") -> peers.Peer:
-    return peers.build(Entry("", "", dtype, build, "", run), setting)
+def built(build: str, dtype: str, setting: Setting, run: str = "") -> peer_systems.Peer:
+    return peer_systems.build(Entry("", "", dtype, build, "", run), setting)
 
 
 class TestTeacher:
@@ -100,7 +105,7 @@ class TestVectors:
         search, kept = theirs.search(left, right)
         scores, _ = search()
         want = peers.vectors_of(frozen, left) @ peers.vectors_of(frozen, right).T
-        np.testing.assert_allclose(scores, -np.sort(-want, axis=1)[:, : peers.TOP], atol=1e-5)
+        np.testing.assert_allclose(scores, -np.sort(-want, axis=1)[:, : peer_systems.TOP], atol=1e-5)
         assert kept == 32 * 4
 
     def test_static_vectors_are_means_of_word_pieces(self, setting: Setting) -> None:
@@ -120,13 +125,13 @@ class TestCompare:
     ) -> None:
         monkeypatch.setattr(peers, "peak_bytes", lambda *_: 1e6)
         calibrated: list[set[tuple[str, ...]]] = []
-        make_all = peers.make_all
+        make_all = peer_files.make_all
 
         def note(given: Setting, texts: list[list[str]]) -> None:
             calibrated.append(set(zip(*texts, strict=True)))
             make_all(given, texts)
 
-        monkeypatch.setattr(peers, "make_all", note)
+        monkeypatch.setattr(peer_files, "make_all", note)
         found = peers.compare(folder, STUDENT, pairs=1000, clocked=8, side=30, turns=2)
         assert (
             found["library"].str.startswith("dipair-lab").sum() == 4
@@ -139,7 +144,7 @@ class TestCompare:
         assert found["quality"].between(0, 1).all()
         ours = found[found["library"].str.startswith("dipair-lab") & (found["family"] != "cross-encoder")]
         assert (ours["dtype"] == encoder_dtype()).all(), "the dtype in which this machine's encoder computes"
-        task = results.load_run_task(
+        task = loading.load_run_task(
             {"task": str(folder / "pairs.csv"), "fields": FIELDS, "label": "label", "group": "group"}
         )
         of_train, of_test = (
@@ -172,7 +177,7 @@ class TestCompare:
             )
 
     def test_what_it_cannot_compare(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(peers, "NEEDS", ("no_such_package",))
+        monkeypatch.setattr(peer_systems, "NEEDS", ("no_such_package",))
         with pytest.raises(ValueError, match=r"needs no_such_package: pip install"):
             peers.compare(folder, STUDENT)
 
@@ -189,7 +194,7 @@ def test_a_teacher_that_was_not_trained_here_has_no_copy_elsewhere(
     kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = results.load_result
-    monkeypatch.setattr(peers, "missing", list)
+    monkeypatch.setattr(peer_systems, "missing", list)
     monkeypatch.setattr(
         results, "load_result", lambda out, run: dataclasses.replace(load(out, run), teacher_kind=kind)
     )

@@ -12,8 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dipair_lib import products
-from dipair_lib.tasks import Task, TaskError, load_task
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.loading import load_task
+from dipair_lib.data.sources import product_files, products
+from dipair_lib.data.task import Task
 
 N = 40  # queries
 
@@ -69,8 +71,8 @@ GRADES = {(f"query {q}", f"title {4 * q + k}"): 3.0 - k for q in range(N) for k 
 
 def write_esci(folder: Path, examples: list[dict] = EXAMPLES, items: list[dict] = PRODUCTS) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(examples).to_parquet(folder / products.EXAMPLES)
-    pd.DataFrame(items).to_parquet(folder / products.PRODUCTS)
+    pd.DataFrame(examples).to_parquet(folder / product_files.EXAMPLES)
+    pd.DataFrame(items).to_parquet(folder / product_files.PRODUCTS)
     return folder
 
 
@@ -123,16 +125,16 @@ class TestEsci:
         self, esci: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: list[tuple[str, list[str], set[str]]] = []
-        batches = products.parquet_batches
+        batches = product_files.parquet_batches
 
         def watched(paths: list[Path], columns: list[str], locale: str) -> Any:
             for batch in batches(paths, columns, locale):
                 seen.append((paths[0].name, list(batch), set(batch["product_locale"])))
                 yield batch
 
-        monkeypatch.setattr(products, "parquet_batches", watched)
+        monkeypatch.setattr(product_files, "parquet_batches", watched)
         load_task(esci)
-        assert [name for name, *_ in seen] == [products.EXAMPLES, products.PRODUCTS]
+        assert [name for name, *_ in seen] == [product_files.EXAMPLES, product_files.PRODUCTS]
         assert seen[1][1:] == (["product_id", "product_locale", "product_title"], {"us"})
         assert "product_description" not in seen[0][1] and seen[0][2] == {"us"}
 
@@ -154,7 +156,7 @@ class TestEsci:
             match=r"examples\.parquet: 2 products of 'us' are not in .*products\.parquet \(B3, B9\)",
         ):
             load_task(esci)
-        (esci / products.PRODUCTS).unlink()
+        (esci / product_files.PRODUCTS).unlink()
         with pytest.raises(TaskError, match=r"expected shopping_queries_dataset_products\.parquet beside"):
             load_task(esci)
 
@@ -184,7 +186,7 @@ class TestEsci:
         ):
             load_task(esci)
         write_esci(esci)
-        path = esci / products.PRODUCTS
+        path = esci / product_files.PRODUCTS
         path.write_bytes(path.read_bytes()[:-9])
         with pytest.raises(TaskError, match=r"products\.parquet: not a readable Parquet file"):
             load_task(esci)

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from dipair_lib import progress
+from dipair_lib.system import progress
 
 TRAIN = """
 import time

@@ -30,12 +30,20 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dipair_lib import collection, jobs, models, results, scoring, suite, tasks, tradeoff
-from dipair_lib.collection import Collection, CollectionError
+from dipair_lib import models
+from dipair_lib.data import loading, tables
+from dipair_lib.data.files import TaskError
 from dipair_lib.data.labels import DOUBTFUL_LABELS, MISSING_LABELS
-from dipair_lib.results import Result, ResultError
-from dipair_lib.suite import SuiteError
-from dipair_lib.tasks import TaskError
+from dipair_lib.evaluation import results, verification
+from dipair_lib.evaluation.schema import Result
+from dipair_lib.reporting import derived, overview, selection, wording
+from dipair_lib.runner import notebook_run, suite_file
+from dipair_lib.runner.suite_file import SuiteError
+from dipair_lib.scoring import encoding, execution, job_parts, jobs, manifest
+from dipair_lib.scoring.collection import Collection
+from dipair_lib.scoring.manifest import CollectionError
+from dipair_lib.system import disk
+from dipair_lib.system.disk import ResultError
 
 steady = settings(
     derandomize=True,
@@ -354,7 +362,7 @@ class TestLoader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what is untidy is told of
-                task = tasks.load_task(path, fields=["query", "passage"], label="label")
+                task = loading.load_task(path, fields=["query", "passage"], label="label")
         except TaskError as error:
             assert str(path) in str(error)
             return
@@ -390,7 +398,7 @@ class TestLoader:
     def test_a_layout_changes_no_cell(self, place: Path, file: tuple[str, bytes, list[list[str]]]) -> None:
         name, data, rows = file
         (place / name).write_bytes(data)
-        table = tasks.read_table(place / name, asked=["query", "passage", "label"])
+        table = tables.read_table(place / name, asked=["query", "passage", "label"])
         kept = [[str(cell) for cell in row] for row in zip(*table.columns.values(), strict=True)]
         assert list(table.columns) == ["query", "passage", "label"]
         assert kept == rows
@@ -467,16 +475,16 @@ class TestRows:
             assert found == (float(value) if isinstance(found, float) else value), name
         # What was let in does no harm further on.
         assert results.parse_result(row.to_json(), "") == row
-        assert isinstance(results.verify(rows), list)
-        frame = tradeoff.frame([row])
+        assert isinstance(verification.verify(rows), list)
+        frame = derived.frame([row])
         if row.family != "published":
-            assert tradeoff.table(frame)["model"].tolist() == [tradeoff.plain(frame["model"].iloc[0])]
-            assert tradeoff.select(frame).sentence and tradeoff.hover(frame.iloc[0])
+            assert overview.table(frame)["model"].tolist() == [wording.plain(frame["model"].iloc[0])]
+            assert selection.select(frame).sentence and overview.hover(frame.iloc[0])
 
     @settings(steady, max_examples=150)
     @given(data=arrays())
     def test_logits_are_those_of_the_file_or_refused_by_name(self, rows: Path, data: bytes) -> None:
-        results.write_atomic(results.row_folder(rows, RUN) / "row.json", ROW.to_json().encode())
+        disk.write_atomic(results.row_folder(rows, RUN) / "row.json", ROW.to_json().encode())
         path = results.row_folder(rows, RUN) / "logits.npz"
         path.write_bytes(data)
         try:
@@ -488,7 +496,7 @@ class TestRows:
                 for name in ("logits", "labels", "groups"):
                     assert np.array_equal(getattr(stored, name), plain[name])
             assert np.isfinite(stored.logits).all()
-        problems = results.verify(rows)
+        problems = verification.verify(rows)
         same = not problems and all(
             np.array_equal(getattr(stored, n), v) for n, v in (("logits", LOGITS), ("labels", LABELS))
         )
@@ -509,9 +517,9 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Pat
         pd.DataFrame({"id": range(5), "text": [f"red car {i}" for i in range(5)]}).to_csv(
             folder / f"{name}.csv", index=False
         )
-        collection.encode(folder / "s", folder / f"{name}.csv", side, folder / name, shard_texts=3)
-    job = scoring.Job(str(folder / "s"), str(folder / "a"), str(folder / "b"), tile=(2, 6))
-    scoring.score(job, folder / "out")
+        encoding.encode(folder / "s", folder / f"{name}.csv", side, folder / name, shard_texts=3)
+    job = jobs.Job(str(folder / "s"), str(folder / "a"), str(folder / "b"), tile=(2, 6))
+    execution.score(job, folder / "out")
     return folder
 
 
@@ -555,8 +563,8 @@ class TestCollections:
         changed = data.draw(spoiled(sound))
         path.write_bytes(changed)
         try:
-            manifest = collection.read_manifest(encoded / "a")
-            assert (Collection(encoded / "a", manifest).verify() == []) == (changed == sound)
+            noted = manifest.read_manifest(encoded / "a")
+            assert (Collection(encoded / "a", noted).verify() == []) == (changed == sound)
             # The hashes of texts are read for more texts only, and when those are added.
             read = path.suffix != ".npy" or "hash" not in path.name
             try:
@@ -573,7 +581,7 @@ class TestCollections:
         path = encoded / "out" / name
         sound = path.read_bytes()
         parts = {p.name: p.read_bytes() for p in (encoded / "out").glob("part-*.parquet")}
-        job = scoring.Job(str(encoded / "s"), str(encoded / "a"), str(encoded / "b"), tile=(2, 6))
+        job = jobs.Job(str(encoded / "s"), str(encoded / "a"), str(encoded / "b"), tile=(2, 6))
         counts = {"units": 3, "done_before": 3, "rows": 25, "pairs": 25}
         changed = data.draw(mutated(json.loads(sound)).map(as_json) | spoiled(sound))
         path.write_bytes(changed)
@@ -581,9 +589,9 @@ class TestCollections:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # a collection's path may be another now
-                    jobs.verify(encoded / "out")
-                found = scoring.score(job, encoded / "out")
-                scoring.run_unit(encoded / "out", 0)
+                    job_parts.verify(encoded / "out")
+                found = execution.score(job, encoded / "out")
+                execution.run_unit(encoded / "out", 0)
             except (CollectionError, models.ModelError) as error:
                 assert str(encoded) in str(error) or "/" in str(error), str(error)
                 return
@@ -643,7 +651,7 @@ class TestSuites:
         path = project / "notebooks" / "s.yaml"
         path.write_bytes(data)
         try:
-            read = suite.read_suite(path)
+            read = suite_file.read_suite(path)
         except (SuiteError, ResultError) as error:
             assert str(path) in str(error)
             return
@@ -652,9 +660,9 @@ class TestSuites:
         grids = [list((entry.get("grid") or {}).values()) for entry in entries]
         assert len(read.runs) == sum(math.prod(map(len, grid)) for grid in grids)
         for run in read.runs:
-            defaults = results.notebook_parameters(run.path)
+            defaults = notebook_run.notebook_parameters(run.path)
             assert {n: type(v) for n, v in run.parameters.items()} == {
                 n: type(v) for n, v in defaults.items()
             }
-            assert results.run_key(run.notebook, run.parameters, "", "").startswith("01_a-")
+            assert notebook_run.run_key(run.notebook, run.parameters, "", "").startswith("01_a-")
         assert not (project / "notebooks").is_relative_to(read.out.resolve())

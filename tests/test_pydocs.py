@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dipair_lib import pydocs
-from dipair_lib.pydocs import Item, plain, prose, summary_and_passage
-from dipair_lib.tasks import TaskError, load_task
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.loading import load_task
+from dipair_lib.data.sources import docstrings, installed, pydocs, pydocs_pairs
+from dipair_lib.data.sources.docstrings import plain, prose, summary_and_passage
+from dipair_lib.data.sources.installed import Item
 
 # ----------------------------------------------------------------------------------------- docstring to texts
 
@@ -121,8 +123,8 @@ def test_reasons_for_dropping(docstring, reason):
 
 
 def test_long_texts_are_cut_at_a_sentence_end_where_there_is_one(monkeypatch):
-    monkeypatch.setattr(pydocs, "QUERY_WORDS", (3, 25))
-    monkeypatch.setattr(pydocs, "PASSAGE_WORDS", (8, 60))
+    monkeypatch.setattr(docstrings, "QUERY_WORDS", (3, 25))
+    monkeypatch.setattr(docstrings, "PASSAGE_WORDS", (8, 60))
     sentence = "One two three four five six seven eight nine ten. "  # 10 words
     found = summary_and_passage("Build a nest for birds.\n\n" + sentence * 7 + "Tail of the text.")
     assert found[1] == (sentence * 6).strip()
@@ -186,9 +188,9 @@ def small(tmp_path, monkeypatch):
     """load_task("pydocs") on the made-up environment, with an empty standard library and the arithmetic embedder."""
     site = fake_environment(tmp_path)
     (tmp_path / "stdlib").mkdir()
-    environment = pydocs.environment
-    monkeypatch.setattr(pydocs, "environment", lambda: environment([str(site)]))
-    monkeypatch.setattr(pydocs.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path / "stdlib")})
+    environment = installed.environment
+    monkeypatch.setattr(installed, "environment", lambda: environment([str(site)]))
+    monkeypatch.setattr(installed.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path / "stdlib")})
     monkeypatch.setattr(pydocs, "embedder", lambda: hashed_words)
     return tmp_path
 
@@ -198,25 +200,28 @@ def test_only_own_sources_are_listed_and_none_is_run(tmp_path):
     (tmp_path / "lib" / "idlelib").mkdir(parents=True)
     (tmp_path / "lib" / "idlelib" / "x.py").write_text("")
     (tmp_path / "lib" / "birds.py").write_text("")
-    files = pydocs.sources(pydocs.environment([str(site)]), stdlib=str(tmp_path / "lib"))
+    files = installed.sources(installed.environment([str(site)]), stdlib=str(tmp_path / "lib"))
     assert {f.module for f in files if f.package == "aviary"} == {
         "aviary.boom",
         "aviary.broken",
         *(f"aviary.m{n}" for n in range(8)),
     }
     assert [f.module for f in files if f.package == "python"] == ["birds"]
-    items, dropped = pydocs.read_files(files)
+    items, dropped = installed.read_files(files)
     assert Counter(i.package for i in items) == {"aviary": 96, "biotope": 96, "climate": 96}
     assert dropped == {"file not readable": 3}
 
 
 def test_files_per_package_are_capped_by_hash_not_by_place(tmp_path, monkeypatch):
     site = fake_environment(tmp_path)
-    monkeypatch.setattr(pydocs, "FILES_PER_PACKAGE", 3)
-    first = [f.module for f in pydocs.sources(pydocs.environment([str(site)]), stdlib=str(tmp_path / "none"))]
+    monkeypatch.setattr(installed, "FILES_PER_PACKAGE", 3)
+    first = [
+        f.module for f in installed.sources(installed.environment([str(site)]), stdlib=str(tmp_path / "none"))
+    ]
     moved = site.rename(tmp_path / "other")
     again = [
-        f.module for f in pydocs.sources(pydocs.environment([str(moved)]), stdlib=str(tmp_path / "none"))
+        f.module
+        for f in installed.sources(installed.environment([str(moved)]), stdlib=str(tmp_path / "none"))
     ]
     assert len(first) == 9 and again == first
 
@@ -237,7 +242,7 @@ def test_environment_is_what_dipair_lab_needs_when_it_is_installed(tmp_path):
     requires(
         "aviary", 'Requires-Dist: biotope; python_version > "3"', 'Requires-Dist: desert; extra == "all"'
     )
-    assert list(pydocs.environment([str(site)])) == ["aviary", "biotope", "climate"]
+    assert list(installed.environment([str(site)])) == ["aviary", "biotope", "climate"]
 
 
 # ----------------------------------------------------------------------------------------- items to pairs
@@ -249,7 +254,8 @@ def item(n: int, passage: str, summary: str = "", module: str = "zoo.a") -> Item
 
 def test_duplicates_are_dropped_by_reason_and_counted():
     train, test = (
-        next(f"zoo.m{i}" for i in range(99) if pydocs.split_of(f"zoo.m{i}") == s) for s in ("train", "test")
+        next(f"zoo.m{i}" for i in range(99) if pydocs_pairs.split_of(f"zoo.m{i}") == s)
+        for s in ("train", "test")
     )
     long = "herons stand still in shallow water at dusk and wait for small silver fish to pass beneath them quietly"
     items = [
@@ -264,20 +270,23 @@ def test_duplicates_are_dropped_by_reason_and_counted():
         item(6, "eagles circle above mountain ridges in warm rising air"),
     ]
     dropped: Counter[str] = Counter()
-    kept = pydocs.distinct(items, dropped)
+    kept = pydocs_pairs.distinct(items, dropped)
     assert len([i for i in kept if i.passage.find("herons") >= 0]) == 1
     assert dropped["duplicate summary or passage"] in (1, 2)  # one item may be the twin of both others
     near = {k: n for k, n in dropped.items() if k.startswith("near-duplicate")}
     assert sum(near.values()) == 2 and near["near-duplicate passage, across splits"] >= 1
     assert any(i.passage.startswith("eagles") for i in kept)
-    assert pydocs.distinct(items[::-1], Counter()) == kept  # the order of reading does not matter
+    assert pydocs_pairs.distinct(items[::-1], Counter()) == kept  # the order of reading does not matter
 
 
 def test_no_package_dominates(monkeypatch):
-    monkeypatch.setattr(pydocs, "ITEMS_PER_PACKAGE", 2)
+    monkeypatch.setattr(pydocs_pairs, "ITEMS_PER_PACKAGE", 2)
     words = ["owls", "herons", "eagles", "wrens", "storks"]
     dropped: Counter[str] = Counter()
-    assert len(pydocs.distinct([item(n, f"{w} only {w} again") for n, w in enumerate(words)], dropped)) == 2
+    assert (
+        len(pydocs_pairs.distinct([item(n, f"{w} only {w} again") for n, w in enumerate(words)], dropped))
+        == 2
+    )
     assert dropped == {"over the limit per package": 3}
 
 
@@ -285,7 +294,7 @@ def test_nearest_leaves_out_what_is_barred_and_sorts_best_first():
     similarity = np.array([[0.9, 0.5, 0.7, 0.1], [0.2, 1, 0.3, 0.4], [0, 0.1, 1, 0.2], [0.3, 0.2, 0.1, 1]])
     barred = np.eye(4, dtype=bool)
     barred[0, 2] = True
-    assert pydocs.nearest(similarity, barred).tolist() == [[1, 3], [3, 2], [3, 1], [0, 1]]
+    assert pydocs_pairs.nearest(similarity, barred).tolist() == [[1, 3], [3, 2], [3, 1], [0, 1]]
 
 
 def test_pydocs_has_one_positive_and_two_negatives_of_the_same_split(small):
@@ -317,11 +326,11 @@ def test_whole_modules_go_to_one_split(small):
     load_task("pydocs", cache=small / "cache")
     table = pd.read_parquet(next((small / "cache").glob("pydocs-*.pairs.parquet")))
     assert table.groupby("module")["split"].nunique().eq(1).all()
-    assert {pydocs.split_of(m) for m in table["module"]} == {"train", "dev", "test"}
+    assert {pydocs_pairs.split_of(m) for m in table["module"]} == {"train", "dev", "test"}
 
 
 def test_negatives_are_nearer_than_chance(small, monkeypatch):
-    monkeypatch.setattr(pydocs, "RANKS", 2)
+    monkeypatch.setattr(pydocs_pairs, "RANKS", 2)
     load_task("pydocs", cache=small / "cache")
     table = pd.read_parquet(next((small / "cache").glob("pydocs-*.pairs.parquet")))
     for kind in ("tf-idf", "embedding"):
@@ -353,9 +362,12 @@ def test_fields_are_the_rows_of_pydocs_with_the_qualified_name(small):
 
 
 def test_names_of_modules_classes_and_methods_are_qualified():
-    modules = [next(f"zoo.m{i}" for i in range(99) if pydocs.tenth_of(f"zoo.m{i}") == t) for t in (4, 1)]
+    modules = [next(f"zoo.m{i}" for i in range(99) if pydocs_pairs.fold_of(f"zoo.m{i}") == t) for t in (4, 1)]
     items = [Item("zoo", modules[0], "", "s", "p"), Item("zoo", modules[1], "Owl.fly", "s", "p")]
-    assert pydocs.names(items).values.tolist() == [[0, "s", f"{modules[1]}.Owl.fly"], [1, "s", modules[0]]]
+    assert pydocs_pairs.names(items).values.tolist() == [
+        [0, "s", f"{modules[1]}.Owl.fly"],
+        [1, "s", modules[0]],
+    ]
 
 
 def test_topic_has_balanced_classes_without_their_names(small):

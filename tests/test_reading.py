@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from dipair_lib import models, training
+from dipair_lib import inference, models, training
 from dipair_lib.models import BackboneError, CrossEncoder, DualEncoder
-from dipair_lib.models.backbone import DoesNotApply
+from dipair_lib.models.folders import DoesNotApply
 from dipair_lib.models.tokens import is_bare, separator, tokenize, unknown_in
 from dipair_lib.training.rows import fitted
 
@@ -85,7 +85,7 @@ class TestPositions:
         assert task.notes["read_lengths"] == f"{said}: {tiny_backbone} has 64 positions"
         model = CrossEncoder(tiny_backbone, lengths).eval()
         data = training.read_splits(task, tiny_backbone, lengths)["train"]
-        assert training.predict(model, data.texts, device="cpu").shape == (1, 1)
+        assert inference.predict(model, data.texts, device="cpu").shape == (1, 1)
         assert np.array_equal(model.pair_lengths(data.texts), [64])
 
     def test_lengths_that_were_asked_for_are_refused_by_name(self, tiny_backbone: str) -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from dipair_lib import models, training
+from dipair_lib.inference.inputs import Inputs, OnDevice
 from dipair_lib.models.tokens import read
 from dipair_lib.training import Data, TrainConfig
 from dipair_lib.training.batches import pieces_of
-from dipair_lib.training.best import Best
-from dipair_lib.training.inputs import Inputs, OnDevice
+from dipair_lib.training.best import BestCheckpoint
 from dipair_lib.training.loop import looked_rows, looks_of
 from dipair_lib.training.rows import some
 from dipair_lib.training.step import shift_to_shares
@@ -69,16 +69,16 @@ class TestLooks:
 
     def test_patience_and_a_better_training_end_one(self) -> None:
         def ended(seen: list[float], **how: Any) -> bool:
-            return Best("auc", None, seen, {}, **how).ended
+            return BestCheckpoint("auc", None, seen, {}, **how).ended
 
         assert not ended([0.5, 0.6, 0.55, 0.5], patience=3) and ended([0.6, 0.55, 0.5, 0.5], patience=3)
         assert ended([0.5, 0.6], against=[0.6, 0.7, 0.8]) and not ended([0.5, 0.8], against=[0.6, 0.7, 0.8])
         assert not ended([0.5], against=[0.6])
 
     def test_rising_is_a_last_look_above_all_before(self) -> None:
-        assert Best("auc", None, [0.5, 0.6], {}).rising(0.01)
-        assert not Best("auc", None, [0.5, 0.6, 0.605], {}).rising(0.01)
-        assert not Best("auc", None, [0.6], {}).rising(0.01)
+        assert BestCheckpoint("auc", None, [0.5, 0.6], {}).rising(0.01)
+        assert not BestCheckpoint("auc", None, [0.5, 0.6, 0.605], {}).rising(0.01)
+        assert not BestCheckpoint("auc", None, [0.6], {}).rising(0.01)
 
     def test_some_rows_are_the_same_texts(self, data: Data) -> None:
         few = some(data, 7)

@@ -11,7 +11,11 @@ import nbformat
 import pytest
 from matplotlib.figure import Figure
 
-from dipair_lib import cli, fonts, report, results, tradeoff
+from dipair_lib import cli
+from dipair_lib.evaluation import verification
+from dipair_lib.reporting import notebook_pages
+from dipair_lib.reporting.figures import fonts, inline, style
+from dipair_lib.system import disk
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(30)).decode()
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)><a href='javascript:alert(3)'>go</a><iframe src='https://evil.example'></iframe>"
@@ -22,13 +26,13 @@ class TestFigures:
     def drawn(self) -> str:
         figure = Figure()
         ax = figure.subplots()
-        tradeoff._style(ax)
-        ax.plot([0, 1], [0, 1], color="#0072b2", marker="o", mfc=tradeoff.CARD, mec=tradeoff.INK)
+        style.style_axes(ax)
+        ax.plot([0, 1], [0, 1], color="#0072b2", marker="o", mfc=style.CARD, mec=style.INK)
         ax.set_title("black as matplotlib has it")
-        return report.inline(figure, "a line", "salt")
+        return inline.inline(figure, "a line", "salt")
 
     def test_ink_paper_and_grid_are_the_pages(self, drawn: str) -> None:
-        for colour, name in report.PAGE.items():
+        for colour, name in inline.PAGE.items():
             assert drawn.count(colour) == drawn.count(f"var(--{name}, {colour})"), (
                 "alone where the page has no colours"
             )
@@ -39,9 +43,9 @@ class TestFigures:
         assert "#0072b2" in drawn
 
     def test_the_page_has_these_colours_in_light_and_dark(self) -> None:
-        page = (Path(report.__file__).parent / "report.html.j2").read_text(encoding="utf8")
+        page = (Path(inline.__file__).parents[1] / "templates" / "report.html.j2").read_text(encoding="utf8")
         light, dark = re.findall(r":root \{([^}]*)\}", page)[:2]
-        for colour, name in report.PAGE.items():
+        for colour, name in inline.PAGE.items():
             name = f"--{name}"
             assert name in light and name in dark
             if colour != "#000000":
@@ -81,7 +85,7 @@ class TestNotebooks:
             widget,
             shown(text_markdown=HOSTILE),
         )
-        (page,) = report.notebooks(tmp_path)
+        (page,) = notebook_pages.notebooks(tmp_path)
         text = page.read_text(encoding="utf8")
         assert not re.search(
             r"<script|<iframe|<link|<svg|onerror|onload|javascript:|https?://|@import|url\(", text
@@ -101,7 +105,7 @@ class TestNotebooks:
             vector,
             nbformat.v4.new_output("stream", text="1 < 2\n"),
         )
-        text = report.notebooks(tmp_path)[0].read_text(encoding="utf8")
+        text = notebook_pages.notebooks(tmp_path)[0].read_text(encoding="utf8")
         assert "<th>model</th>" in text and "<td>0.9</td>" in text and "color: red" not in text
         assert re.search(r"<h1[^>]*>The story", text) and "paper" in text
         assert f"data:image/png;base64,{PNG}" in text and "data:image/svg+xml;base64," in text
@@ -110,14 +114,14 @@ class TestNotebooks:
 
     def test_progress_bars_go(self, tmp_path: Path) -> None:
         notebook(tmp_path, nbformat.v4.new_output("stream", name="stderr", text="training 50%|#####"))
-        assert "training 50%" not in report.notebooks(tmp_path)[0].read_text(encoding="utf8")
+        assert "training 50%" not in notebook_pages.notebooks(tmp_path)[0].read_text(encoding="utf8")
 
     def test_a_failed_one_is_marked_with_its_error(self, tmp_path: Path) -> None:
         error = nbformat.v4.new_output(
             "error", ename="ValueError", evalue="<b>no</b> rows\x1b[0m", traceback=["\x1b[31mline 1\x1b[0m"]
         )
         path = notebook(tmp_path, error, name="02_bilstm-1.failed")
-        (page,) = report.notebooks(tmp_path)
+        (page,) = notebook_pages.notebooks(tmp_path)
         text = page.read_text(encoding="utf8")
         assert page == path.with_suffix(".html")
         assert (
@@ -129,15 +133,15 @@ class TestNotebooks:
 
     def test_the_page_of_a_run_that_succeeded_since_goes(self, tmp_path: Path) -> None:
         path = notebook(tmp_path, name="02_bilstm-1.failed")
-        (old,) = report.notebooks(tmp_path)
+        (old,) = notebook_pages.notebooks(tmp_path)
         path.rename(path.with_name("02_bilstm-1.ipynb"))
-        assert [page.name for page in report.notebooks(tmp_path)] == ["02_bilstm-1.html"]
+        assert [page.name for page in notebook_pages.notebooks(tmp_path)] == ["02_bilstm-1.html"]
         assert not old.exists()
 
     def test_a_results_folder_with_them_has_no_foreign_file(self, tmp_path: Path) -> None:
         notebook(tmp_path)
-        report.notebooks(tmp_path)
-        assert results.foreign_files(tmp_path) == []
+        notebook_pages.notebooks(tmp_path)
+        assert verification.foreign_files(tmp_path) == []
 
     def test_the_command_names_each_page(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = notebook(tmp_path)
@@ -148,12 +152,12 @@ class TestNotebooks:
         "content", ["", "{}", "[1]", '{"cells": 3, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}']
     )
     def test_what_is_no_notebook_is_named(self, tmp_path: Path, content: str) -> None:
-        with pytest.raises(results.ResultError, match="no executed notebook"):
-            report.notebooks(tmp_path)
+        with pytest.raises(disk.ResultError, match="no executed notebook"):
+            notebook_pages.notebooks(tmp_path)
         path = notebook(tmp_path)
         path.write_text(content, encoding="utf8")
-        with pytest.raises(results.ResultError, match="is not a notebook"):
-            report.notebooks(tmp_path)
+        with pytest.raises(disk.ResultError, match="is not a notebook"):
+            notebook_pages.notebooks(tmp_path)
 
 
 def test_fonts_of_other_scripts_are_looked_up_where_they_are_installed() -> None:

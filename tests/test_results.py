@@ -19,8 +19,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dipair_lib import contents, quality, results
-from dipair_lib.results import Result, ResultError
+from dipair_lib.data import loading
+from dipair_lib.evaluation import bootstrap, metrics, provenance, results, schema, verification
+from dipair_lib.evaluation.schema import Result
+from dipair_lib.runner import notebook_run
+from dipair_lib.system import contents, disk
+from dipair_lib.system.disk import ResultError
 
 LABELS = np.array([0, 1, 0, 1, 0, 1, 1, 0])
 GROUPS = np.array([0, 0, 1, 1, 2, 2, 3, 3])
@@ -46,10 +50,10 @@ def row(run_id: str = "03_dipair-0123456789.ffnn-k8", **fields: Any) -> Result:
 
 def measured(run_id: str, logits: np.ndarray, teacher: np.ndarray | None = None, **fields: Any) -> Result:
     """A row whose quality group is what the logits give."""
-    numbers: dict[str, Any] = quality.interval(
+    numbers: dict[str, Any] = bootstrap.interval(
         "auc", LABELS, logits, GROUPS, teacher_logits=teacher, n_boot=50
     )
-    others = results.canonical_json(quality.evaluate(["accuracy"], LABELS, logits))
+    others = disk.canonical_json(metrics.evaluate(["accuracy"], LABELS, logits))
     return row(run_id, **numbers, metrics=others, **fields)
 
 
@@ -90,8 +94,8 @@ def written(folder: Path) -> list[Path]:
     made += [model / "config.json", model / "model.safetensors", model / "tokenizer" / "tokenizer.json"]
     for name in (f"{run}.npz", f"{run}/0123.npz", f"{run}/0123.features.npz"):
         made.append(save_teacher_logits(folder / "teacher" / name, "f", {"train": TEACHER}))
-    made.append(results.write_hashed(folder / "encoded" / "0123456789abcdef.npy", b"half"))
-    made.append(results.write_hashed(folder / "unfinished" / run / "0123.safetensors", b"state"))
+    made.append(disk.write_hashed(folder / "encoded" / "0123456789abcdef.npy", b"half"))
+    made.append(disk.write_hashed(folder / "unfinished" / run / "0123.safetensors", b"state"))
     return [*made, results.write_rows(folder)]
 
 
@@ -231,7 +235,7 @@ class TestRefusals:
             results.load_logits(folder, path.parent.name)
         shapes = {"logits": ((8, 1 << 27), np.dtype("f4"))}
         with pytest.raises(ValueError, match="unpacks to 4,294,967,296 bytes"):
-            results.check_shapes(shapes, 8)
+            schema.check_shapes(shapes, 8)
 
     def test_pickled_logits_are_not_read(self, folder: Path) -> None:
         path = row_file(folder).with_name("logits.npz")
@@ -268,19 +272,19 @@ class TestRefusals:
 
 class TestAtomicWrites:
     def test_a_full_disk_loses_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = results.write_atomic(tmp_path / "a.json", b"old")
+        path = disk.write_atomic(tmp_path / "a.json", b"old")
 
         def full(descriptor: int) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(ResultError, match=r"a\.json: the disk is full"):
-            results.write_atomic(path, b"new")
+            disk.write_atomic(path, b"new")
         assert path.read_bytes() == b"old"
         assert os.listdir(tmp_path) == ["a.json"]
 
     def test_killed_while_writing_leaves_the_old_file(self, tmp_path: Path) -> None:
-        path = results.write_atomic(tmp_path / "a.json", b"old")
+        path = disk.write_atomic(tmp_path / "a.json", b"old")
         program = (
             "import os, pathlib, sys\nfrom dipair_lib import results\n"
             "os.replace = lambda *_: os._exit(9)\n"
@@ -291,26 +295,26 @@ class TestAtomicWrites:
         )
         assert ended.returncode == 9
         assert path.read_bytes() == b"old"
-        assert any("interrupted write" in line for line in results.foreign_files(tmp_path))
+        assert any("interrupted write" in line for line in verification.foreign_files(tmp_path))
 
     def test_a_row_without_its_logits_cannot_exist(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         written: list[str] = []
-        whole = results.write_atomic
+        whole = disk.write_atomic
 
         def noted(path: Path, data: bytes) -> Path:
             written.append(path.name)
             return whole(path, data)
 
-        monkeypatch.setattr(results, "write_atomic", noted)
+        monkeypatch.setattr(disk, "write_atomic", noted)
         results.save_result(tmp_path, row(), STUDENT, LABELS, GROUPS)
         assert [name for name in written if name != "SHA256SUMS"] == ["logits.npz", "row.json"]
 
 
 class TestVerify:
     def test_nothing_to_say_about_a_sound_folder(self, folder: Path) -> None:
-        assert results.verify(folder) == []
+        assert verification.verify(folder) == []
 
     @pytest.mark.parametrize("name", ["quality", "quality_low", "retained", "retained_high"])
     def test_a_changed_number_is_named(self, folder: Path, name: str) -> None:
@@ -318,7 +322,7 @@ class TestVerify:
         values = json.loads(path.read_text(encoding="utf8"))
         values[name] += 0.001
         path.write_text(json.dumps(values), encoding="utf8")
-        changed, problem = results.verify(folder)
+        changed, problem = verification.verify(folder)
         assert f"{path}: expected sha256" in changed and f"{path}: {name}: the row says" in problem
 
     def test_a_row_with_a_changed_digit_is_not_read(self, folder: Path) -> None:
@@ -338,13 +342,13 @@ class TestVerify:
         values = json.loads(path.read_text(encoding="utf8"))
         values["metrics"] = '{"accuracy":0.99}'
         path.write_text(json.dumps(values), encoding="utf8")
-        assert "accuracy: the row says 0.99" in results.verify(folder)[-1]
+        assert "accuracy: the row says 0.99" in verification.verify(folder)[-1]
 
     def test_exchanged_logits_are_noticed(self, folder: Path) -> None:
         row_file(folder).with_name("logits.npz").write_bytes(
             row_file(folder, "01_teacher-aaaaaaaaaa.teacher").with_name("logits.npz").read_bytes()
         )
-        assert any("quality: the row says" in line for line in results.verify(folder))
+        assert any("quality: the row says" in line for line in verification.verify(folder))
 
     def test_foreign_files_and_cut_off_weights_are_named(self, folder: Path) -> None:
         (folder / "thesis.doc").touch()
@@ -353,7 +357,7 @@ class TestVerify:
         weights = row_file(folder).with_name("model") / "model.safetensors"
         weights.parent.mkdir()
         weights.write_bytes(b"\xff\0\0\0\0\0\0\0{")
-        problems = results.verify(folder)
+        problems = verification.verify(folder)
         assert [Path(line.split(": ")[0]).name for line in problems] == [
             "x.pkl",
             "notes.txt",
@@ -363,35 +367,35 @@ class TestVerify:
 
     def test_one_changed_byte_is_named_in_every_kind_of_file_that_is_read_back(self, tmp_path: Path) -> None:
         kept = written(tmp_path)
-        assert results.verify(tmp_path) == []
-        assert results.hashed_files(tmp_path) == (len(kept), 0)
+        assert verification.verify(tmp_path) == []
+        assert verification.hashed_files(tmp_path) == (len(kept), 0)
         for path in kept:
             whole = path.read_bytes()
             for at in np.random.default_rng(0).integers(len(whole), size=3):
                 path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
                 assert any(
-                    line.startswith(f"{path}: expected sha256") for line in results.verify(tmp_path)
+                    line.startswith(f"{path}: expected sha256") for line in verification.verify(tmp_path)
                 ), path
             path.write_bytes(whole)
-        for path in results.sums_in(tmp_path):  # nor does a changed hash pass for a whole file
+        for path in verification.sums_in(tmp_path):  # nor does a changed hash pass for a whole file
             whole = path.read_bytes()
             for at in (0, 63, 64, 66, len(whole) - 1):
                 path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-                assert results.verify(tmp_path) != [], (path, at)
+                assert verification.verify(tmp_path) != [], (path, at)
             path.write_bytes(whole)
-        assert results.verify(tmp_path) == []
+        assert verification.verify(tmp_path) == []
 
     def test_weights_of_earlier_versions_have_the_hash_that_their_config_names(self, tmp_path: Path) -> None:
         kept = written(tmp_path)
-        for sums in results.sums_in(tmp_path):
+        for sums in verification.sums_in(tmp_path):
             sums.unlink()
-        assert results.verify(tmp_path) == []
-        assert results.hashed_files(tmp_path) == (0, len(kept))
+        assert verification.verify(tmp_path) == []
+        assert verification.hashed_files(tmp_path) == (0, len(kept))
         for name in ("model.safetensors", "tokenizer.json"):
             (path,) = (path for path in kept if path.name == name)
             whole = path.read_bytes()
             path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-            (problem,) = results.verify(tmp_path)
+            (problem,) = verification.verify(tmp_path)
             assert problem.startswith(f"{path}: expected sha256") and "as config.json says" in problem
             path.write_bytes(whole)
 
@@ -417,19 +421,20 @@ class TestVerify:
             with contextlib.suppress(KeyboardInterrupt):
                 results.update_result(folder, run, encode_s_per_text=0.1 * moment)
             monkeypatch.undo()
-            assert results.verify(folder) == []
+            assert verification.verify(folder) == []
 
     def test_a_missing_teacher_is_named(self, folder: Path) -> None:
         row_file(folder, "01_teacher-aaaaaaaaaa.teacher").unlink()
         assert any(
-            "01_teacher-aaaaaaaaaa.teacher: no row.json: its run was" in p for p in results.verify(folder)
+            "01_teacher-aaaaaaaaaa.teacher: no row.json: its run was" in p
+            for p in verification.verify(folder)
         )
         assert any(
-            "teacher_run: expected the row of 01_teacher-aaaaaaaaaa" in p for p in results.verify(folder)
+            "teacher_run: expected the row of 01_teacher-aaaaaaaaaa" in p for p in verification.verify(folder)
         )
 
     def test_an_empty_folder_has_no_rows(self, tmp_path: Path) -> None:
-        assert results.verify(tmp_path) == [f"{tmp_path}: no rows"]
+        assert verification.verify(tmp_path) == [f"{tmp_path}: no rows"]
 
 
 class TestTeacher:
@@ -478,16 +483,16 @@ class TestTeacher:
 
 class TestIdentity:
     def test_key_changes_with_what_changes_the_outcome_and_with_nothing_else(self) -> None:
-        key = results.run_key("03_dipair", {"keep": 8, "out": "a", "threads": 1}, "data", "chip")
-        assert key == results.run_key(
+        key = notebook_run.run_key("03_dipair", {"keep": 8, "out": "a", "threads": 1}, "data", "chip")
+        assert key == notebook_run.run_key(
             "03_dipair", {"threads": 2, "out": "b", "keep": 8, "clock": "all"}, "data", "chip"
         )
         assert key.startswith("03_dipair-") and len(key) == len("03_dipair-") + 10
         others = [
-            results.run_key("02_bilstm", {"keep": 8}, "data", "chip"),
-            results.run_key("03_dipair", {"keep": 4}, "data", "chip"),
-            results.run_key("03_dipair", {"keep": 8}, "other", "chip"),
-            results.run_key("03_dipair", {"keep": 8}, "data", "other"),
+            notebook_run.run_key("02_bilstm", {"keep": 8}, "data", "chip"),
+            notebook_run.run_key("03_dipair", {"keep": 4}, "data", "chip"),
+            notebook_run.run_key("03_dipair", {"keep": 8}, "other", "chip"),
+            notebook_run.run_key("03_dipair", {"keep": 8}, "data", "other"),
         ]
         assert len({key, *others}) == 5
 
@@ -496,25 +501,29 @@ class TestIdentity:
         assert results.slug("TF-IDF + cosine (words)") == "tf-idf-cosine-words"
 
     def test_environment_is_this_machine(self) -> None:
-        told: dict[str, Any] = results.environment()
+        told: dict[str, Any] = provenance.environment()
         assert told["python"] == ".".join(map(str, sys.version_info[:3]))
         assert row(**told).torch == told["torch"]
-        assert results.device_name() == results.device_name("auto")
+        assert provenance.device_name() == provenance.device_name("auto")
 
     def test_a_device_that_was_asked_for_is_the_one_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import torch
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda which=None: f"GPU {which}")
-        name = results.device_name.__wrapped__
+        name = provenance.device_name.__wrapped__
         assert [name(), name("cuda"), name("cuda:1")] == ["GPU None", "GPU cuda", "GPU cuda:1"]
         on_cpu = name("cpu")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         assert name() == name("auto") == on_cpu and not on_cpu.startswith("GPU ")
 
     def test_the_parameter_device_counts_by_the_name_alone(self) -> None:
-        keys = [results.run_key("03_x", {"keep": 8, **more}, "f", "chip") for more in ({}, {"device": "cpu"})]
-        assert keys[0] == keys[1] != results.run_key("03_x", {"keep": 8, "device": "cpu"}, "f", "another")
+        keys = [
+            notebook_run.run_key("03_x", {"keep": 8, **more}, "f", "chip") for more in ({}, {"device": "cpu"})
+        ]
+        assert (
+            keys[0] == keys[1] != notebook_run.run_key("03_x", {"keep": 8, "device": "cpu"}, "f", "another")
+        )
 
 
 def notebook(source: str, path: Path, tag: str = "parameters") -> Path:
@@ -533,7 +542,7 @@ class TestParameters:
         path = notebook(
             'task = "pydocs"  # data\nkeep: int = 8\nrates = [1e-4, -2]\nlimit = None\n', tmp_path / "a.ipynb"
         )
-        parameters = results.notebook_parameters(path)
+        parameters = notebook_run.notebook_parameters(path)
         assert parameters == {"task": "pydocs", "keep": 8, "rates": [1e-4, -2], "limit": None}
         assert list(parameters) == ["task", "keep", "rates", "limit"]
 
@@ -548,19 +557,19 @@ class TestParameters:
     )
     def test_anything_else_is_refused(self, tmp_path: Path, source: str, message: str) -> None:
         with pytest.raises(ResultError, match=message):
-            results.notebook_parameters(notebook(source, tmp_path / "a.ipynb"))
+            notebook_run.notebook_parameters(notebook(source, tmp_path / "a.ipynb"))
 
     def test_one_tagged_cell_is_expected(self, tmp_path: Path) -> None:
         with pytest.raises(ResultError, match='one cell tagged "parameters", but got 0'):
-            results.notebook_parameters(notebook("a = 1", tmp_path / "a.ipynb", tag="other"))
+            notebook_run.notebook_parameters(notebook("a = 1", tmp_path / "a.ipynb", tag="other"))
         (tmp_path / "b.ipynb").write_text("{", encoding="utf8")
         with pytest.raises(ResultError, match="is not a notebook"):
-            results.notebook_parameters(tmp_path / "b.ipynb")
+            notebook_run.notebook_parameters(tmp_path / "b.ipynb")
 
 
 class TestRun:
     @pytest.fixture
-    def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> results.Run:
+    def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> notebook_run.Run:
         test = pd.DataFrame({"a": list("abcdefgh"), "label": LABELS, "group": GROUPS})
         task = SimpleNamespace(
             name="letters",
@@ -571,50 +580,50 @@ class TestRun:
             test=test,
             notes={"dropped": 2},
         )
-        monkeypatch.setattr(results, "load_run_task", lambda parameters: task)
+        monkeypatch.setattr(loading, "load_run_task", lambda parameters: task)
         (tmp_path / "notebooks").mkdir()
         notebook('task = "letters"\nout = "o"\nseed = 3\nthreads = 1', tmp_path / "notebooks" / "03_x.ipynb")
         monkeypatch.chdir(tmp_path)
-        return results.open_run(
+        return notebook_run.open_run(
             "03_x", {"task": "letters", "out": "results/mine", "seed": 4, "threads": 2, "else": 5}
         )
 
-    def test_values_come_from_the_namespace_names_from_the_notebook(self, run: results.Run) -> None:
+    def test_values_come_from_the_namespace_names_from_the_notebook(self, run: notebook_run.Run) -> None:
         assert run.parameters == {"task": "letters", "out": "results/mine", "seed": 4, "threads": 2}
-        assert run.key == results.run_key("03_x", run.parameters, "f" * 64, results.device_name())
+        assert run.key == notebook_run.run_key("03_x", run.parameters, "f" * 64, provenance.device_name())
         assert (run.out.is_dir(), run.suite) == (True, "mine")
 
     def test_out_is_meant_from_the_notebooks_folder_wherever_it_was_started(
-        self, run: results.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, run: notebook_run.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert Path.cwd() == tmp_path, "as papermill starts it in the project"
         given = {**run.parameters, "out": "../results/demo"}
-        started = results.open_run("03_x", given)
+        started = notebook_run.open_run("03_x", given)
         assert started.out == tmp_path / "results" / "demo" and (started.out / ".dipair").is_file()
-        assert results.from_notebook("03_x", started.out) == started.out, "again changes nothing"
+        assert notebook_run.from_notebook("03_x", started.out) == started.out, "again changes nothing"
         monkeypatch.chdir(tmp_path / "notebooks")
-        assert results.open_run("03_x", given).out == Path("../results/demo")
+        assert notebook_run.open_run("03_x", given).out == Path("../results/demo")
         monkeypatch.chdir("/")
-        assert results.from_notebook("03_x", "../results/demo") == Path("../results/demo")
+        assert notebook_run.from_notebook("03_x", "../results/demo") == Path("../results/demo")
 
-    def test_a_folder_of_something_else_gets_no_mark(self, run: results.Run, tmp_path: Path) -> None:
+    def test_a_folder_of_something_else_gets_no_mark(self, run: notebook_run.Run, tmp_path: Path) -> None:
         (tmp_path / "thesis").mkdir()
         (tmp_path / "thesis" / "a.txt").touch()
-        results.open_run("03_x", {**run.parameters, "out": "../thesis"})
+        notebook_run.open_run("03_x", {**run.parameters, "out": "../thesis"})
         assert sorted(p.name for p in (tmp_path / "thesis").iterdir()) == ["a.txt", "rows"]
         (tmp_path / "file").touch()
         with pytest.raises(ResultError, match=r"file.*could not be written"):
-            results.open_run("03_x", {**run.parameters, "out": "../file/x"})
+            notebook_run.open_run("03_x", {**run.parameters, "out": "../file/x"})
 
     def test_under_a_suite_the_key_is_the_suites(
-        self, run: results.Run, monkeypatch: pytest.MonkeyPatch
+        self, run: notebook_run.Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("DIPAIR_RUN", "03_x-9999999999")
         monkeypatch.setenv("DIPAIR_SUITE", "demo")
-        again = results.open_run("03_x", {**run.parameters, "seed": 9})
+        again = notebook_run.open_run("03_x", {**run.parameters, "seed": 9})
         assert (again.key, again.suite) == ("03_x-9999999999", "demo")
 
-    def test_a_row_knows_where_it_is_from(self, run: results.Run) -> None:
+    def test_a_row_knows_where_it_is_from(self, run: notebook_run.Run) -> None:
         result = run.result(model="FFNN k=4", family="dipair", metrics={"f1": 0.5}, n_train=5)
         assert result.run_id == run.row_id("FFNN k=4") == f"{run.key}.ffnn-k4"
         assert (result.task, result.metric, result.seed) == ("letters", "auc", 4)
@@ -625,11 +634,11 @@ class TestRun:
         assert run.save(result, STUDENT) == run.folder(result)
         assert results.load_results(run.out) == [result]
 
-    def test_a_parameter_without_a_value_is_named(self, run: results.Run) -> None:
+    def test_a_parameter_without_a_value_is_named(self, run: notebook_run.Run) -> None:
         with pytest.raises(ResultError, match="parameter threads has no value"):
-            results.open_run("03_x", {"task": "letters", "out": "o", "seed": 1})
+            notebook_run.open_run("03_x", {"task": "letters", "out": "o", "seed": 1})
         with pytest.raises(ResultError, match=r"04_y\.ipynb: not found"):
-            results.open_run("04_y", {})
+            notebook_run.open_run("04_y", {})
 
 
 def test_a_notebook_that_is_just_being_saved_is_waited_for(tmp_path: Path) -> None:
@@ -639,5 +648,5 @@ def test_a_notebook_that_is_just_being_saved_is_waited_for(tmp_path: Path) -> No
     path.write_text("")
     saved = threading.Timer(0.3, path.write_text, [json.dumps({"cells": [cell]})])
     saved.start()
-    assert results.notebook_parameters(path) == {"rate": 3}
+    assert notebook_run.notebook_parameters(path) == {"rate": 3}
     saved.join()

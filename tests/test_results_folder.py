@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 from test_suite import PARAMETERS, WORK, a, project, run, stage, write_notebook, write_suite
 
-from dipair_lib import report, results, results_folder, suite, suite_file, suite_runs
-from dipair_lib.results import ResultError
-from dipair_lib.suite import SuiteError
+from dipair_lib.evaluation import architecture_rows, results, results_folder, verification
+from dipair_lib.reporting import report
+from dipair_lib.runner import suite, suite_file, suite_runs
+from dipair_lib.runner.suite_file import SuiteError
+from dipair_lib.system import disk
+from dipair_lib.system.disk import ResultError
 
 assert project  # a fixture
 
@@ -67,7 +70,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> None:
         )  # type: ignore[arg-type]
 
     monkeypatch.setattr(suite, "start", start)
-    monkeypatch.setattr(report, "write", lambda folder: results.write_atomic(folder / "report.html", b"page"))
+    monkeypatch.setattr(report, "write", lambda folder: disk.write_atomic(folder / "report.html", b"page"))
 
 
 @pytest.fixture
@@ -144,10 +147,12 @@ class TestChecksComeFirst:
         with pytest.raises(
             SuiteError, match="out: expected a folder in the project, such as results/mine, but got"
         ):
-            suite.read_suite(path)
-        assert suite.read_suite(path, out=demo.parents[2] / "anywhere").out == demo.parents[2] / "anywhere"
+            suite_file.read_suite(path)
+        assert (
+            suite_file.read_suite(path, out=demo.parents[2] / "anywhere").out == demo.parents[2] / "anywhere"
+        )
         (demo.parents[1] / "link").symlink_to(demo.parents[2])  # which the person made
-        assert suite.read_suite(write_suite(demo.parents[1], stage(a()), out="link/x")).out.name == "x"
+        assert suite_file.read_suite(write_suite(demo.parents[1], stage(a()), out="link/x")).out.name == "x"
 
     def test_a_folder_that_cannot_be_written_is_said_in_words(
         self, demo: Path, monkeypatch: pytest.MonkeyPatch
@@ -161,7 +166,7 @@ class TestChecksComeFirst:
         ):
             run(the_suite(demo), out=demo.parent / "new")
         with pytest.raises(ResultError, match=r"x\.html: could not be written"):
-            results.write_atomic(demo / "report.html" / "x.html", b"page")
+            disk.write_atomic(demo / "report.html" / "x.html", b"page")
 
 
 class TestFresh:
@@ -176,7 +181,7 @@ class TestFresh:
         assert {name: moved[name] for name in before if name != ".dipair"} == {
             name: data for name, data in before.items() if name != ".dipair"
         }
-        assert results.verify(aside) == [] and len(results.load_results(aside)) == 1
+        assert verification.verify(aside) == [] and len(results.load_results(aside)) == 1
         assert (demo / "notes.txt").read_text() == "mine" and results.load_results(demo) == []
         status, shown = run(path, "n=3", fresh=True)
         assert demo.with_name("s.before-2").is_dir() and aside.is_dir()
@@ -189,10 +194,10 @@ class TestFresh:
         aside = results_folder.set_aside(demo)
         assert aside is not None and not (demo / "rows").exists()
         assert run(the_suite(demo))[0] == 0
-        results_folder.results.write_atomic(aside / ".dipair", b"")  # nobody's
+        disk.write_atomic(aside / ".dipair", b"")  # nobody's
         assert results_folder.aside_of(demo) == []
         said = results_folder.ASIDE.format(name=demo.name)
-        results.write_atomic(aside / ".dipair", f"{results_folder.SAYS}\n{said}\n".encode())
+        disk.write_atomic(aside / ".dipair", f"{results_folder.SAYS}\n{said}\n".encode())
         (aside / "mine.txt").write_text("mine")
         _, shown = run(the_suite(demo))
         assert "kept     03_dipair" in shown and f"removed  {aside}" in shown
@@ -243,7 +248,7 @@ class TestFresh:
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / "architectures.json").write_text("{}")
         assert not results_folder.mark_ours(tmp_path / "b"), "of another kind"
-        monkeypatch.setattr("dipair_lib.architecture_table.load", lambda folder: {"schema": 1})
+        monkeypatch.setattr(architecture_rows, "load", lambda folder: {"schema": 1})
         assert results_folder.mark_ours(tmp_path / "b") and results_folder.is_marked(tmp_path / "b")
 
 
@@ -267,7 +272,7 @@ class TestReplaced:
         found = content(kept)
         assert sorted(found.values()) == sorted(first.values()) and len(results.load_results(kept)) == 1
         assert [row.notebook for row in results.load_results(out)] == ["01_a"]
-        assert results.verify(out) == []
+        assert verification.verify(out) == []
         run(path)
         assert content(kept) == found, "a second failure leaves it too"
         write_notebook(project / "notebooks" / "02_b.ipynb", PARAMETERS, WORK)

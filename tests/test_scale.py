@@ -13,8 +13,13 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import collection, cost_estimate, models, results, scale, scoring
-from dipair_lib.scoring import Job, Scorer
+from dipair_lib import models
+from dipair_lib.evaluation import results, schema
+from dipair_lib.experiments import cost_estimate, scale
+from dipair_lib.scoring import encoding, execution
+from dipair_lib.scoring.jobs import Job
+from dipair_lib.scoring.scorer import Scorer
+from dipair_lib.system import disk
 
 
 @pytest.fixture
@@ -28,13 +33,13 @@ def folder(tiny_backbone: str, tmp_path: Path, pairs: pd.DataFrame) -> Path:
         pd.DataFrame({"id": [f"{name}{i}" for i in range(n)], "text": texts}).to_parquet(
             tmp_path / f"{name}.parquet"
         )
-        collection.encode(tmp_path / "s", tmp_path / f"{name}.parquet", side, tmp_path / name)
+        encoding.encode(tmp_path / "s", tmp_path / f"{name}.parquet", side, tmp_path / name)
     paths: dict[str, Any] = {
         "student": str(tmp_path / "s"),
         "left": str(tmp_path / "a"),
         "right": str(tmp_path / "b"),
     }
-    scoring.score(Job(**paths, top=3, tile=(4, 6)), tmp_path / "out")
+    execution.score(Job(**paths, top=3, tile=(4, 6)), tmp_path / "out")
     return tmp_path
 
 
@@ -122,13 +127,13 @@ class TestRates:
     ) -> None:
         job = Job(str(folder / "s"), str(folder / "a"), str(folder / "b"), top=3, tile=(4, 6))
         counted: list[dict[str, int]] = []
-        score = scoring.score
+        score = execution.score
 
         def count(*given: Any, **named: Any) -> dict[str, int]:
             counted.append(score(*given, **named))
             return counted[-1]
 
-        monkeypatch.setattr(scoring, "score", count)
+        monkeypatch.setattr(execution, "score", count)
         monkeypatch.setattr(cost_estimate, "LEAST_S", math.inf)
         monkeypatch.setattr(cost_estimate, "LISTED", (70, 500))
         assert 0 < cost_estimate.listed_pairs_per_s(job, 7, "cpu") < math.inf
@@ -167,7 +172,7 @@ class TestRoofline:
 
 class TestStudent:
     def row(self, folder: Path, name: str, **fields: Any) -> str:
-        row = results.Result(
+        row = schema.Result(
             run_id=f"03_dipair-1.{name}", created_utc="", notebook="03_dipair", suite="s", task="t", split="test", model=name,
             metric="auc", quality=0.8, n_examples=4,
             **{"family": "dipair", "read_lengths": "32+64", "combine_s_per_pair": 1e-6, **fields},
@@ -179,9 +184,7 @@ class TestStudent:
         return row.run_id
 
     def test_the_fastest_that_is_good_enough(self, tmp_path: Path) -> None:
-        with pytest.raises(
-            results.ResultError, match=r"no clocked student for pairs here: .*suites/demo.yaml"
-        ):
+        with pytest.raises(disk.ResultError, match=r"no clocked student for pairs here: .*suites/demo.yaml"):
             scale.student_of(tmp_path)
         slow = self.row(tmp_path, "slow", retained=0.97)
         assert scale.student_of(tmp_path).run_id == slow
@@ -192,7 +195,7 @@ class TestStudent:
         assert scale.student_of(tmp_path).run_id == fast
         assert scale.student_of(tmp_path, least=0.975).run_id == slow
         assert scale.student_of(tmp_path, slow).run_id == slow
-        with pytest.raises(results.ResultError, match="no row 'nobody'"):
+        with pytest.raises(disk.ResultError, match="no row 'nobody'"):
             scale.student_of(tmp_path, "nobody")
 
 

@@ -19,11 +19,29 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import cli, collection, jobs, models, native, on_ray, results, scoring
-from dipair_lib.collection import Collection, CollectionError
+from dipair_lib import cli, models
+from dipair_lib.data.files import TaskError
+from dipair_lib.evaluation import provenance
 from dipair_lib.models import heads
-from dipair_lib.scoring import Best, Job, Scorer
-from dipair_lib.tasks import TaskError
+from dipair_lib.models.tokens import tokenize
+from dipair_lib.scoring import (
+    block_search,
+    collection,
+    encoding,
+    execution,
+    job_parts,
+    jobs,
+    manifest,
+    on_ray,
+    scorer,
+)
+from dipair_lib.scoring.collection import Collection
+from dipair_lib.scoring.jobs import Job
+from dipair_lib.scoring.manifest import CollectionError
+from dipair_lib.scoring.scorer import Scorer
+from dipair_lib.scoring.tiles import compilation, native, torch_tile
+from dipair_lib.scoring.top_k import TopK
+from dipair_lib.system import disk
 
 HEADS: dict[str, dict[str, Any]] = {
     "cosine": {"head": "cosine", "keep": (0, 0), "pooled": True, "projection": 0},
@@ -42,7 +60,7 @@ def save_student(backbone: str, folder: Path, seed: int = 0, **settings: Any) ->
 
 @pytest.fixture(autouse=True)
 def encoder_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (collection, scoring):
+    for module in (encoding, scorer):
         monkeypatch.setattr(module, "encoder_dtype", lambda *_: "float32")
 
 
@@ -66,13 +84,13 @@ class TestContent:
         self, head: str, tiny_backbone: str, tmp_path: Path, source: Path
     ) -> None:
         model = save_student(tiny_backbone, tmp_path / "s", **HEADS[head])
-        found = collection.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
+        found = encoding.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
         texts = pd.read_parquet(source)["text"].drop_duplicates().tolist()
         assert len(found) == len(texts)
-        tokens = collection.tokenize(models.tokenizer_of(model), texts, 10)
+        tokens = tokenize(models.tokenizer_of(model), texts, 10)
         with torch.no_grad():
             expected = model.prepare(model.encode(*tokens.take(np.arange(len(texts))), 0), 0)
-        again = Collection.open(tmp_path / "c", collection.student_hash(tmp_path / "s"), 0)
+        again = Collection.open(tmp_path / "c", manifest.student_hash(tmp_path / "s"), 0)
         for want, got in zip(expected, again.block(0, len(texts)), strict=True):
             torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
         for want, got in zip(expected, again.block(5, 9), strict=True):  # over the edge of a shard
@@ -82,7 +100,7 @@ class TestContent:
         self, tiny_backbone: str, tmp_path: Path, source: Path
     ) -> None:
         save_student(tiny_backbone, tmp_path / "s")
-        found = collection.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
+        found = encoding.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
         ids = found.ids().set_index("id")["text"]
         n = len(found)
         assert ids[f"q{n}"] == ids["q3"] == 3
@@ -95,7 +113,7 @@ class TestContent:
     ) -> None:
         save_student(tiny_backbone, tmp_path / "s", **HEADS["ffnn"])
         whole, short = (
-            collection.encode(tmp_path / "s", source, 0, tmp_path / name, dtype=name)
+            encoding.encode(tmp_path / "s", source, 0, tmp_path / name, dtype=name)
             for name in ("float32", dtype)
         )
         for want, got in zip(whole.block(0, 9), short.block(0, 9), strict=True):
@@ -107,7 +125,7 @@ class TestContent:
         self, tiny_backbone: str, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         save_student(tiny_backbone, tmp_path / "s")
-        found = collection.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
+        found = encoding.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
         (whole,) = found.block(0, len(found))[:1]
         again = Collection.open(tmp_path / "c")
         monkeypatch.setattr(collection, "MAPPED", 1000)
@@ -119,18 +137,18 @@ class TestContent:
         self, tiny_backbone: str, tmp_path: Path, source: Path
     ) -> None:
         save_student(tiny_backbone, tmp_path / "s")
-        first = collection.encode(tmp_path / "s", source, 0, tmp_path / "c")
+        first = encoding.encode(tmp_path / "s", source, 0, tmp_path / "c")
         before, n = files(tmp_path / "c"), len(first)
         more = pd.read_parquet(source)
         more.loc[len(more)] = ["new", "a text that was not there before"]
         more.to_csv(tmp_path / "more.csv", index=False)
-        second = collection.encode(tmp_path / "s", tmp_path / "more.csv", 0, tmp_path / "c")
+        second = encoding.encode(tmp_path / "s", tmp_path / "more.csv", 0, tmp_path / "c")
         assert len(second) == n + 1
         assert second.ids().iloc[-1].tolist() == ["new", n]
         after = files(tmp_path / "c")
         assert all(after[name] == data for name, data in before.items() if name != "manifest.json")
         manifest = after["manifest.json"]
-        collection.encode(tmp_path / "s", source, 0, tmp_path / "c")
+        encoding.encode(tmp_path / "s", source, 0, tmp_path / "c")
         assert files(tmp_path / "c")["manifest.json"] == manifest
 
 
@@ -141,10 +159,10 @@ class TestInterruption:
         save_student(tiny_backbone, tmp_path / "s")
 
         def run(out: Path) -> None:
-            collection.encode(tmp_path / "s", source, 0, out, shard_texts=7)
+            encoding.encode(tmp_path / "s", source, 0, out, shard_texts=7)
 
         run(tmp_path / "whole")
-        expected, real, writes = files(tmp_path / "whole"), results.write_atomic, 0
+        expected, real, writes = files(tmp_path / "whole"), disk.write_atomic, 0
 
         def dies(path: Path, data: bytes) -> Path:
             nonlocal writes
@@ -153,7 +171,7 @@ class TestInterruption:
                 raise KeyboardInterrupt
             return real(path, data)
 
-        monkeypatch.setattr(results, "write_atomic", dies)
+        monkeypatch.setattr(disk, "write_atomic", dies)
         for stop in range(1, 100):
             writes, out = 0, tmp_path / f"c{stop}"
             try:
@@ -177,11 +195,11 @@ class TestInterruption:
         frame.loc[len(frame) - 3, "id"] = "q0"  # two shards are whole before it is met
         frame.to_parquet(bad)
         with pytest.raises(CollectionError, match="id 'q0' came before with another text"):
-            collection.encode(tmp_path / "s", bad, 0, tmp_path / "c", shard_texts=7)
+            encoding.encode(tmp_path / "s", bad, 0, tmp_path / "c", shard_texts=7)
         before = files(tmp_path / "c")
         whole = sum(shard["texts"] for shard in json.loads(before["manifest.json"])["shards"])
         assert whole >= 14
-        found = collection.encode(tmp_path / "s", good, 0, tmp_path / "c", shard_texts=7)
+        found = encoding.encode(tmp_path / "s", good, 0, tmp_path / "c", shard_texts=7)
         assert found.ids()["id"].tolist() == pd.read_parquet(good)["id"].tolist()
         after = files(tmp_path / "c")
         assert all(after[name] == data for name, data in before.items() if name != "manifest.json")
@@ -191,7 +209,7 @@ class TestInterruption:
 
         def encode(name: str, content: str) -> Collection:
             (tmp_path / name).write_text(content)
-            return collection.encode(tmp_path / "s", tmp_path / name, 0, tmp_path / "c")
+            return encoding.encode(tmp_path / "s", tmp_path / name, 0, tmp_path / "c")
 
         encode("first.jsonl", '{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n')
         assert encode("more.csv", "id,text\n2,two\n3,three\n").ids()["id"].tolist() == [1, 2, 3]
@@ -208,7 +226,7 @@ class TestRefusals:
     @pytest.fixture
     def made(self, tiny_backbone: str, tmp_path: Path, source: Path) -> Path:
         save_student(tiny_backbone, tmp_path / "s")
-        collection.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
+        encoding.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
         return tmp_path / "c"
 
     def test_another_student_field_or_dtype(
@@ -216,21 +234,21 @@ class TestRefusals:
     ) -> None:
         save_student(tiny_backbone, tmp_path / "other", seed=1)
         with pytest.raises(CollectionError, match="c: encoded by another student"):
-            Collection.open(made, collection.student_hash(tmp_path / "other"))
+            Collection.open(made, manifest.student_hash(tmp_path / "other"))
         with pytest.raises(CollectionError, match="holds student"):
-            collection.encode(tmp_path / "other", source, 0, made)
+            encoding.encode(tmp_path / "other", source, 0, made)
         with pytest.raises(CollectionError, match="holds texts of field 0, but field 1 was asked for"):
             Collection.open(made, side=1)
         with pytest.raises(CollectionError, match="holds dtype 'float32', but 'int8' was asked for"):
-            collection.encode(tmp_path / "s", source, 0, made, dtype="int8")
+            encoding.encode(tmp_path / "s", source, 0, made, dtype="int8")
         with pytest.raises(CollectionError, match="--field: expected 0 to 1, but got 2"):
-            collection.encode(tmp_path / "s", source, 2, made)
+            encoding.encode(tmp_path / "s", source, 2, made)
         with pytest.raises(
             CollectionError, match="--dtype: expected one of float32, float16, bfloat16, int8, but got 'int4'"
         ):
-            collection.encode(tmp_path / "s", source, 0, made, dtype="int4")
+            encoding.encode(tmp_path / "s", source, 0, made, dtype="int4")
         with pytest.raises(models.ModelError, match="no student here"):
-            collection.encode(made, source, 0, made)
+            encoding.encode(made, source, 0, made)
 
     def test_a_damaged_shard_is_named(self, made: Path) -> None:
         assert Collection.open(made).verify() == []
@@ -256,7 +274,7 @@ class TestRefusals:
 
         def encode(content: str) -> None:
             (tmp_path / "t.csv").write_text(content)
-            collection.encode(tmp_path / "s", tmp_path / "t.csv", 0, tmp_path / "new")
+            encoding.encode(tmp_path / "s", tmp_path / "t.csv", 0, tmp_path / "new")
 
         with pytest.raises(CollectionError, match=r"t\.csv, row 3: id 'a' came before with another text"):
             encode("id,text\na,one\nb,two\na,three\n")
@@ -274,9 +292,9 @@ class TestRefusals:
         texts = ["\x1b[31mred car\u202e", "red " * 100_000, "\N{AUTOMOBILE} red", "red\x00car"]
         pd.DataFrame({"id": range(4), "text": texts}).to_parquet(tmp_path / "t.parquet")
         with pytest.raises(TaskError, match=r"t\.parquet, column 'text': row 4: holds a NUL character"):
-            collection.encode(tmp_path / "s", tmp_path / "t.parquet", 0, tmp_path / "c")
+            encoding.encode(tmp_path / "s", tmp_path / "t.parquet", 0, tmp_path / "c")
         pd.DataFrame({"id": range(3), "text": texts[:3]}).to_parquet(tmp_path / "t.parquet")
-        found = collection.encode(tmp_path / "s", tmp_path / "t.parquet", 0, tmp_path / "c")
+        found = encoding.encode(tmp_path / "s", tmp_path / "t.parquet", 0, tmp_path / "c")
         want = Scorer.load(tmp_path / "s").prepare([texts[0], "red " * 50, texts[2]], 0)
         for own, other in zip(found.block(0, 3), want, strict=True):
             torch.testing.assert_close(own, other)
@@ -284,25 +302,25 @@ class TestRefusals:
     def test_no_texts_at_all(self, made: Path, tmp_path: Path) -> None:
         (tmp_path / "none.csv").write_text("id,text\n")
         with pytest.raises(TaskError, match=r"none\.csv: a header line \(id, text\) but no rows"):
-            collection.encode(tmp_path / "s", tmp_path / "none.csv", 1, tmp_path / "none")
+            encoding.encode(tmp_path / "s", tmp_path / "none.csv", 1, tmp_path / "none")
         pd.DataFrame({"id": ["a"], "text": ["red"]})[:0].to_parquet(tmp_path / "none.parquet")
         with pytest.raises((TaskError, CollectionError), match=r"none"):
-            empty = collection.encode(tmp_path / "s", tmp_path / "none.parquet", 1, tmp_path / "none")
+            empty = encoding.encode(tmp_path / "s", tmp_path / "none.parquet", 1, tmp_path / "none")
             assert len(empty) == 0
-            scoring.score(Job(str(tmp_path / "s"), str(made), str(tmp_path / "none")), tmp_path / "out")
+            execution.score(Job(str(tmp_path / "s"), str(made), str(tmp_path / "none")), tmp_path / "out")
 
     def test_where_nothing_can_be_written(self, made: Path, tmp_path: Path, source: Path) -> None:
         with pytest.raises(
             CollectionError, match=r"c/manifest\.json/new: cannot be written \(Not a directory"
         ):
-            collection.encode(tmp_path / "s", source, 0, made / "manifest.json" / "new")
+            encoding.encode(tmp_path / "s", source, 0, made / "manifest.json" / "new")
 
     def test_two_writers(self, made: Path, tmp_path: Path, source: Path) -> None:
         with (
-            collection.writing(made),
+            encoding.writing(made),
             pytest.raises(CollectionError, match="another process is writing here"),
         ):
-            collection.encode(tmp_path / "s", source, 0, made)
+            encoding.encode(tmp_path / "s", source, 0, made)
 
     def test_a_foreign_manifest(self, tmp_path: Path) -> None:
         for content, message in (
@@ -353,7 +371,7 @@ def sides(tiny_backbone: str, tmp_path: Path, pairs: pd.DataFrame) -> Path:
     for side, (name, column, n) in enumerate((("a", "query", LEFT), ("b", "passage", RIGHT))):
         ids = range(100, 100 + n) if side == 0 else [f"p{i}" for i in range(n)]
         pd.DataFrame({"id": ids, "text": texts(pairs, column, n)}).to_parquet(tmp_path / f"{name}.parquet")
-        collection.encode(tmp_path / "s", tmp_path / f"{name}.parquet", side, tmp_path / name, shard_texts=5)
+        encoding.encode(tmp_path / "s", tmp_path / f"{name}.parquet", side, tmp_path / name, shard_texts=5)
     return tmp_path
 
 
@@ -384,7 +402,7 @@ class TestScorer:
         a, b = scorer.prepare(left, 0), scorer.prepare(right, 1)
         apart = np.stack([scorer.score([one] * 7, right) for one in left])
         for size in (1, 3, 10, 4096):
-            np.testing.assert_allclose(scoring.tile(model, a, b, size).detach(), apart, atol=1e-5)
+            np.testing.assert_allclose(torch_tile.tile(model, a, b, size).detach(), apart, atol=1e-5)
         np.testing.assert_allclose(
             scorer.score(a, tuple(t[:5] for t in b)), apart[range(5), range(5)], atol=1e-5
         )
@@ -395,13 +413,13 @@ class TestScorer:
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     def test_a_bilstm_scores_too(self, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
         """It has no encoder to run in a shorter dtype."""
-        monkeypatch.setattr(scoring, "encoder_dtype", lambda *_: dtype)
+        monkeypatch.setattr(scorer, "encoder_dtype", lambda *_: dtype)
         model = models.BiLSTM(["red", "blue", "car"], (8, 12), width=12, hidden=10, fc=6).eval()
-        scorer = Scorer(model)
+        own = Scorer(model)
         left, right = ["red car", "blue"], ["car", "red red blue", "blue car"]
-        tile = scorer.tile(scorer.prepare(left, 0), scorer.prepare(right, 1)).numpy()
+        tile = own.tile(own.prepare(left, 0), own.prepare(right, 1)).numpy()
         for i, one in enumerate(left):
-            np.testing.assert_allclose(scorer.score([one] * 3, right), tile[i], atol=1e-6)
+            np.testing.assert_allclose(own.score([one] * 3, right), tile[i], atol=1e-6)
 
     def test_sides_that_do_not_fit(self, tiny_backbone: str, tmp_path: Path) -> None:
         save_student(tiny_backbone, tmp_path / "s")
@@ -418,7 +436,7 @@ class TestBest:
     def test_ties_go_to_the_lower_place_whatever_the_tiles(self, k: int, width: int) -> None:
         values = torch.tensor([-3.5, -1.0, -0.0, 0.0, 1e-30, 2.0, 7.25])
         scores = values[torch.randint(7, (40, 17), generator=torch.Generator().manual_seed(0))]
-        best = Best(40, k)
+        best = TopK(40, k)
         for start in range(0, 17, width):
             best.add(scores[:, start : start + width], torch.arange(17)[start : start + width])
         places, highest = best.sorted()
@@ -429,17 +447,17 @@ class TestBest:
 
 class TestJobs:
     def test_all_pairs(self, sides: Path, pairs: pd.DataFrame) -> None:
-        counts = scoring.score(job(sides), sides / "out")
+        counts = execution.score(job(sides), sides / "out")
         assert counts == {"units": 3, "done_before": 0, "rows": LEFT * RIGHT, "pairs": LEFT * RIGHT}
         found = scored(sides / "out").pivot(index="left", columns="right", values="score")
         want = expected(sides, pairs)
         np.testing.assert_allclose(found[[f"p{i}" for i in range(RIGHT)]].to_numpy(), want, atol=1e-5)
         assert found.index.tolist() == list(range(100, 100 + LEFT))
-        assert jobs.verify(sides / "out") == []
+        assert job_parts.verify(sides / "out") == []
 
     @pytest.mark.parametrize("top", [1, 4, 99])
     def test_the_best_of_each_left_text(self, sides: Path, pairs: pd.DataFrame, top: int) -> None:
-        scoring.score(job(sides, top=top), sides / "out")
+        execution.score(job(sides, top=top), sides / "out")
         found, want = scored(sides / "out"), expected(sides, pairs)
         for i, (left, rows) in enumerate(found.groupby("left")):
             assert left == 100 + i
@@ -450,21 +468,21 @@ class TestJobs:
     def test_scores_from_a_threshold_on(self, sides: Path, pairs: pd.DataFrame, top: int) -> None:
         want = expected(sides, pairs)
         least = float(np.quantile(want, 0.7))
-        counts = scoring.score(job(sides, threshold=least, top=top), sides / "out")
+        counts = execution.score(job(sides, threshold=least, top=top), sides / "out")
         kept = [np.sort(row)[::-1][: top or RIGHT] for row in want]
         assert counts["rows"] == len(scored(sides / "out")) == sum(int((row >= least).sum()) for row in kept)
         assert scored(sides / "out")["score"].min() >= least
-        none = scoring.score(job(sides, threshold=1e9, top=top), sides / "none")
+        none = execution.score(job(sides, threshold=1e9, top=top), sides / "none")
         assert (none["rows"], len(scored(sides / "none"))) == (0, 0)
 
     def test_explicit_pairs(self, sides: Path, pairs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(scoring, "BUCKET", 4)
+        monkeypatch.setattr(block_search, "BUCKET", 4)
         monkeypatch.setattr(jobs, "UNIT_PAIRS", 3)
         random = np.random.default_rng(0)
         i, j = random.integers(0, LEFT, 50), random.integers(0, RIGHT, 50)
         asked = pd.DataFrame({"left": 100 + i, "right": [f"p{n}" for n in j]})
         asked.to_csv(sides / "pairs.csv", index=False)
-        counts = scoring.score(job(sides, pairs=str(sides / "pairs.csv")), sides / "out")
+        counts = execution.score(job(sides, pairs=str(sides / "pairs.csv")), sides / "out")
         assert counts["pairs"] == 50
         found = scored(sides / "out").sort_values("row", ignore_index=True)
         assert found["row"].tolist() == list(range(50))
@@ -474,8 +492,8 @@ class TestJobs:
     def test_killed_at_any_unit_it_ends_in_the_same_bytes(
         self, sides: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        scoring.score(job(sides, top=3), sides / "whole")
-        real = scoring.finite
+        execution.score(job(sides, top=3), sides / "whole")
+        real = block_search.finite
         for stop in range(1, 13):
             calls = 0
 
@@ -486,12 +504,12 @@ class TestJobs:
                     raise KeyboardInterrupt
                 return real(scores)
 
-            monkeypatch.setattr(scoring, "finite", dies)
+            monkeypatch.setattr(block_search, "finite", dies)
             with pytest.raises(KeyboardInterrupt):
-                scoring.score(job(sides, top=3), sides / "out")
-            monkeypatch.setattr(scoring, "finite", real)
-            assert (jobs.verify(sides / "out") != []) and not list((sides / "out").glob("*.tmp"))
-            counts = scoring.score(job(sides, top=3), sides / "out")
+                execution.score(job(sides, top=3), sides / "out")
+            monkeypatch.setattr(block_search, "finite", real)
+            assert (job_parts.verify(sides / "out") != []) and not list((sides / "out").glob("*.tmp"))
+            counts = execution.score(job(sides, top=3), sides / "out")
             assert counts["done_before"] == (stop - 1) // 4
             assert files(sides / "out") == files(sides / "whole")
             for path in (sides / "out").iterdir():
@@ -499,61 +517,61 @@ class TestJobs:
 
     def test_what_is_not_there_is_named(self, sides: Path) -> None:
         with pytest.raises(CollectionError, match=r"nowhere/manifest\.json: no such file"):
-            scoring.score(job(sides, left=str(sides / "nowhere")), sides / "new")
+            execution.score(job(sides, left=str(sides / "nowhere")), sides / "new")
         with pytest.raises(CollectionError, match=r"none\.csv: no such file: expected pairs of ids"):
-            scoring.score(job(sides, pairs=str(sides / "none.csv")), sides / "new")
+            execution.score(job(sides, pairs=str(sides / "none.csv")), sides / "new")
         with pytest.raises(ValueError, match="expected at least one text of field 1, but got none"):
             Scorer.load(sides / "s").rank("a query", [])
 
     def test_what_it_refuses(self, sides: Path, tiny_backbone: str) -> None:
-        scoring.score(job(sides, top=3), sides / "out")
+        execution.score(job(sides, top=3), sides / "out")
         with pytest.raises(CollectionError, match="holds another job, of another top"):
-            scoring.score(job(sides, top=4), sides / "out")
+            execution.score(job(sides, top=4), sides / "out")
         with pytest.raises(CollectionError, match="b: holds texts of field 1, but field 0 was asked for"):
-            scoring.score(job(sides, left=str(sides / "b")), sides / "new")
+            execution.score(job(sides, left=str(sides / "b")), sides / "new")
         (sides / "pairs.csv").write_text("left,right\n100,p1\n100,p77\n")
         with pytest.raises(
             CollectionError, match=r"pairs\.csv, row 2: right id 'p77' is not in .*b: encode that"
         ):
-            scoring.score(job(sides, pairs=str(sides / "pairs.csv")), sides / "new2")
+            execution.score(job(sides, pairs=str(sides / "pairs.csv")), sides / "new2")
         save_student(tiny_backbone, sides / "s", seed=3)
         with pytest.raises(CollectionError, match="holds another job, of another student"):
-            scoring.score(job(sides, top=3), sides / "out")
+            execution.score(job(sides, top=3), sides / "out")
         with pytest.raises(CollectionError, match="a: encoded by another student"):
-            scoring.score(job(sides, top=3), sides / "new3")
+            execution.score(job(sides, top=3), sides / "new3")
 
     def test_a_collection_that_changes_underneath(self, sides: Path) -> None:
-        scoring.score(job(sides, top=3), sides / "out")
+        execution.score(job(sides, top=3), sides / "out")
         (sides / "out" / "part-00001.json").unlink()
         (sides / "more.csv").write_text("id,text\np-new,one more passage\n")
-        collection.encode(sides / "s", sides / "more.csv", 1, sides / "b")
+        encoding.encode(sides / "s", sides / "more.csv", 1, sides / "b")
         with pytest.raises(CollectionError, match="holds another job, of another right"):
-            scoring.score(job(sides, top=3), sides / "out")
+            execution.score(job(sides, top=3), sides / "out")
         with pytest.raises(CollectionError, match="b: changed"):
-            scoring.run_unit(sides / "out", 1)
+            execution.run_unit(sides / "out", 1)
 
     def test_a_folder_used_again_is_another_job(self, sides: Path) -> None:
-        scoring.score(job(sides, top=3), sides / "out")
+        execution.score(job(sides, top=3), sides / "out")
         for path in (sides / "out").iterdir():
             path.unlink()
-        scoring.score(job(sides, top=1), sides / "out")
+        execution.score(job(sides, top=1), sides / "out")
         assert len(scored(sides / "out")) == LEFT
 
     @pytest.mark.parametrize("units", [[[0, 99]], [[0, 4], [8, 11]], [[-4, 4]], [[4, 0]], [], [["../up", 4]]])
     def test_a_job_of_other_units_is_refused_by_name(self, sides: Path, units: list[Any]) -> None:
-        scoring.begin(job(sides), sides / "out")
+        jobs.create_job(job(sides), sides / "out")
         path = sides / "out" / "job.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"units": units}))
         with pytest.raises(CollectionError, match=r"job\.json: .*units"):
-            scoring.run_unit(sides / "out", 0)
+            execution.run_unit(sides / "out", 0)
 
     def test_damaged_parts_are_named(self, sides: Path) -> None:
-        scoring.score(job(sides), sides / "out")
+        execution.score(job(sides), sides / "out")
         path = sides / "out" / "part-00002.parquet"
         path.write_bytes(path.read_bytes() + b"x")
         (sides / "out" / "part-00000.parquet").unlink()
         (sides / "out" / "part-00001.json").unlink()
-        said = jobs.verify(sides / "out")
+        said = job_parts.verify(sides / "out")
         assert [line.partition(": ")[2].split(":")[0] for line in said] == [
             "missing",
             "not scored yet",
@@ -561,13 +579,15 @@ class TestJobs:
         ]
 
     def test_a_score_that_is_not_finite_stops(self, sides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(scoring, "tile", lambda _, a, b: torch.full((len(a[0]), len(b[0])), float("nan")))
+        monkeypatch.setattr(
+            torch_tile, "tile", lambda _, a, b: torch.full((len(a[0]), len(b[0])), float("nan"))
+        )
         with pytest.raises(CollectionError, match="a score is not a finite number"):
-            scoring.score(job(sides), sides / "out")
+            execution.score(job(sides), sides / "out")
         assert not list((sides / "out").glob("part*"))
 
 
-WHY_NOT = native.why_not()
+WHY_NOT = compilation.unavailable_reason()
 needs_code = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "it can be used")
 both_ways = pytest.mark.parametrize("way", ["tiles", "vectors"], indirect=True)
 
@@ -575,9 +595,9 @@ both_ways = pytest.mark.parametrize("way", ["tiles", "vectors"], indirect=True)
 @pytest.fixture
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A way of multiplying; that in tiles goes through software where the processor has no AMX."""
-    if request.param not in native.ways():
+    if request.param not in compilation.backends():
         code = tiles_in_software()
-        monkeypatch.setattr(native, "library", lambda: code)
+        monkeypatch.setattr(compilation, "library", lambda: code)
     return str(request.param)
 
 
@@ -588,7 +608,7 @@ def tiles_in_software() -> ctypes.CDLL:
         path = Path(folder) / "tiles.so"
         header = Path(__file__).with_name("amx.h")
         command = [
-            native.compiler() or "g++",
+            compilation.compiler() or "g++",
             "-O2",
             "-march=native",
             "-shared",
@@ -596,7 +616,7 @@ def tiles_in_software() -> ctypes.CDLL:
             "-include",
             str(header),
         ]
-        subprocess.run([*command, "-o", str(path), str(native.SOURCE)], check=True)
+        subprocess.run([*command, "-o", str(path), str(compilation.SOURCE)], check=True)
         return ctypes.CDLL(str(path))
 
 
@@ -666,7 +686,7 @@ class TestFastTiles:
         off: float,
     ) -> None:
         """Noise that is as large as the differences between candidates changes nothing but the work."""
-        monkeypatch.setattr(scoring, "RESCORED", 5)
+        monkeypatch.setattr(block_search, "RESCORED", 5)
         want = expected(sides, pairs)
         asked = {
             name: float(np.median(want)) if name == "threshold" else value for name, value in asked.items()
@@ -678,7 +698,7 @@ class TestFastTiles:
             "fast_tile",
             lambda self, a, b: (t := self.tile(a, b)) + off * (torch.rand(t.shape, generator=random) - 0.5),
         )
-        scoring.score(job(sides, **asked), sides / "out")
+        execution.score(job(sides, **asked), sides / "out")
         found = scored(sides / "out")
         for i, (_, rows) in enumerate(found.groupby("left")):
             order = np.argsort(-want[i], kind="stable")
@@ -703,9 +723,11 @@ class TestFastTiles:
         for side, (name, column, n) in enumerate((("a", "query", LEFT), ("b", "passage", RIGHT))):
             frame = pd.DataFrame({"id": range(n), "text": texts(pairs, column, n)})
             frame.to_parquet(tmp_path / f"{name}.parquet")
-            collection.encode(tmp_path / "s", tmp_path / f"{name}.parquet", side, tmp_path / name)
-        assert (Scorer.load(tmp_path / "s").compiled is None) == (head == "cosine" or bool(native.why_not()))
-        scoring.score(job(tmp_path, top=2, tile=(4, 40)), tmp_path / "out")
+            encoding.encode(tmp_path / "s", tmp_path / f"{name}.parquet", side, tmp_path / name)
+        assert (Scorer.load(tmp_path / "s").compiled is None) == (
+            head == "cosine" or bool(compilation.unavailable_reason())
+        )
+        execution.score(job(tmp_path, top=2, tile=(4, 40)), tmp_path / "out")
         want = expected(tmp_path, pairs)
         for i, (_, rows) in enumerate(scored(tmp_path / "out").groupby("left")):
             np.testing.assert_allclose(rows["score"], np.sort(want[i])[:-3:-1], atol=1e-5)
@@ -909,21 +931,21 @@ class TestFastTiles:
         assert broken[:, 35].all() and broken.sum() == 4
 
     def test_why_it_cannot_be_used_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(native, "flags", lambda: frozenset({"avx2", "avx512f"}))
-        monkeypatch.setattr(native.platform, "system", lambda: "Linux")
-        assert native.why_not() == "the processor does not multiply bfloat16 (AVX512_BF16)"
-        monkeypatch.setattr(native, "flags", lambda: frozenset(native.NEEDED))
-        monkeypatch.setattr(native, "compiler", lambda: None)
-        assert native.why_not() == "there is no C++ compiler (g++ or clang++)"
-        monkeypatch.setattr(native.platform, "system", lambda: "Darwin")
-        assert native.why_not() == "it is for Linux"
+        monkeypatch.setattr(compilation, "flags", lambda: frozenset({"avx2", "avx512f"}))
+        monkeypatch.setattr(compilation.platform, "system", lambda: "Linux")
+        assert compilation.unavailable_reason() == "the processor does not multiply bfloat16 (AVX512_BF16)"
+        monkeypatch.setattr(compilation, "flags", lambda: frozenset(compilation.NEEDED))
+        monkeypatch.setattr(compilation, "compiler", lambda: None)
+        assert compilation.unavailable_reason() == "there is no C++ compiler (g++ or clang++)"
+        monkeypatch.setattr(compilation.platform, "system", lambda: "Darwin")
+        assert compilation.unavailable_reason() == "it is for Linux"
 
     def test_without_it_torch_computes(self, sides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        scoring.score(job(sides, top=3), sides / "fast")
+        execution.score(job(sides, top=3), sides / "fast")
         monkeypatch.setenv("DIPAIR_NATIVE", "0")
-        assert "switches it off" in native.why_not()
+        assert "switches it off" in compilation.unavailable_reason()
         assert Scorer.load(sides / "s").compiled is None
-        scoring.score(job(sides, top=3), sides / "slow")
+        execution.score(job(sides, top=3), sides / "slow")
         fast, slow = scored(sides / "fast"), scored(sides / "slow")
         assert fast["right"].equals(slow["right"])
         np.testing.assert_allclose(fast["score"], slow["score"], atol=1e-6)
@@ -942,13 +964,13 @@ folder, kills = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
 student = folder / "s"
 models.load = functools.cache(models.load)  # here, once: most of a short run would be loading
-scoring.Scorer.load(student)
+scorer.Scorer.load(student)
 
 
 def work(to):
     for side, name in enumerate("ab"):
-        collection.encode(student, folder / f"{name}.parquet", side, to / name, shard_texts=3)
-    scoring.score(scoring.Job(str(student), str(to / "a"), str(to / "b"), top=3, tile=(2, 6)), to / "out")
+        encoding.encode(student, folder / f"{name}.parquet", side, to / name, shard_texts=3)
+    execution.score(jobs.Job(str(student), str(to / "a"), str(to / "b"), top=3, tile=(2, 6)), to / "out")
 
 
 def attempt(to, seconds):
@@ -1066,24 +1088,24 @@ class TestFullDisk:
 
 class TestManyProcesses:
     def test_parts_of_a_job_make_the_whole(self, sides: Path) -> None:
-        scoring.score(job(sides, top=3), sides / "whole")
+        execution.score(job(sides, top=3), sides / "whole")
         for i in (2, 0, 1):
-            scoring.score(job(sides, top=3), sides / "out", part=(i, 3))
-            assert len(jobs.verify(sides / "out")) == {2: 2, 0: 1, 1: 0}[i]
+            execution.score(job(sides, top=3), sides / "out", part=(i, 3))
+            assert len(job_parts.verify(sides / "out")) == {2: 2, 0: 1, 1: 0}[i]
         assert files(sides / "out") == files(sides / "whole")
 
     def test_a_second_one_that_wants_all_of_it_is_refused(self, sides: Path) -> None:
         with (
-            collection.writing(sides / "out"),
+            encoding.writing(sides / "out"),
             pytest.raises(CollectionError, match="another process is writing here"),
         ):
-            scoring.score(job(sides, top=3), sides / "out")
+            execution.score(job(sides, top=3), sides / "out")
 
     def test_on_ray_with_a_worker_killed_in_the_middle(
         self, sides: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ray = pytest.importorskip("ray")
-        scoring.score(job(sides, top=3, tile=(2, 6)), sides / "whole")
+        execution.score(job(sides, top=3, tile=(2, 6)), sides / "whole")
         marker = sides / "killed"
 
         class Dying(on_ray.Units):
@@ -1115,11 +1137,11 @@ class TestCommandLine:
         for side, name in enumerate("ab"):
             source = f"--student @s --texts @{name}.parquet --field {side} --dtype float16 --out @new/{name}"
             assert dipair("encode", *source.split()) == 0
-        on = results.device_name()
+        on = provenance.device_name()
         assert f"a: 11 distinct texts in 1 shards, float16, on {on}" in capsys.readouterr().out
         asked = ["score", *"--student @s --left @new/a --right @new/b".split()]
         best = [*asked, *"--all --top 2 --device cpu --out @out".split()]
-        where = f"; {scoring.Scorer.load(sides / 's', 'cpu').where}"
+        where = f"; {scorer.Scorer.load(sides / 's', 'cpu').where}"
         assert dipair(*best) == dipair(*best) == 0
         assert capsys.readouterr().out.splitlines() == [
             f"{sides}/out: 253 pairs scored, 22 rows in 1 parts{where}",

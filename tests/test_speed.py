@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import models, progress, speed
+from dipair_lib import models
+from dipair_lib.evaluation import benchmarks, clocks, costs
+from dipair_lib.inference import device
 from dipair_lib.models.tokens import Texts, read
-from dipair_lib.training import device
+from dipair_lib.system import progress
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def texts(tiny_backbone: str, pairs: pd.DataFrame) -> Texts:
 class TestCosts:
     def test_ffnn_head_by_hand(self, tiny_backbone: str, texts: Texts) -> None:
         model = models.DualEncoder(tiny_backbone, (8, 12), (2, 2), projection=8, hidden=(16, 4))
-        found = speed.costs(model, texts)
+        found = costs.costs(model, texts)
         # per pair only 16 -> 4 -> 1 remain, a multiplication and an addition each; biases are no products
         assert found["flops_per_pair"] == 2 * (16 * 4 + 4 * 1)
         assert found["params_per_pair"] == 16 * 4 + 4 + 4 + 1
@@ -33,7 +35,7 @@ class TestCosts:
 
     def test_the_cosine_costs_one_dot_product(self, tiny_backbone: str, texts: Texts) -> None:
         model = models.DualEncoder(tiny_backbone, (8, 12), (0, 0), True, 0, "cosine")
-        found = speed.costs(model, texts)
+        found = costs.costs(model, texts)
         assert found["flops_per_pair"] == 2 * 32
         assert found["bytes_per_text"] == 32 * 4
         assert found["params_per_pair"] == 2
@@ -42,7 +44,7 @@ class TestCosts:
         self, tiny_backbone: str, texts: Texts
     ) -> None:
         per_pair = {
-            (head, k): speed.costs(
+            (head, k): costs.costs(
                 models.DualEncoder(tiny_backbone, (8, 12), (k, k), projection=8, head=head), texts
             )["flops_per_pair"]
             for head in ("ffnn", "transformer")
@@ -53,7 +55,7 @@ class TestCosts:
 
     def test_lstm_by_hand(self, texts: Texts) -> None:
         model = models.BiLSTM([f"w{i}" for i in range(30)], (8, 12), width=12, hidden=10, fc=6).eval()
-        found = speed.costs(model, texts)["flops_per_text"]
+        found = costs.costs(model, texts)["flops_per_text"]
         tokens = np.mean(
             [
                 [
@@ -67,7 +69,7 @@ class TestCosts:
         assert found == pytest.approx(tokens * 2 * 4 * 10 * 10 * 2 + 20 * 6 * 2)
 
     def test_a_cross_encoder_has_no_cost_per_text(self, tiny_backbone: str, texts: Texts) -> None:
-        found = speed.costs(models.CrossEncoder(tiny_backbone, (8, 12)), texts)
+        found = costs.costs(models.CrossEncoder(tiny_backbone, (8, 12)), texts)
         assert found["flops_per_text"] is None
         assert found["bytes_per_text"] is None
         assert found["flops_per_pair"] > 0
@@ -78,7 +80,7 @@ class TestContestants:
         self, tiny_backbone: str, texts: Texts, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            speed, "BATCH_SIZES", {"cpu": {"encode": (4, 8), "combine": (16, 64), "cross-encoder": (4,)}}
+            benchmarks, "BATCH_SIZES", {"cpu": {"encode": (4, 8), "combine": (16, 64), "cross-encoder": (4,)}}
         )
         model = models.DualEncoder(tiny_backbone, (8, 12), (2, 2), projection=8).eval()
         seen = {"encoded": 0, "pairs": 0}
@@ -95,7 +97,9 @@ class TestContestants:
 
         monkeypatch.setattr(model, "encode", counted_encode)
         monkeypatch.setattr(model, "combine", counted_combine)
-        contestant = speed.dual("r", model, models.load_tokenizer(tiny_backbone), list(texts.distinct), texts)
+        contestant = benchmarks.dual(
+            "r", model, models.load_tokenizer(tiny_backbone), list(texts.distinct), texts
+        )
         seen |= {"encoded": 0, "pairs": 0}
         contestant.measure()
         assert seen["pairs"] == contestant.parts["combine"][1]
@@ -105,14 +109,14 @@ class TestContestants:
         assert set(contestant.times) == {"tokenize", "encode", "combine"}
         seen |= {"encoded": 0, "pairs": 0}
         contestant.request(3)
-        assert seen == {"encoded": 1, "pairs": speed.CANDIDATES}
+        assert seen == {"encoded": 1, "pairs": benchmarks.CANDIDATES}
 
     def test_a_cross_encoder_scores_every_pair_of_its_sample(
         self, tiny_backbone: str, texts: Texts, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = models.CrossEncoder(tiny_backbone, (8, 12)).eval()
         words = [[texts.distinct[f][i] for i in texts.index[:, f]] for f in (0, 1)]
-        contestant = speed.cross_encoder(
+        contestant = benchmarks.cross_encoder(
             "r", model, "float32", models.load_tokenizer(tiny_backbone), words, texts
         )
         seen: list[int] = []
@@ -124,7 +128,7 @@ class TestContestants:
 
         monkeypatch.setattr(model, "batch", counted)
         contestant.measure()
-        assert speed.LEAST <= sum(seen) == pytest.approx(contestant.parts["combine"][1], rel=0.05)
+        assert benchmarks.LEAST <= sum(seen) == pytest.approx(contestant.parts["combine"][1], rel=0.05)
 
     def test_one_request_of_single_texts_is_one_text_for_everybody(
         self, tiny_backbone: str, pairs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
@@ -134,9 +138,9 @@ class TestContestants:
         cross = models.CrossEncoder(tiny_backbone, (8,)).eval()
         student = models.DualEncoder(tiny_backbone, (8,), (2,), projection=8).eval()
         entered = [
-            speed.cross_encoder("t", cross, "float32", tokenizer, words, texts),
-            speed.dual("s", student, tokenizer, words, texts),
-            speed.baseline("c", models.TfIdf.fit(texts, pairs["label"].to_numpy(), 2), words),
+            benchmarks.cross_encoder("t", cross, "float32", tokenizer, words, texts),
+            benchmarks.dual("s", student, tokenizer, words, texts),
+            benchmarks.baseline("c", models.TfIdf.fit(texts, pairs["label"].to_numpy(), 2), words),
         ]
         assert [one.candidates for one in entered] == [1, 1, 1]
         seen: list[int] = []
@@ -157,40 +161,40 @@ class TestBatches:
 
     @pytest.mark.parametrize("size", [16, 48])
     def test_next_to_nothing_is_padding_and_the_average_is_that_of_all(self, size: int) -> None:
-        batches = speed.bulk_batches(self.LENGTHS, size)
+        batches = benchmarks.bulk_batches(self.LENGTHS, size)
         assert {len(batch) for batch in batches} == {size}
-        assert sum(map(len, batches)) >= speed.LEAST
+        assert sum(map(len, batches)) >= benchmarks.LEAST
         filled = sum(self.LENGTHS[batch].sum() for batch in batches)
         padded = sum(len(batch) * self.LENGTHS[batch].max() for batch in batches)
         assert filled / padded > 0.95
-        assert speed.average_rows(self.LENGTHS, batches) == pytest.approx(filled / self.LENGTHS.mean())
+        assert benchmarks.average_rows(self.LENGTHS, batches) == pytest.approx(filled / self.LENGTHS.mean())
 
     def test_few_rows_are_all_there_once(self) -> None:
-        batches = speed.bulk_batches(self.LENGTHS[:50], 16)
+        batches = benchmarks.bulk_batches(self.LENGTHS[:50], 16)
         assert sorted(np.concatenate(batches).tolist()) == list(range(50))
-        assert speed.average_rows(self.LENGTHS[:50], batches) == pytest.approx(50)
+        assert benchmarks.average_rows(self.LENGTHS[:50], batches) == pytest.approx(50)
 
 
 class TestRequests:
     def test_as_many_as_the_time_allows_and_a_least(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(speed, "timed", lambda call, device: call() or 0.3)
-        one = speed.Contestant("r", "float32", {}, lambda number: None, 1)
+        monkeypatch.setattr(benchmarks, "timed", lambda call, device: call() or 0.3)
+        one = benchmarks.Benchmark("r", "float32", {}, lambda number: None, 1)
         assert (
-            len(speed.clock_requests([one], 3)[id(one)]) == 6
+            len(clocks.clock_requests([one], 3)[id(one)]) == 6
         )  # the seventh passes two seconds; the first is warm-up
-        assert len(speed.clock_requests([one], 24)[id(one)]) == 24
-        monkeypatch.setattr(speed, "timed", lambda call, device: call() or 1e-6)
-        assert len(speed.clock_requests([one], 24)[id(one)]) == speed.MOST_REQUESTS
+        assert len(clocks.clock_requests([one], 24)[id(one)]) == 24
+        monkeypatch.setattr(benchmarks, "timed", lambda call, device: call() or 1e-6)
+        assert len(clocks.clock_requests([one], 24)[id(one)]) == clocks.MOST_REQUESTS
 
 
 class TestChoices:
     def test_the_best_batch_size_is_the_quickest(self) -> None:
         import time
 
-        assert speed.best_size((1, 2), lambda size: time.sleep(0.02 if size == 1 else 0.001)) == 2
+        assert benchmarks.best_size((1, 2), lambda size: time.sleep(0.02 if size == 1 else 0.001)) == 2
 
     def test_ceiling_is_measured(self) -> None:
-        found = speed.ceiling(seconds=0.01)
+        found = clocks.ceiling(seconds=0.01)
         assert set(found) == {"peak_gflops_float32", "peak_gflops_bfloat16", "copy_gb_per_s"}
         assert all(np.isfinite(v) and v > 0 for v in found.values())
 
@@ -207,12 +211,12 @@ class TestChoices:
         model = models.CrossEncoder(tiny_backbone, (8, 12))
         models.save(model, tmp_path / "rows" / "t" / "model")
         row = types.SimpleNamespace(run_id="t", parameters='{"fields": ["query", "passage"]}')
-        entered = speed.enter(tmp_path, row, pairs, pairs, True, torch.device("cpu"))  # type: ignore[arg-type]
+        entered = benchmarks.make_benchmarks(tmp_path, row, pairs, pairs, True, torch.device("cpu"))  # type: ignore[arg-type]
         assert [one.dtype for one in entered] == ["float32", "bfloat16"][: 1 + gains]
 
     def test_an_unknown_choice_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="expected none, missing or all, but got 'some'"):
-            speed.clock_rows(tmp_path, "some")
+            clocks.clock_rows(tmp_path, "some")
 
 
 class TestProgress:

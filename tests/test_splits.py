@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from dipair_lib.data import splits
-from dipair_lib.tasks import Task, TaskError, load_task
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.loading import load_task
+from dipair_lib.data.task import Task
 
 
 def rows(n: int, tag: str) -> pd.DataFrame:

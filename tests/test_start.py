@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import models, quality, results, training
+from dipair_lib import inference, models, training
+from dipair_lib.evaluation import metrics, schema
 from dipair_lib.models.tokens import read
+from dipair_lib.runner import notebook_run
 from dipair_lib.training import Data, TrainConfig
 from dipair_lib.training.stages import steps_of
 
@@ -82,9 +84,9 @@ class TestCosineStart:
     ) -> None:
         model = student(tiny_backbone, **settings)
         cosine = student(tiny_backbone, head="cosine", pooled=True, keep=(0, 0), projection=0)
-        expected = training.predict(cosine, data.texts)[:, 0]
+        expected = inference.predict(cosine, data.texts)[:, 0]
         before = {name: p.clone() for name, p in model.encoder.named_parameters()}
-        stored, _ = training.stored_outputs(model, data.texts, tmp_path)
+        stored, _ = inference.stored_outputs(model, data.texts, tmp_path)
         agree = [correlation(model, data, expected)]
         fitted = training.cosine_start(model, stored, data.texts, tmp_path, 40_000, device="cpu")
         agree.append(correlation(model, data, expected))
@@ -149,12 +151,12 @@ class TestCosineStart:
                 model, data, TrainConfig(device="cpu"), None, tmp_path, cosine_pairs=pairs
             )
             assert one is not None and one.notes == ""
-            made.append(training.predict(model, data.texts))
+            made.append(inference.predict(model, data.texts))
         np.testing.assert_array_equal(made[0], made[1])
 
     def test_a_row_is_named_by_what_departs_from_the_default(self) -> None:
         notebook = Path(__file__).parents[1] / "notebooks" / "03_dipair.ipynb"
-        default = results.notebook_parameters(notebook)
+        default = notebook_run.notebook_parameters(notebook)
         assert default["cosine_pairs"] == training.COSINE_PAIRS
         none, few = default | {"cosine_pairs": 0}, default | {"cosine_pairs": 20_000}
         assert [training.training_name(p, True) for p in (default, none, few)] == [
@@ -164,7 +166,7 @@ class TestCosineStart:
 
 
 def correlation(model: models.DualEncoder, data: Data, expected: np.ndarray) -> float:
-    return float(np.corrcoef(training.predict(model, data.texts)[:, 0], expected)[0, 1])
+    return float(np.corrcoef(inference.predict(model, data.texts)[:, 0], expected)[0, 1])
 
 
 class TestBias:
@@ -185,9 +187,9 @@ class TestBias:
         teacher = np.random.default_rng(0).normal([3.0, -1.0, 0.5], 1.0, (120, 3)).astype(np.float32)
         three = replace(data, classes=3, teacher=teacher)
         model = student(tiny_backbone, outputs=3)
-        stored, _ = training.stored_outputs(model, data.texts, tmp_path)
+        stored, _ = inference.stored_outputs(model, data.texts, tmp_path)
         training.start_head(model, stored, three, TrainConfig())
-        found = training.predict(model, data.texts, stored=tmp_path)
+        found = inference.predict(model, data.texts, stored=tmp_path)
         np.testing.assert_allclose(found.mean(0), teacher.mean(0), atol=1e-5)
 
 
@@ -236,14 +238,14 @@ class TestLooks:
         config = TrainConfig(learning_rate=0.3, epochs=3, batch_size=20, looks=2, device="cpu")
         one, _, _ = training.fit_stages(model, data, config, None, tmp_path, dev=data, metric="auc")
         assert one is not None and len(one.dev) == 7
-        found = training.predict(model, data.texts, stored=tmp_path)
-        assert quality.evaluate(["auc"], data.labels, found)["auc"] == pytest.approx(max(one.dev), abs=1e-3)
+        found = inference.predict(model, data.texts, stored=tmp_path)
+        assert metrics.evaluate(["auc"], data.labels, found)["auc"] == pytest.approx(max(one.dev), abs=1e-3)
         assert one.best_at is not None and one.rising is not None
         assert (one.pairs, one.passes, one.device, one.learning_rate) == (360, 3.0, "cpu", 0.3)
 
 
 class TestRatesOfAStudent:
-    ROW = results.Result(
+    ROW = schema.Result(
         run_id="01_teacher-0.teacher", created_utc="", notebook="01_teacher", suite="s", task="t", split="test", model="teacher",
         family="cross-encoder", metric="auc", learning_rate=3e-5,
     )  # fmt: skip

@@ -15,8 +15,9 @@ from scipy import stats
 from sklearn import metrics as sk
 from test_tradeoff import floor, row, teacher
 
-from dipair_lib import gap, paired, quality, results, tradeoff
-from dipair_lib.results import Result
+from dipair_lib.evaluation import bootstrap, gap, metrics, paired, results
+from dipair_lib.evaluation.schema import Result
+from dipair_lib.reporting import derived
 
 EXACT: dict[str, Any] = {"rel": 0, "abs": 1e-9}
 REFERENCE: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -42,7 +43,7 @@ class TestMetrics:
     def test_two_classes(self, seed: int, ties: bool) -> None:
         _, labels, score = drawn_from(seed, ties)
         for least in (-0.5, 0.0, 1.0):  # whole numbers: with ties, some scores lie on the threshold
-            found = quality.evaluate(["auc", "accuracy", "f1"], labels, score[:, None], threshold=least)
+            found = metrics.evaluate(["auc", "accuracy", "f1"], labels, score[:, None], threshold=least)
             assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, score), **EXACT)
             assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, score > least), **EXACT)
             assert found["f1"] == pytest.approx(sk.f1_score(labels, score > least), **EXACT)
@@ -51,21 +52,21 @@ class TestMetrics:
         random, _, _ = drawn_from(seed, ties)
         labels, logits = random.integers(0, 4, 90), random.normal(size=(90, 5))
         logits = logits.round() if ties else logits
-        found = quality.evaluate(["accuracy", "macro_f1"], labels, logits)
+        found = metrics.evaluate(["accuracy", "macro_f1"], labels, logits)
         predicted = np.array([row.tolist().index(max(row)) for row in logits])
         assert found["accuracy"] == pytest.approx(np.mean(predicted == labels), **EXACT)
         assert found["macro_f1"] == pytest.approx(sk.f1_score(labels, predicted, average="macro"), **EXACT)
 
     def test_the_threshold_has_the_best_f1_of_all(self, seed: int, ties: bool) -> None:
         _, labels, score = drawn_from(seed, ties)
-        chosen = quality.threshold_of(labels, score[:, None])
+        chosen = metrics.threshold_of(labels, score[:, None])
         every = [sk.f1_score(labels, score > cut) for cut in (*(np.unique(score) - 1e-9), score.max())]
         assert sk.f1_score(labels, score > chosen) == pytest.approx(max(every), **EXACT)
 
     def test_correlations(self, seed: int, ties: bool) -> None:
         random, labels, score = drawn_from(seed, ties)
         grades = labels * 2 + random.integers(0, 4, len(labels)) / 2
-        found = quality.evaluate(["pearson", "spearman"], grades, score[:, None])
+        found = metrics.evaluate(["pearson", "spearman"], grades, score[:, None])
         assert found["pearson"] == pytest.approx(stats.pearsonr(grades, score)[0], **EXACT)
         assert found["spearman"] == pytest.approx(stats.spearmanr(grades, score)[0], **EXACT)
 
@@ -76,7 +77,7 @@ class TestMetrics:
         labels, score = labels[: len(groups)], score[: len(groups)]
         groups = groups[: len(labels)]
         gains = labels * random.integers(1, 4, len(labels))
-        found = quality.evaluate(["ndcg@10", "mrr@10"], labels, score[:, None], groups, gains)
+        found = metrics.evaluate(["ndcg@10", "mrr@10"], labels, score[:, None], groups, gains)
         asked = [groups == q for q in np.unique(groups) if labels[groups == q].any()]
         ndcg = [ndcg_at_10(gains[q], score[q]) for q in asked]
         assert found["ndcg@10"] == pytest.approx(np.mean(ndcg), **EXACT)
@@ -102,7 +103,7 @@ class TestDraws:
     def test_groups_are_drawn_with_replacement(self) -> None:
         """As many as there are; a group's rows go together; counts have the mean 1 and the variance 1 - 1 / n of such draws."""
         groups = np.random.default_rng(0).permutation(np.repeat([3, 8, 9, 20, 21], [1, 2, 3, 4, 5]))
-        weights = np.concatenate(list(quality.draw_groups(groups, 5000, seed=1)))
+        weights = np.concatenate(list(bootstrap.draw_groups(groups, 5000, seed=1)))
         assert weights.shape == (5000, 15)
         counts = np.stack([weights[:, groups == g].mean(1) for g in np.unique(groups)], axis=1)
         assert all((weights[:, groups == g] == counts[:, [i]]).all() for i, g in enumerate(np.unique(groups)))
@@ -115,12 +116,12 @@ class TestDraws:
         """Draw by draw: the rows of a group are copied as often as it was drawn, and textbook code looks at the copies."""
         random, labels, student = drawn_from(7, ties=True)
         better, groups = labels * 2 + random.normal(size=150), random.integers(0, 30, 150)
-        weights = np.concatenate(list(quality.draw_groups(groups, 150, seed=3)))
+        weights = np.concatenate(list(bootstrap.draw_groups(groups, 150, seed=3)))
         copies = [np.repeat(np.arange(150), row.astype(int)) for row in weights]
         own = np.array([REFERENCE[metric](labels[c], student[c]) for c in copies])
         above = np.array([REFERENCE[metric](labels[c], better[c]) for c in copies])
-        assert quality.METRICS[metric](labels, student[:, None], weights) == pytest.approx(own, **EXACT)
-        found = quality.interval(
+        assert metrics.METRICS[metric](labels, student[:, None], weights) == pytest.approx(own, **EXACT)
+        found = bootstrap.interval(
             metric, labels, student[:, None], groups, teacher_logits=better[:, None], n_boot=150, seed=3
         )
         for name, draws in (("quality", own), ("retained", own / above)):
@@ -153,7 +154,7 @@ class TestGap:
         models, sure = [[one for one, _ in students]], {one.run_id for one, _ in taught}
         found = gap.closed(models, rows, sure, tmp_path)[0].share
         # By hand, on the same draws of groups.
-        weights = np.concatenate(list(quality.draw_groups(GROUPS, paired.N_BOOT, seed=0)))
+        weights = np.concatenate(list(bootstrap.draw_groups(GROUPS, paired.N_BOOT, seed=0)))
         at = [(s, t) for (_, s), (_, t) in zip(students, taught, strict=True)]
         plain = [(s.mean() - base.mean()) / (t.mean() - base.mean()) for s, t in at]
         draws = np.array(
@@ -181,7 +182,7 @@ class TestGap:
         random = np.random.default_rng(5)
         low = np.percentile([gain[random.integers(0, 40, 40)].sum() for _ in range(4000)], 2.5)
         assert (low > 3) == (share >= 0.75) and abs(low) > 3  # far enough from 0 for any draws
-        table = tradeoff.frame([top, below, student], folder=tmp_path)
+        table = derived.frame([top, below, student], folder=tmp_path)
         plain = (own.mean() - base.mean()) / (right.mean() - base.mean()) if low > 0 else np.nan
         assert table.loc[student.run_id, "gap"] == pytest.approx(plain, **EXACT, nan_ok=True)
 
@@ -200,7 +201,7 @@ def covered(groups: int, unit: str = "groups", worlds: int = 150) -> dict[str, f
         drawn = group if unit == "groups" else np.arange(len(group))
         common = (random.random(groups) < 0.5)[group] ^ (random.random(len(group)) < 0.05)
         score = common + random.normal(size=groups)[group] + random.normal(size=len(group))
-        auc = quality.interval("auc", common.astype(int), score[:, None], drawn, n_boot=300, seed=world)
+        auc = bootstrap.interval("auc", common.astype(int), score[:, None], drawn, n_boot=300, seed=world)
         ease = random.normal(size=groups)[group]
         says = [
             np.where(
@@ -210,7 +211,7 @@ def covered(groups: int, unit: str = "groups", worlds: int = 150) -> dict[str, f
             )
             for p in (0.6, 0.8)
         ]
-        ratio = quality.interval(
+        ratio = bootstrap.interval(
             "accuracy", np.ones(len(group), int), says[0][:, None], drawn,
             teacher_logits=says[1][:, None], n_boot=300, seed=world,
         )  # fmt: skip
@@ -235,7 +236,7 @@ class TestCoverage:
     def test_three_seeds(self) -> None:
         """Seeds that differ more than test groups make unsure: a mean and a difference. Without the seeds' part, few would hold it."""
         random, group = np.random.default_rng(4), np.repeat(np.arange(60), 5)
-        weights = np.concatenate(list(quality.draw_groups(group, 200, seed=0)))
+        weights = np.concatenate(list(bootstrap.draw_groups(group, 200, seed=0)))
         held = []
         for _ in range(300):
             ease = random.normal(0, 0.08, 60)[group]

@@ -11,22 +11,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dipair_lib import report, results, study
+from dipair_lib.evaluation import results, schema
+from dipair_lib.reporting import report
+from dipair_lib.reporting.studies import configurations, questions, study, study_figure, target, terms
+from dipair_lib.runner import notebook_run
 
 N = 200
 TEACHER = "01_teacher-0.teacher"
 PARAMETERS = {
-    **study.DEFAULTS, "task": "t", "out": "x", "pooled": True, "residual": "cosine", "seed": 0, "n_seeds": 2, "clock": "none", "threads": 0,
+    **configurations.DEFAULTS, "task": "t", "out": "x", "pooled": True, "residual": "cosine",
+    "seed": 0, "n_seeds": 2, "clock": "none", "threads": 0,
 }  # fmt: skip
 PLAIN = {"pooled": False, "residual": ""}
 
 
-def store(folder: Path, run_id: str, right: float, seed: int, **fields: Any) -> results.Result:
+def store(folder: Path, run_id: str, right: float, seed: int, **fields: Any) -> schema.Result:
     """Store a row of which the first ``right`` share of its test rows, shifted by the seed, is classified correctly."""
     labels = np.arange(N) % 2
     correct = (np.arange(N) + 7 * seed) % N < right * N
     logits = np.where(correct == (labels == 1), 1.0, -1.0)[:, None]
-    row = results.Result(
+    row = schema.Result(
         run_id=run_id, suite="s", split="test", n_examples=N, metric="accuracy", quality=right, seed=seed, data_sha256="d",
         **{"created_utc": "", "task": "t", "n_train": 50, "teacher_run": TEACHER, **fields},
     )  # fmt: skip
@@ -39,7 +43,7 @@ def student(folder: Path, right: float, seed: int = 0, old: Any = (), **changes:
     fields = {k.removeprefix("row_"): changes.pop(k) for k in list(changes) if k.startswith("row_")}
     p = {k: v for k, v in {**PARAMETERS, **changes, "seed": seed}.items() if k not in old}
     known = {"model": "student", "family": "dipair", "notebook": "03_dipair", "parameters": json.dumps(p)}
-    run_id = results.run_key("03_dipair", p, "d", "x") + ".student"
+    run_id = notebook_run.run_key("03_dipair", p, "d", "x") + ".student"
     store(folder, run_id, right, seed, **{**known, "task": p["task"], **fields})
     return run_id
 
@@ -86,21 +90,27 @@ def folder(tmp_path: Path) -> Path:
 
 def series(folder: Path) -> dict[str, dict[str, list[str]]]:
     """Question -> series -> its values."""
-    found = study.questions_of(study.load(folder, "t", n_boot=10))
+    found = questions.questions_of(configurations.load(folder, "t", n_boot=10))
     return {q.title: {s.label: [q.say(*v) for v in s.keys] for s in some} for q, some in found.items()}
 
 
 class TestSettings:
     def test_equal_choices_are_one_configuration_however_they_are_written(self) -> None:
-        told = study.settings_of(
+        told = configurations.settings_of(
             {**PARAMETERS, "keep": [8, 8], "projection": 128, "stage1_epochs": 3, "threads": 9, "seed": 4}
         )
-        assert study.key_of(told) == study.key_of(study.settings_of({**PARAMETERS, "residual": True}))
-        assert study.key_of(told) != study.key_of(study.settings_of({**PARAMETERS, "keep": [4, 8]}))
-        assert study.key_of(told) != study.key_of(study.settings_of({**PARAMETERS, "hidden": [128]}))
+        assert configurations.key_of(told) == configurations.key_of(
+            configurations.settings_of({**PARAMETERS, "residual": True})
+        )
+        assert configurations.key_of(told) != configurations.key_of(
+            configurations.settings_of({**PARAMETERS, "keep": [4, 8]})
+        )
+        assert configurations.key_of(told) != configurations.key_of(
+            configurations.settings_of({**PARAMETERS, "hidden": [128]})
+        )
 
     def test_equal_hidden_layers_stay_two(self) -> None:
-        assert study.settings_of({**PARAMETERS, "hidden": [64, 64]})["hidden"] == (64, 64)
+        assert configurations.settings_of({**PARAMETERS, "hidden": [64, 64]})["hidden"] == (64, 64)
 
     def test_a_parameter_that_an_old_row_lacks_is_what_it_was_then(self) -> None:
         old = {
@@ -108,13 +118,13 @@ class TestSettings:
             for k, v in PARAMETERS.items()
             if k not in {"select", "start", "loss", "pool", "teachers", "n_seeds", "hidden"}
         }
-        assert study.settings_of({**old, "residual": True}) == study.settings_of(PARAMETERS)
+        assert configurations.settings_of({**old, "residual": True}) == configurations.settings_of(PARAMETERS)
 
     def test_names_tell_what_departs_from_the_usual(self) -> None:
-        usual = study.settings_of(PARAMETERS)
+        usual = configurations.settings_of(PARAMETERS)
 
         def name(**changes: Any) -> str:
-            return study.name_of(study.settings_of({**PARAMETERS, **changes}), usual)
+            return terms.name_of(configurations.settings_of({**PARAMETERS, **changes}), usual)
 
         assert name() == "FFNN + pooled + cosine k=8"
         assert (
@@ -132,8 +142,10 @@ class TestSettings:
 
     def test_every_parameter_of_the_notebook_is_known_here(self) -> None:
         """A parameter that the table lacks would part old rows from new ones."""
-        notebook = results.notebook_parameters(Path(__file__).parents[1] / "notebooks" / "03_dipair.ipynb")
-        assert set(notebook) <= set(study.DEFAULTS) | study.IGNORED
+        notebook = notebook_run.notebook_parameters(
+            Path(__file__).parents[1] / "notebooks" / "03_dipair.ipynb"
+        )
+        assert set(notebook) <= set(configurations.DEFAULTS) | configurations.IGNORED
 
 
 class TestSeries:
@@ -151,16 +163,20 @@ class TestSeries:
     def test_rows_from_before_the_parameters_stand_beside_new_ones(self, folder: Path) -> None:
         """With the seed 2 only an old row: it is the same configuration."""
         student(folder, 0.8, 2, old=("select", "layers", "start", "loss", "shared", "teachers"))
-        loaded = study.load(folder, "t", n_boot=10)
-        assert sorted(loaded.quality[study.key_of(study.settings_of(PARAMETERS, 50))]) == [0, 1, 2]
+        loaded = configurations.load(folder, "t", n_boot=10)
+        assert sorted(loaded.quality[configurations.key_of(configurations.settings_of(PARAMETERS, 50))]) == [
+            0,
+            1,
+            2,
+        ]
 
     def test_what_two_things_part_is_no_series(self, tmp_path: Path) -> None:
         student(tmp_path, 0.6)
         student(tmp_path, 0.7, keep=[4], layers=2)
-        assert study.questions_of(study.load(tmp_path, "t", n_boot=10)) == {}
+        assert questions.questions_of(configurations.load(tmp_path, "t", n_boot=10)) == {}
         assert study.tasks_of(tmp_path) == []
         assert len(study.table(tmp_path, "t")) == 0
-        assert study.figure(tmp_path, "t").axes
+        assert study_figure.figure(tmp_path, "t").axes
 
     def test_the_rate_of_a_stage_that_is_skipped_does_not_part(self, tmp_path: Path) -> None:
         student(tmp_path, 0.6)
@@ -202,7 +218,7 @@ class TestSeries:
     def test_training_rows_are_those_there_were(self, tmp_path: Path) -> None:
         student(tmp_path, 0.6, row_n_train=1200)
         student(tmp_path, 0.5, row_n_train=300, max_train=300)
-        (found,) = study.questions_of(study.load(tmp_path, "t", n_boot=10)).values()
+        (found,) = questions.questions_of(configurations.load(tmp_path, "t", n_boot=10)).values()
         assert list(found[0].keys) == [(300,), (1200,)]
         assert found[0].reference == (1200,)
 
@@ -216,15 +232,15 @@ class TestSeries:
             student(tmp_path, 0.5 + 0.1 * day, keep=[4], n_seeds=day, **told)
         student(tmp_path, 0.8, row_teacher_run="new")
         student(tmp_path, 0.65, keep=[4], loss="hard", row_teacher_run="old")
-        loaded = study.load(tmp_path, "t", n_boot=10)
-        named = {study.name_of(s, loaded.usual()): s["teacher_age"] for s in loaded.settings.values()}
+        loaded = configurations.load(tmp_path, "t", n_boot=10)
+        named = {terms.name_of(s, loaded.usual()): s["teacher_age"] for s in loaded.settings.values()}
         assert named == {
             "FFNN + pooled + cosine k=4": 0,
             "FFNN + pooled + cosine k=4, teacher 1 before the newest": 1,
             "FFNN + pooled + cosine k=8": 0,
             "FFNN + pooled + cosine k=4, learns labels": 0,
         }
-        (found,) = [s for q, s in study.questions_of(loaded).items() if q.title == "Kept tokens"]
+        (found,) = [s for q, s in questions.questions_of(loaded).items() if q.title == "Kept tokens"]
         assert [loaded.mean(key)[0] for key in found[0].keys.values()] == pytest.approx([0.7, 0.8])
 
     def test_of_a_student_that_was_trained_twice_the_newer_row_counts_and_it_is_said(
@@ -235,7 +251,7 @@ class TestSeries:
         with pytest.warns(
             UserWarning, match=f"row left out: {old}: the same student was trained again as {new}"
         ):
-            loaded = study.load(tmp_path, "t", n_boot=10)
+            loaded = configurations.load(tmp_path, "t", n_boot=10)
         assert [list(seeds.values()) for seeds in loaded.quality.values()] == [[0.8]]
 
     def test_at_most_five_the_longest_first(self, tmp_path: Path) -> None:
@@ -243,7 +259,7 @@ class TestSeries:
             for k in range(1, 3 + (i == 6)):
                 student(tmp_path, 0.5, keep=[k], batch_size=10 + i)
         kept = series(tmp_path)["Kept tokens"]
-        assert len(kept) == study.MOST_SERIES
+        assert len(kept) == questions.MOST_SERIES
         assert next(iter(kept.values())) == ["1", "2", "3"]
         assert len(set(kept)) == 5
 
@@ -285,7 +301,7 @@ class TestNumbers:
         lines = study.table(tmp_path, "t", n_boot=20).set_index("value")
         assert pd.isna(lines.loc["4", "points"])
         assert study.shown(lines.reset_index())["points"].tolist() == ["–", "reference"]
-        assert study.figure(tmp_path, "t", n_boot=20).axes
+        assert study_figure.figure(tmp_path, "t", n_boot=20).axes
 
     def test_a_row_without_its_logits_is_named_and_left_out(self, folder: Path) -> None:
         run = student(folder, 0.5, keep=[16])
@@ -321,7 +337,7 @@ class TestClaims:
 
 class TestBar:
     def test_by_hand(self, folder: Path) -> None:
-        lines = study.bar(folder, "t", n_boot=300)
+        lines = target.targets(folder, "t", n_boot=300)
         assert lines["student"].tolist()[0] == "FFNN + pooled + cosine k=8, learned tokens"
         assert lines["retained"].is_monotonic_decreasing
         lines = lines.set_index("student")
@@ -350,15 +366,15 @@ class TestBar:
         fast = {"row_teacher_s_per_pair": 1e-2, "row_combine_s_per_pair": 9e-7}
         student(folder, 0.9, 0, match=0.5, **fast)
         student(folder, 0.9, 4, match=0.7, **fast)
-        lines = study.bar(folder, "t", n_boot=300).set_index("student")
+        lines = target.targets(folder, "t", n_boot=300).set_index("student")
         same, other = (lines.loc[f"FFNN + pooled + cosine k=8, match {w}"] for w in (0.5, 0.7))
         assert (same["low"], same["high"]) == (1.0, 1.0)
         assert (same["reached"], same["sure"]) == (True, True)
         assert (other["reached"], other["sure"]) == (True, False)
-        assert "is reached, by its whole interval" in study.sentence(folder, "t", n_boot=300)
+        assert "is reached, by its whole interval" in target.sentence(folder, "t", n_boot=300)
 
     def test_the_sentence_names_the_best_that_is_fast_enough(self, folder: Path) -> None:
-        said = study.sentence(folder, "t", n_boot=200)
+        said = target.sentence(folder, "t", n_boot=200)
         assert said.startswith("FFNN + pooled + cosine k=8 keeps 91.7 % (")
         assert "over 2 seeds given this teacher at 12,500x its pairs per second, +12.5 (" in said
         assert "the best of 1 student that fast" in said
@@ -374,43 +390,43 @@ class TestBar:
             "row_encode_s_per_text": 1e-3,
         }
         student(tmp_path, 0.8, **slow)
-        lines = study.bar(tmp_path, "t", n_boot=10)
+        lines = target.targets(tmp_path, "t", n_boot=10)
         assert lines["paid_from"].tolist() == [float("inf")]
-        assert study.bar_shown(lines).iloc[0, 4] == "never"
+        assert target.targets_shown(lines).iloc[0, 4] == "never"
 
     def test_pairs_per_text_round_up(self) -> None:
-        assert [study.pairs_per_text(n) for n in (1.0, 10.0, 673.9, 1240.0, 98_001.0)] == [
+        assert [target.pairs_per_text(n) for n in (1.0, 10.0, 673.9, 1240.0, 98_001.0)] == [
             "1", "10", "680", "1,300", "99,000",
         ]  # fmt: skip
 
     def test_too_slow_or_not_clocked_is_said(self, tmp_path: Path) -> None:
         store(tmp_path, TEACHER, 0.9, 0, model="teacher", family="cross-encoder", notebook="01_teacher")
-        assert study.sentence(tmp_path, "t") == ""
+        assert target.sentence(tmp_path, "t") == ""
         student(tmp_path, 0.8)
-        assert study.sentence(tmp_path, "t", n_boot=20).startswith("No student is clocked yet")
+        assert target.sentence(tmp_path, "t", n_boot=20).startswith("No student is clocked yet")
         student(tmp_path, 0.7, keep=[4], row_teacher_s_per_pair=1e-3, row_combine_s_per_pair=1e-6)
-        said = study.sentence(tmp_path, "t", n_boot=20)
+        said = target.sentence(tmp_path, "t", n_boot=20)
         assert said.startswith(
             "No student is 10,000 times as fast as the teacher: the fastest, FFNN + pooled + cosine k=4, keeps 77.8 %"
         )
 
     def test_without_the_teacher_there_is_no_bar(self, tmp_path: Path) -> None:
         student(tmp_path, 0.8)
-        assert len(study.bar(tmp_path, "t", n_boot=10)) == 0
-        assert len(study.bar_shown(study.bar(tmp_path, "t", n_boot=10))) == 0
-        assert study.sentence(tmp_path, "t", n_boot=10) == ""
+        assert len(target.targets(tmp_path, "t", n_boot=10)) == 0
+        assert len(target.targets_shown(target.targets(tmp_path, "t", n_boot=10))) == 0
+        assert target.sentence(tmp_path, "t", n_boot=10) == ""
 
     def test_of_several_cosines_the_one_trained_like_the_others(self, folder: Path) -> None:
         student(folder, 0.85, head="cosine", keep=[0], projection=[0], residual="", start="teacher")
         student(folder, 0.86, head="cosine", keep=[0], projection=[0], residual="", stage2_epochs=0.0)
-        loaded = study.load(folder, "t", n_boot=10)
+        loaded = configurations.load(folder, "t", n_boot=10)
         cosine = loaded.cosine()
         assert cosine and loaded.mean(cosine)[0] == pytest.approx(0.7)
 
 
 class TestPicture:
     def test_a_panel_for_each_question(self, folder: Path) -> None:
-        figure = study.figure(folder, "t", n_boot=50)
+        figure = study_figure.figure(folder, "t", n_boot=50)
         titles = [title for ax in figure.axes if (title := ax.get_title(loc="left"))]
         assert titles == list(series(folder))
         kept, chosen = figure.axes[:2]
@@ -425,35 +441,36 @@ class TestPicture:
         student(tmp_path, 0.6)
         student(tmp_path, 0.7, keep=[4])
         student(tmp_path, 0.8, head="cosine", keep=[0], projection=[0], residual="")
-        figure = study.figure(tmp_path, "t", n_boot=10)
+        figure = study_figure.figure(tmp_path, "t", n_boot=10)
         assert [ax.get_title(loc="left") for ax in figure.axes if ax.axison] == ["Kept tokens"]
         figure.draw_without_rendering()
         drawn = figure.legends[0].get_window_extent()
         assert drawn.x0 >= 0 and drawn.x1 <= figure.bbox.width
 
     def test_numbers_stand_to_scale_and_what_is_none_apart(self) -> None:
-        question = study.QUESTIONS[0]
+        question = questions.QUESTIONS[0]
         keys = {((k,),): "" for k in (0, 2, 4, 16)} | {((4, 16),): ""}
-        places = study.places_of(question, [study.Series("", keys, ((4,),), {})])
+        places = study_figure.places_of(question, [questions.Series("", keys, ((4,),), {})])
         assert [places[((k,),)] for k in (2, 4, 16)] == [1, 2, 4]
         assert places[((0,),)] < 1 and places[((4, 16),)] > 4
 
     def test_tick_labels_never_touch(self) -> None:
-        assert study.apart([0.0, 0.01, 1.0], ["15 k", "16 k", "80 k"]) == ["15 k", "", "80 k"]
-        assert study.apart([0.0, 1.0], ["a", "b"]) == ["a", "b"]
+        assert study_figure.apart([0.0, 0.01, 1.0], ["15 k", "16 k", "80 k"]) == ["15 k", "", "80 k"]
+        assert study_figure.apart([0.0, 1.0], ["a", "b"]) == ["a", "b"]
 
     def test_series_keep_their_look_in_every_panel_and_differ_within_one(self) -> None:
         panels = [
-            [study.Series(label, {}, (), {}) for label in labels] for labels in ("abcde", "ab", "fgh", "ah")
+            [questions.Series(label, {}, (), {}) for label in labels]
+            for labels in ("abcde", "ab", "fgh", "ah")
         ]
-        styles = study.styles_of(panels)
+        styles = study_figure.styles_of(panels)
         for panel in panels:
             assert len({styles[s.label] for s in panel}) == len(panel)
 
     def test_it_is_written_for_each_task_that_has_a_series(self, folder: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         student(folder, 0.6, task="alone")
-        (written,) = study.save_pictures(folder, out)
+        (written,) = study_figure.save_pictures(folder, out)
         assert written == out / "study.png"
         assert written.read_bytes().startswith(b"\x89PNG")
 

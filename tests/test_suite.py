@@ -20,20 +20,13 @@ import pytest
 import torch
 import yaml
 
-from dipair_lib import (
-    cli,
-    jobs,
-    machine,
-    report,
-    results,
-    safe_yaml,
-    suite,
-    suite_checks,
-    suite_display,
-    suite_file,
-    suite_runs,
-)
-from dipair_lib.suite import SuiteError
+from dipair_lib import cli
+from dipair_lib.evaluation import results, schema, verification
+from dipair_lib.reporting import report
+from dipair_lib.runner import suite, suite_checks, suite_display, suite_file, suite_runs
+from dipair_lib.runner.suite_file import SuiteError
+from dipair_lib.scoring import job_parts
+from dipair_lib.system import disk, machine, safe_yaml
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = """\
@@ -61,7 +54,7 @@ if n == 9:
 if n == 3:
     raise ValueError("n is three,\\n\\x1b[31mwhich is too many")
 key = os.environ["DIPAIR_RUN"]
-row = results.Result(run_id=key + ".m", created_utc="2026", notebook=key.split("-")[0], suite="s", task="t", split="test",
+row = schema.Result(run_id=key + ".m", created_utc="2026", notebook=key.split("-")[0], suite="s", task="t", split="test",
                      model=f"m {n}", family="dipair", metric="accuracy", quality=0.75, n_examples=4)
 results.save_result(out, row, np.array([[1.0], [1], [-1], [-1]]), np.array([1, 1, 0, 1]), np.arange(4))
 """
@@ -246,7 +239,7 @@ class TestExpansion:
         path = write_suite(
             project, stage(entry), stage({"notebook": "04_b"}), defaults={"word": "default", "seconds": 2}
         )
-        read = suite.read_suite(path, {"names": "a, b"})
+        read = suite_file.read_suite(path, {"names": "a, b"})
         values = [(r.parameters["n"], r.parameters["rate"]) for r in read.runs[:-1]]
         assert values == [(1, 1.0), (1, 1e-4), (2, 1.0), (2, 1e-4)]
         first = read.runs[0].parameters
@@ -254,11 +247,11 @@ class TestExpansion:
         assert first["out"] == "../results/s"
         assert [r.alone for r in read.runs] == [False] * 4 + [True]
         assert read.runs[0].label == "01_a word=own n=1 rate=1.0"
-        assert suite.read_suite(path, {"word": "yes"}).runs[0].parameters["word"] == "yes"
+        assert suite_file.read_suite(path, {"word": "yes"}).runs[0].parameters["word"] == "yes"
 
     def test_an_override_that_makes_runs_equal_leaves_one(self, project: Path) -> None:
         path = write_suite(project, stage({"notebook": "01_a", "grid": {"n": [1, 2, 4]}}))
-        assert [r.parameters["n"] for r in suite.read_suite(path, {"n": "7"}).runs] == [7]
+        assert [r.parameters["n"] for r in suite_file.read_suite(path, {"n": "7"}).runs] == [7]
 
     @pytest.mark.parametrize(
         ("text", "default", "value"),
@@ -281,7 +274,7 @@ class TestExpansion:
         path = write_suite(project, stage({"notebook": "02_c"}))
 
         def task(**overrides: str) -> str:
-            return suite.read_suite(path, overrides).runs[0].parameters["task"]
+            return suite_file.read_suite(path, overrides).runs[0].parameters["task"]
 
         assert task() == "pydocs"
         assert task(task="pydocs") == "pydocs", "a name stays a name"
@@ -289,7 +282,7 @@ class TestExpansion:
         assert task(task="none.csv") == "none.csv", "left to the task's own error"
 
     def test_the_out_option_wins(self, project: Path) -> None:
-        read = suite.read_suite(write_suite(project, stage(a()), out="results/o"), out="mine")
+        read = suite_file.read_suite(write_suite(project, stage(a()), out="results/o"), out="mine")
         assert (read.out, read.runs[0].parameters["out"]) == (Path("mine"), "../elsewhere/mine")
 
 
@@ -375,15 +368,15 @@ class TestRunning:
         def broken(folder: Path) -> Path:
             raise RuntimeError("no ink")
 
-        whole = results.write_atomic
+        whole = disk.write_atomic
 
         def full(path: Path, data: bytes) -> Path:
             if path.suffix == ".ipynb":
-                raise results.ResultError(f"{path}: the disk is full")
+                raise disk.ResultError(f"{path}: the disk is full")
             return whole(path, data)
 
         monkeypatch.setattr(report, "write", broken)
-        monkeypatch.setattr(results, "write_atomic", full)
+        monkeypatch.setattr(disk, "write_atomic", full)
         path = write_suite(project, stage(a()))
         status, shown = run(path)
         assert status == 1
@@ -487,7 +480,7 @@ from dipair_lib import report, results, suite, suite_runs
 
 path, kills = Path(sys.argv[1]), int(sys.argv[2])
 tempfile.tempdir = path.parent
-results.device_name()  # loads torch
+provenance.device_name()  # loads torch
 
 
 class Forked:
@@ -526,8 +519,8 @@ def start(run, made, threads, scratch, attempt=1, cluster=None):
     return suite_runs.Active(run, Forked(work), time.monotonic(), folder, threads, inputs, attempt)
 
 
-suite.start = start
-report.write = lambda folder: results.write_atomic(folder / "report.html", b"whole")
+suite_runs.start = start
+report.write = lambda folder: disk.write_atomic(folder / "report.html", b"whole")
 
 
 def attempt(out, seconds):
@@ -570,7 +563,7 @@ while killed < kills or not ended:
         found = content(torn)
         assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
         assert found == expected, [name for name in expected if found[name] != expected[name]]
-        assert results.verify(torn) == []
+        assert verification.verify(torn) == []
         shutil.rmtree(torn)
 print(killed, ended)
 """
@@ -604,7 +597,7 @@ class TestInterruptions:
             )
             assert sorted(p.parent.name + p.name for p in out.glob(pattern)) == undisturbed, seed
         assert len(results.load_results(out)) == 4
-        assert results.verify(out) == []
+        assert verification.verify(out) == []
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
     def test_killed_at_thirty_moments_the_files_are_those_of_an_undisturbed_run(self, project: Path) -> None:
@@ -676,9 +669,9 @@ class TestDisplay:
             "kind": "",
             "max_train": 0,
         }
-        row = results.Result(
+        row = schema.Result(
             run_id="03_dipair-1.m", created_utc="2026", notebook="03_dipair", suite="s", task="pairs.csv", split="test", model="m",
-            family="dipair", metric="auc", data_sha256="a" * 64, parameters=results.canonical_json(parameters),
+            family="dipair", metric="auc", data_sha256="a" * 64, parameters=disk.canonical_json(parameters),
         )  # fmt: skip
         results.save_result(tmp_path, row, np.zeros((2, 1)), np.zeros(2), np.arange(2))
         at = suite_checks.task_of(parameters)
@@ -695,8 +688,8 @@ class TestDisplay:
             suite_checks.refuse_changed_data(tmp_path, {at: "b" * 64})
 
     def test_time_left_comes_from_runs_of_the_same_notebook_that_are_most_alike(self, project: Path) -> None:
-        made = suite.read_suite(write_suite(project, stage(a(), a(n=2)), stage({"notebook": "04_b"})))
-        runs = suite.with_keys(made, lambda _: None).runs
+        made = suite_file.read_suite(write_suite(project, stage(a(), a(n=2)), stage({"notebook": "04_b"})))
+        runs = suite_checks.with_keys(made, lambda _: None).runs
         first, second, other = (run.parameters for run in runs)
         display = suite_display.Display(3, io.StringIO())
         assert display.left([], runs) is None, "nothing is known yet"
@@ -717,7 +710,7 @@ class TestDisplay:
         display = suite_display.Display(1, stream)
         evil = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202e\ud800"
         display.line(f"FAILED   {evil}")
-        made = suite.read_suite(write_suite(project, stage(a())))
+        made = suite_file.read_suite(write_suite(project, stage(a())))
         run = dataclasses.replace(made.runs[0], label=f"\r{evil}\n{evil}")
         folder = project / "elsewhere"
         (folder / "progress.json").write_text(json.dumps({"what": evil, "done": 1, "total": 2}))
@@ -834,11 +827,11 @@ class TestCommandLine:
     def test_verify_looks_into_collections_and_jobs(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(results, "verify", lambda folder: [])
-        monkeypatch.setattr(jobs, "verify", lambda folder: [f"{folder}: a part is damaged"])
+        monkeypatch.setattr(verification, "verify", lambda folder: [])
+        monkeypatch.setattr(job_parts, "verify", lambda folder: [f"{folder}: a part is damaged"])
         (tmp_path / "rows").mkdir()
         for name in ("left/manifest.json", "scores/job.json"):
-            results.write_atomic(tmp_path / "scale" / "run" / name, b"{")
+            disk.write_atomic(tmp_path / "scale" / "run" / name, b"{")
         assert cli.main(["verify", str(tmp_path)]) == 1
         manifest, part = capsys.readouterr().out.splitlines()
         assert "manifest.json" in manifest and part.endswith("scores: a part is damaged")
@@ -873,7 +866,7 @@ class TestOnRay:
         assert shown.count("kept     01_a") == 3
 
     def test_a_command_that_is_stopped_ends(self, tmp_path: Path) -> None:
-        from dipair_lib import on_ray
+        from dipair_lib.scoring import on_ray
 
         with on_ray.joined("") as ray:
             cluster = on_ray.Cluster(ray)

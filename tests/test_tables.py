@@ -21,9 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dipair_lib.data import tables
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.loading import load_task, load_unlabelled
 from dipair_lib.data.table import Table
 from dipair_lib.data.tables import read_table
-from dipair_lib.tasks import Task, TaskError, load_task, load_unlabelled
+from dipair_lib.data.task import Task
 
 COLUMNS = ["query", "text", "label"]
 ROWS = [

@@ -14,8 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dipair_lib import glue, marco, products, pydocs
-from dipair_lib.tasks import Task, TaskError, cache_folder, load_task, load_unlabelled, read_table
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.loading import load_task, load_unlabelled
+from dipair_lib.data.sources import glue, marco, products, pydocs
+from dipair_lib.data.tables import read_table
+from dipair_lib.data.task import Task
+from dipair_lib.system.machine import cache_folder
 
 ROWS = [
     ("how do bees find home", "They remember landmarks and the sun.", 1),

@@ -15,9 +15,14 @@ import pytest
 from test_brought import checkpoint
 from test_notebooks import FOLDER
 
-from dipair_lib import models, results, speed, suite, training
-from dipair_lib.models.dipair import DoesNotApply
-from dipair_lib.tasks import Task, TaskError, load_task
+from dipair_lib import inference, models, training
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.loading import load_task
+from dipair_lib.data.task import Task
+from dipair_lib.evaluation import clocks, results, schema, verification
+from dipair_lib.models.folders import DoesNotApply
+from dipair_lib.runner import suite
+from dipair_lib.system import disk
 
 GIVEN: dict[str, Any] = {"fields": ["query", "passage"], "label": "label"}
 
@@ -162,9 +167,9 @@ class TestLogits:
         np.testing.assert_allclose(found["train"], [[0.1], [0.9]], rtol=1e-6)
 
 
-def teacher(model: str, kind: str | None, seed: int, second: int, run: str = "") -> results.Result:
+def teacher(model: str, kind: str | None, seed: int, second: int, run: str = "") -> schema.Result:
     run_id = f"01_teacher-{run or model.replace(' ', '')}.teacher"
-    return results.Result(
+    return schema.Result(
         run_id=run_id, created_utc=f"2026-01-01T00:00:{second:02d}+00:00", notebook="01_teacher", suite="s", task="t", split="test",
         data_sha256="d" * 64, model=model, family="scores" if kind == "scores" else "cross-encoder", metric="auc", teacher_run=run_id,
         teacher_kind=kind, seed=seed,
@@ -187,7 +192,7 @@ class TestSeveralForms:
     def test_every_run_of_those_brought_along_is_one(self, folder: Path) -> None:
         found = results.find_teachers(folder, "d" * 64, 5)
         assert [row.model for row in found] == ["two", "llm", "one", "trained again", "late"]
-        with pytest.raises(results.ResultError, match="expected 1 to 5"):
+        with pytest.raises(disk.ResultError, match="expected 1 to 5"):
             results.find_teachers(folder, "d" * 64, 6)
 
     @pytest.mark.parametrize("asked", [{"pool": 10}, {"unlabelled": "more.csv"}, {"augment": "all"}])
@@ -208,12 +213,12 @@ class TestSeveralForms:
         training.require_model([teacher("own", "trained", 0, 0)], asked)
 
     def test_the_clock_that_is_given(self) -> None:
-        assert speed.given(25) == {
+        assert clocks.given(25) == {
             "teacher_s_per_pair": 0.04, "teacher_fastest_s_per_pair": 0.04, "teacher_fastest_dtype": "given",
         }  # fmt: skip
-        assert speed.given(0) == {}
+        assert clocks.given(0) == {}
         with pytest.raises(ValueError, match="teacher_pairs_per_s: expected a positive number"):
-            speed.given(-1)
+            clocks.given(-1)
 
 
 SUITE = """
@@ -233,7 +238,7 @@ stages:
 
 def run_forms(
     tmp_path: Path, scored: pd.DataFrame, backbone: str, teachers: list[Any], students: list[Any]
-) -> dict[str, results.Result]:
+) -> dict[str, schema.Result]:
     """A suite over teachers and students, run and verified; its rows by name."""
     many = pd.concat([scored.assign(query=scored["query"] + f" {word}") for word in ("red", "old")])
     many["llm"] = 0.3 + 0.4 * many["label"] + 0.2 * many["llm"]
@@ -250,7 +255,7 @@ def run_forms(
         tmp_path / "forms.yaml", jobs=2, out=out, notebooks_dir=FOLDER, stream=io.StringIO()
     )
     assert status == 0, [p.name for p in (out / "notebooks").glob("*.failed.ipynb")]
-    assert results.verify(out) == []
+    assert verification.verify(out) == []
     assert (out / "report.html").exists()
     return {row.model: row for row in results.load_results(out)}
 
@@ -311,4 +316,4 @@ class TestNotebooks:
         plain = models.bring(str(own), 2, task.classes)
         texts = training.read_rows(task, task.test, models.tokenizer_of(plain), plain.read_lengths).texts
         stored = results.load_logits(tmp_path / "mine", as_it_is.run_id).logits
-        np.testing.assert_allclose(stored, training.predict(plain, texts, device="cpu"), atol=1e-4)
+        np.testing.assert_allclose(stored, inference.predict(plain, texts, device="cpu"), atol=1e-4)

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from dipair_lib.models import CrossEncoder, Texts, WordTokenizer, load, load_tokenizer, save
-from dipair_lib.models.backbone import DoesNotApply, trim
+from dipair_lib.models.backbone import trim
+from dipair_lib.models.folders import DoesNotApply
 from dipair_lib.models.tokens import read, separator, tokenize
 
 FIELDS = ["query", "passage"]

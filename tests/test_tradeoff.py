@@ -12,9 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dipair_lib import explorer, report, results, tradeoff
-from dipair_lib.results import Result
-from dipair_lib.tradeoff import Limits
+from dipair_lib.evaluation import results, schema
+from dipair_lib.evaluation.schema import Result
+from dipair_lib.reporting import (
+    answer,
+    derived,
+    explorer,
+    guard,
+    overview,
+    report,
+    report_details,
+    selection,
+    wording,
+)
+from dipair_lib.reporting.criteria import Limits
+from dipair_lib.reporting.figures import tradeoff
+from dipair_lib.system import disk
 
 TEACHER = "01_teacher-0.teacher"
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e & <img src=x onerror=alert(2)>"
@@ -140,14 +153,14 @@ class TestSeeds:
 
     def test_mean_with_an_interval_over_groups_and_seeds(self, seeds: list[Result], tmp_path: Path) -> None:
         seeds = [dataclasses.replace(one, data_sha256=None) for one in seeds]  # as of rows that do not say it
-        data = tradeoff.frame(seeds, folder=tmp_path)
+        data = derived.frame(seeds, folder=tmp_path)
         assert list(data.index) == [TEACHER, "run.many-1"]  # the clocked seed's line
         line = data.loc["run.many-1"]
         assert (line["quality"], line["retained"], line["seeds"]) == (0.5, 0.5, 3)
         # seed 0 is right once in the first group, seed 2 wholly there and once in the second: draws reach from 0 to 1
         assert line["quality_low"] < 0.25
         assert line["quality_high"] > 0.75
-        assert tradeoff.table(data)["remarks"].tolist()[1] == "on the front, mean of 3 seeds"
+        assert overview.table(data)["remarks"].tolist()[1] == "on the front, mean of 3 seeds"
 
     def test_what_was_trained_differently_is_another_model(self, seeds: list[Result], tmp_path: Path) -> None:
         """A fourth row of that name, trained longer: not one of the seeds, and called by what differs."""
@@ -162,7 +175,7 @@ class TestSeeds:
             seeds[1], run_id="run.longer", parameters=json.dumps({**known, "stage2_epochs": 1.0})
         )
         seeds.append(self.save(tmp_path, longer, 4))
-        data = tradeoff.frame(seeds, folder=tmp_path)
+        data = derived.frame(seeds, folder=tmp_path)
         assert data["model"].tolist() == ["teacher", "many, stage2_epochs 0.5", "many, stage2_epochs 1.0"]
         assert data["quality"].tolist() == [1.0, 0.5, 1.0]
         assert data["seeds"].tolist() == [1, 3, 1]
@@ -174,7 +187,7 @@ class TestSeeds:
         newer = dataclasses.replace(seeds[0], run_id="run.newer", created_utc="2999-01-01T00:00:00Z")
         its = dataclasses.replace(seeds[1], run_id="run.its", teacher_run="run.newer")
         seeds += [self.save(tmp_path, newer, 8), self.save(tmp_path, its, 4)]
-        data = tradeoff.frame(seeds, folder=tmp_path)
+        data = derived.frame(seeds, folder=tmp_path)
         assert data.loc["run.its", ["model", "seeds"]].tolist() == ["many", 1]
         assert data.loc["run.many-1", ["model", "seeds"]].tolist() == ["many, teacher 1 before the newest", 3]
 
@@ -183,15 +196,15 @@ class TestSeeds:
     ) -> None:
         (results.row_folder(tmp_path, "run.many-2") / "logits.npz").unlink()
         for folder in (tmp_path, None):
-            data = tradeoff.frame(seeds, folder=folder)
+            data = derived.frame(seeds, folder=folder)
             assert data.loc["run.many-1", "quality"] == 0.5
             assert data.loc["run.many-1", "quality_low"] == 0.78
-            assert tradeoff.table(data)["remarks"].tolist()[1] == "on the front, one of 3 seeds"
+            assert overview.table(data)["remarks"].tolist()[1] == "on the front, one of 3 seeds"
 
 
 class TestDerived:
     def test_by_hand(self, rows: list[Result]) -> None:
-        line = tradeoff.frame(rows, reuse=100).loc["run.fast"]
+        line = derived.frame(rows, reuse=100).loc["run.fast"]
         assert line["pairs_per_s"] == pytest.approx(1e6)
         assert (line["pairs_per_s_low"], line["pairs_per_s_high"]) == pytest.approx((8e5, 1 / 0.9e-6))
         # one pair, and a hundredth of two texts of a millisecond each
@@ -201,39 +214,39 @@ class TestDerived:
         assert line["peak_fraction"] == pytest.approx(2000 * 1e6 / 100e9)
 
     def test_a_cross_encoder_pays_nothing_per_text(self, rows: list[Result]) -> None:
-        line = tradeoff.frame(rows).loc[TEACHER]
+        line = derived.frame(rows).loc[TEACHER]
         assert line["text_s"] == 0
         assert line["pairs_per_s_once"] == line["pairs_per_s"] == pytest.approx(100)
 
     def test_what_was_not_clocked_is_missing_not_zero(self, rows: list[Result]) -> None:
-        data = tradeoff.frame(rows)
+        data = derived.frame(rows)
         assert np.isnan(data.loc["run.not-clocked", "pairs_per_s"])
-        table = tradeoff.table(data).set_index("model")
-        assert table.at["not clocked", "pairs/s, cached"] == tradeoff.DASH
+        table = overview.table(data).set_index("model")
+        assert table.at["not clocked", "pairs/s, cached"] == wording.DASH
 
     def test_the_front_holds_what_nothing_beats_on_both(self, rows: list[Result]) -> None:
-        data = tradeoff.frame(rows)
+        data = derived.frame(rows)
         front = set(data[data["pareto"]]["model"])
         assert {"teacher", "good", "fast"} <= front
         assert "beaten" not in front
 
     def test_sanity_order(self, rows: list[Result]) -> None:
-        data = tradeoff.frame(rows)
-        assert tradeoff.sanity(data)["holds"].tolist() == [None, True, True, True]
-        worse = tradeoff.frame(
+        data = derived.frame(rows)
+        assert guard.sanity(data)["holds"].tolist() == [None, True, True, True]
+        worse = derived.frame(
             [dataclasses.replace(r, quality=0.65) if r.run_id == TEACHER else r for r in rows]
         )
-        assert tradeoff.sanity(worse)["holds"].tolist()[-1] is False
+        assert guard.sanity(worse)["holds"].tolist()[-1] is False
 
 
 class TestSelect:
     def test_the_fastest_within_the_limits(self, rows: list[Result]) -> None:
-        data = tradeoff.frame(rows)
-        assert tradeoff.select(data, Limits(min_retained=0.95, reuse=1e6)).winner == "run.good"
-        assert tradeoff.select(data, Limits(min_retained=0.80, reuse=1e6)).winner == "run.fast"
+        data = derived.frame(rows)
+        assert selection.select(data, Limits(min_retained=0.95, reuse=1e6)).winner == "run.good"
+        assert selection.select(data, Limits(min_retained=0.80, reuse=1e6)).winner == "run.fast"
 
     def test_each_other_model_has_its_reason(self, rows: list[Result]) -> None:
-        choice = tradeoff.select(tradeoff.frame(rows), Limits(min_retained=0.95))
+        choice = selection.select(derived.frame(rows), Limits(min_retained=0.95))
         assert "teacher" in choice.excluded[TEACHER]
         assert "run.fast" in choice.excluded
         assert set(choice.excluded) | {choice.winner, *choice.alternatives} == {r.run_id for r in rows}
@@ -241,51 +254,53 @@ class TestSelect:
     def test_when_nothing_is_within_the_limits_it_says_so_and_names_the_nearest(
         self, rows: list[Result]
     ) -> None:
-        choice = tradeoff.select(tradeoff.frame(rows), Limits(min_retained=0.999))
+        choice = selection.select(derived.frame(rows), Limits(min_retained=0.999))
         assert choice.winner is None
         assert choice.sentence.startswith("No model here keeps at least 99.9 %")
         assert "good" in choice.sentence
 
     def test_an_interval_below_the_limit_is_said(self, rows: list[Result]) -> None:
-        data = tradeoff.frame(rows)
-        assert "Not certain" in tradeoff.select(data, Limits(min_retained=0.97)).sentence
-        assert "Not certain" not in tradeoff.select(data, Limits(min_retained=0.95)).sentence
-        assert tradeoff.select(data, Limits(min_retained=0.97, sure=True)).winner is None
+        data = derived.frame(rows)
+        assert "Not certain" in selection.select(data, Limits(min_retained=0.97)).sentence
+        assert "Not certain" not in selection.select(data, Limits(min_retained=0.95)).sentence
+        assert selection.select(data, Limits(min_retained=0.97, sure=True)).winner is None
 
     def test_the_teacher_beside_a_student_is_its_own(self, rows: list[Result]) -> None:
         """0.88 of 0.9: also where the teacher's row is the mean of several seeds."""
-        data = tradeoff.frame(rows)
+        data = derived.frame(rows)
         data.loc[TEACHER, "quality"] = 0.95
         assert (
             "0.880 (0.860 to 0.900), its teacher 0.900"
-            in tradeoff.select(data, Limits(min_retained=0.95)).sentence
+            in selection.select(data, Limits(min_retained=0.95)).sentence
         )
 
     def test_few_pairs_per_text_keep_the_teacher(self, rows: list[Result]) -> None:
         """A text costs 1 ms, a pair 10 µs, the teacher at its fastest 2 ms a pair: 2 texts for one pair cost more, for two pairs less."""
-        data = tradeoff.frame(rows)
-        assert tradeoff.pairs_to_pay(data.loc["run.good"]) == 2
-        once = tradeoff.select(data, Limits(min_retained=0.95, reuse=1))
+        data = derived.frame(rows)
+        assert answer.pairs_to_pay(data.loc["run.good"]) == 2
+        once = selection.select(data, Limits(min_retained=0.95, reuse=1))
         assert once.winner == TEACHER
         assert once.alternatives == ("run.good",)
         assert once.sentence.startswith("Keep the teacher: at 1 pair per text no student here that keeps")
         assert "is no slower below 2 pairs per text." in once.sentence
         assert TEACHER not in once.excluded
-        twice = tradeoff.select(data, Limits(min_retained=0.95, reuse=2))
+        twice = selection.select(data, Limits(min_retained=0.95, reuse=2))
         assert twice.winner == "run.good"
         assert "Below 2 pairs per text keep the teacher" in twice.sentence
 
     def test_a_teacher_that_breaks_a_limit_is_not_kept(self, rows: list[Result]) -> None:
-        data = tradeoff.frame(rows)
+        data = derived.frame(rows)
         asked = Limits(min_retained=0.95, reuse=1, min_pairs_per_s=400)
-        assert tradeoff.select(data, asked).winner == "run.good"  # 497 pairs/s, the teacher at this dtype 100
+        assert (
+            selection.select(data, asked).winner == "run.good"
+        )  # 497 pairs/s, the teacher at this dtype 100
 
     def test_a_cache_limit_is_none_for_a_cross_encoder(self, rows: list[Result]) -> None:
         cross = row("cross", "cross-encoder", quality=0.89, retained=0.99, combine_s_per_pair=1e-3, encode_s_per_text=None,
                     tokenize_s_per_text=None, bytes_per_text=None)  # fmt: skip
-        data = tradeoff.frame([*rows, cross])
+        data = derived.frame([*rows, cross])
         assert (
-            tradeoff.select(data, Limits(min_retained=0.95, max_cache_bytes=1.0, n_texts=1e9)).winner
+            selection.select(data, Limits(min_retained=0.95, max_cache_bytes=1.0, n_texts=1e9)).winner
             == "run.cross"
         )
 
@@ -300,13 +315,13 @@ class TestSelect:
     )
     def test_every_limit_excludes(self, limits: Limits, rows: list[Result]) -> None:
         assert (
-            tradeoff.select(tradeoff.frame(rows), dataclasses.replace(limits, min_retained=None)).winner
+            selection.select(derived.frame(rows), dataclasses.replace(limits, min_retained=None)).winner
             is None
         )
 
     def test_tasks_are_never_mixed(self, rows: list[Result]) -> None:
         with pytest.raises(ValueError, match="rows of one task"):
-            tradeoff.select(tradeoff.frame([*rows, row("other", task="another")]))
+            selection.select(derived.frame([*rows, row("other", task="another")]))
 
 
 class TestSessions:
@@ -321,19 +336,19 @@ class TestSessions:
             threads=64,
             combine_s_per_pair=1e-9,
         )
-        choice = tradeoff.select(tradeoff.frame([*here, fast]), Limits(min_retained=0.95))
+        choice = selection.select(derived.frame([*here, fast]), Limits(min_retained=0.95))
         assert choice.winner == "run.good"
         assert (
             choice.excluded["run.elsewhere"]
             == "clocked elsewhere (Abacus, 64 threads), not beside the others"
         )
-        assert tradeoff.select(tradeoff.frame([*rows, fast]), Limits(min_retained=0.95)).winner == "run.good"
+        assert selection.select(derived.frame([*rows, fast]), Limits(min_retained=0.95)).winner == "run.good"
 
     def test_several_sessions_are_said(self, rows: list[Result]) -> None:
         one = [dataclasses.replace(r, clock_id="a") for r in rows]
         two = [dataclasses.replace(r, clock_id="b" if r.model == "fast" else "a") for r in rows]
         for made, said in ((one, False), (two, True)):
-            sentence = tradeoff.select(tradeoff.frame(made), Limits(min_retained=0.95)).sentence
+            sentence = selection.select(derived.frame(made), Limits(min_retained=0.95)).sentence
             assert ("clocks are of 2 sessions" in sentence) == said
 
 
@@ -346,7 +361,7 @@ class TestSingleTexts:
 
     def test_the_encoding_is_in_the_rate(self, single: list[Result]) -> None:
         """1 ms to encode and 1 µs after it: 999 texts/s, 9.99 times the teacher's 100 and not ten thousand times."""
-        line = tradeoff.frame(single).loc["run.good"]
+        line = derived.frame(single).loc["run.good"]
         assert line["pairs_per_s"] == pytest.approx(1 / (1e-3 + 1e-6))
         assert line["pairs_per_s_reuse"] == line["pairs_per_s_once"] == line["pairs_per_s"]
         assert line["speedup"] == line["speedup_reuse"] == pytest.approx(1e-2 / (1e-3 + 1e-6))
@@ -354,12 +369,12 @@ class TestSingleTexts:
         assert line["bytes_per_text"] == 0
 
     def test_words_and_axes_speak_of_texts(self, single: list[Result], tmp_path: Path) -> None:
-        data = tradeoff.frame(single)
-        said = tradeoff.select(data, Limits(min_retained=0.95)).sentence
+        data = derived.frame(single)
+        said = selection.select(data, Limits(min_retained=0.95)).sentence
         assert "It scores 999 texts/s, encoding included, 9.99x the teacher" in said
         assert "cache" not in said
         assert "pairs" not in said
-        shown = tradeoff.table(data)
+        shown = overview.table(data)
         assert {"texts/s", "encoding", "after it"} <= set(shown)
         assert not [name for name in shown if "pairs/s" in name or "per pair" in name or "cache" in name]
         assert (
@@ -371,7 +386,7 @@ class TestSingleTexts:
 
 class TestPictures:
     def test_every_clocked_row_is_a_point_at_its_numbers(self, rows: list[Result]) -> None:
-        data = tradeoff.frame(rows)
+        data = derived.frame(rows)
         figure = tradeoff.draw("quality_speed", data)
         drawn: dict[str, Any] = {str(line.get_gid()): line for line in figure.axes[0].lines}
         points = {gid.split(":", 2)[2]: line for gid, line in drawn.items() if gid.startswith("row:")}
@@ -382,11 +397,11 @@ class TestPictures:
     @pytest.mark.parametrize("name", ["quality_speed", "kept", "price"])
     def test_pictures_of_one_row_and_of_no_clock_are_drawn(self, name: str) -> None:
         bare = row("alone", combine_s_per_pair=None, combine_s_per_pair_q1=None, combine_s_per_pair_q3=None)
-        for data in (tradeoff.frame([teacher()]), tradeoff.frame([bare])):
+        for data in (derived.frame([teacher()]), derived.frame([bare])):
             tradeoff.draw(name, data).draw_without_rendering()
 
     def test_hover_texts_are_in_the_svg(self, rows: list[Result]) -> None:
-        data = tradeoff.frame(rows)
+        data = derived.frame(rows)
         text = report.svg(tradeoff.draw("quality_speed", data), data, "quality_speed")
         assert "<title>fast: auc 0.800" in text.replace("AUC-ROC", "auc")
         assert text.count("<title>") == data["pairs_per_s"].notna().sum()
@@ -434,7 +449,7 @@ class TestPage:
 
     def test_every_text_of_a_row_is_escaped_cleaned_and_cut(self, rows: list[Result], tmp_path: Path) -> None:
         fields = [
-            name for name, kinds in results.field_types().items()
+            name for name, kinds in schema.field_types().items()
             if str in kinds and name not in {"run_id", "family", "split", "metric", "teacher_run", "clock_id", "data_sha256"}
             and name not in {"keep", "projection", "read_lengths", "parameters", "data_notes", "metrics"}
         ]  # fmt: skip
@@ -447,8 +462,8 @@ class TestPage:
         }
         hostile = [dataclasses.replace(r, **{**spoiled, "model": f"{r.model} {evil}"}) for r in rows]
         page = report.write(saved(tmp_path, hostile)).read_text(encoding="utf8")
-        shown = explorer.static(tradeoff.frame(hostile), Limits())
-        for text in (page, shown, tradeoff.select(tradeoff.frame(hostile)).sentence):
+        shown = explorer.static(derived.frame(hostile), Limits())
+        for text in (page, shown, selection.select(derived.frame(hostile)).sentence):
             assert not re.search("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u202e]", text)
             assert "w" * 5000 not in text
         for text in (page, shown):
@@ -460,21 +475,21 @@ class TestPage:
             assert f"<td>{one.model}</td>" in page
 
     def test_an_empty_folder_says_what_to_do(self, tmp_path: Path) -> None:
-        with pytest.raises(results.ResultError, match="run a suite first"):
+        with pytest.raises(disk.ResultError, match="run a suite first"):
             report.write(tmp_path)
 
     def test_the_command_names_the_own_data(self) -> None:
         own = row("x", parameters=json.dumps({"task": "my pairs.csv", "fields": ["a", "b"], "label": "y"}))
-        line = tradeoff.frame([own]).iloc[0]
-        assert report.command(line) == (
+        line = derived.frame([own]).iloc[0]
+        assert report_details.command(line) == (
             "dipair run notebooks/suites/demo.yaml -p 'task=my pairs.csv' -p 'fields=[\"a\", \"b\"]' -p label=y"
         )
 
 
 def test_published_rows_have_no_clock_and_stand_apart(rows: list[Result]) -> None:
     quoted = row("BERT-Tiny", "published", source="papers", quality=0.936, combine_s_per_pair=1e-9)
-    data = tradeoff.frame([*rows, quoted])
+    data = derived.frame([*rows, quoted])
     assert np.isnan(data.loc["run.BERT-Tiny", "pairs_per_s"])
-    assert "BERT-Tiny" not in tradeoff.table(data)["model"].tolist()
-    assert isinstance(tradeoff.published(data), pd.DataFrame)
-    assert tradeoff.published(data)["model"].tolist() == ["BERT-Tiny"]
+    assert "BERT-Tiny" not in overview.table(data)["model"].tolist()
+    assert isinstance(overview.published(data), pd.DataFrame)
+    assert overview.published(data)["model"].tolist() == ["BERT-Tiny"]

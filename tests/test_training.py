@@ -12,10 +12,13 @@ import pandas as pd
 import pytest
 import torch
 
-from dipair_lib import models, quality, results, training
+from dipair_lib import inference, models, training
+from dipair_lib.data.task import Task
+from dipair_lib.evaluation import metrics, results, schema
+from dipair_lib.inference import encoder_dtype
 from dipair_lib.models.tokens import read
-from dipair_lib.tasks import Task
-from dipair_lib.training import Data, TrainConfig, encoder_dtype, losses
+from dipair_lib.system import disk
+from dipair_lib.training import Data, TrainConfig, losses
 
 LENGTHS = (10, 14)
 
@@ -123,14 +126,14 @@ class TestTraining:
         assert fitted.dtype == dtype
         assert fitted.steps == 25 * 8
         assert {p.dtype for p in model.parameters()} == {torch.float32}
-        assert quality.evaluate(["auc"], data.labels, training.predict(model, data.texts))["auc"] > 0.9  # type: ignore[operator]
+        assert metrics.evaluate(["auc"], data.labels, inference.predict(model, data.texts))["auc"] > 0.9  # type: ignore[operator]
 
     def test_both_stages_bring_a_student_nearer_its_teacher(
         self, tiny_backbone: str, data: Data, tmp_path: Path
     ) -> None:
         model = student(tiny_backbone, pooled=True)
         distance = [squared(model, data)]
-        stored, _ = training.stored_outputs(model, data.texts, tmp_path)
+        stored, _ = inference.stored_outputs(model, data.texts, tmp_path)
         training.fit_head(model, stored, data, TrainConfig(learning_rate=3e-3, epochs=20))
         distance.append(squared(model, data))
         training.fit(model, data, TrainConfig(learning_rate=1e-3, epochs=20))
@@ -142,7 +145,7 @@ class TestTraining:
         grads = {}
         for dtype in ("float32", "bfloat16"):
             model.zero_grad()
-            inputs = training.Inputs(model, data.texts, torch.device("cpu"))
+            inputs = inference.Inputs(model, data.texts, torch.device("cpu"))
             batch = training.Step(model).batch(inputs, np.arange(12))
             training.outputs_in(model, batch, dtype)[0].square().sum().backward()
             grads[dtype] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -153,7 +156,7 @@ class TestTraining:
         for seed in (0, 0, 1):
             model = student(tiny_backbone)
             training.fit(model, data, TrainConfig(epochs=1, seed=seed, dtype="float32"))
-            made.append(training.predict(model, data.texts, dtype="float32"))
+            made.append(inference.predict(model, data.texts, dtype="float32"))
         np.testing.assert_array_equal(made[0], made[1])
         assert not np.array_equal(made[0], made[2])
 
@@ -181,7 +184,7 @@ class TestTraining:
         model, found = training.train_best(build, data, data, "auc", config, [1e-9, 3e-3])
         assert found.fitted.learning_rate == 3e-3
         assert found.tried[3e-3] > found.tried[1e-9]
-        auc = quality.evaluate(["auc"], data.labels, training.predict(model, data.texts))["auc"]
+        auc = metrics.evaluate(["auc"], data.labels, inference.predict(model, data.texts))["auc"]
         assert auc == pytest.approx(max(found.fitted.dev), abs=1e-6)
 
     def test_a_rate_that_is_behind_twice_running_is_given_up(self, tiny_backbone: str, data: Data) -> None:
@@ -216,7 +219,7 @@ class TestTraining:
 
 def squared(model: Any, data: Data) -> float:
     """Mean squared distance of a student's logits from its teacher's."""
-    return float(((training.predict(model, data.texts) - data.teacher) ** 2).mean())
+    return float(((inference.predict(model, data.texts) - data.teacher) ** 2).mean())
 
 
 class TestOrderLosses:
@@ -267,7 +270,7 @@ class TestOrderLosses:
 class TestBeyondThePaper:
     def test_averaged_weights_are_the_mean_of_the_last_steps(self) -> None:
         p = torch.nn.Parameter(torch.zeros(2))
-        mean = training.Mean([p], 0.5, 4, 0, {})
+        mean = training.WeightAverager([p], 0.5, 4, 0, {})
         for step in range(1, 5):
             with torch.no_grad():
                 p.fill_(float(step))
@@ -285,7 +288,7 @@ class TestBeyondThePaper:
         for share in (0.0, 0.5):
             model = student(tiny_backbone)
             training.fit(model, data, TrainConfig(average=share, dtype="float32", learning_rate=1e-3))
-            made.append(training.predict(model, data.texts, dtype="float32"))
+            made.append(inference.predict(model, data.texts, dtype="float32"))
         assert not np.allclose(made[0], made[1])
 
     def test_matching_brings_features_of_head_and_teacher_together(
@@ -293,19 +296,19 @@ class TestBeyondThePaper:
     ) -> None:
         torch.manual_seed(0)
         teacher = models.CrossEncoder(tiny_backbone, LENGTHS)
-        features = training.teacher_features(teacher, data.texts)
+        features = inference.teacher_features(teacher, data.texts)
         assert features.shape == (len(data.labels), 32)
         with_features = replace(data, features=features)
         left = []
         for weight in (1e-6, 5.0):
             model = student(tiny_backbone, hidden=(64, 24))
-            stored, _ = training.stored_outputs(model, data.texts, tmp_path)
+            stored, _ = inference.stored_outputs(model, data.texts, tmp_path)
             config = TrainConfig(learning_rate=1e-3, epochs=60, match=weight)
             training.fit_head(model, stored, with_features, config)
-            prepared = [training.prepare_stored(model, one, f) for f, one in enumerate(stored)]
+            prepared = [inference.prepare_stored(model, one, f) for f, one in enumerate(stored)]
             with torch.no_grad():
                 own = model.features(
-                    *(training.gather(p, data.texts.index[:, f]) for f, p in enumerate(prepared))
+                    *(inference.gather(p, data.texts.index[:, f]) for f, p in enumerate(prepared))
                 )
             x = np.c_[own.numpy(), np.ones(len(own))]
             fitted = x @ np.linalg.lstsq(x, features, rcond=None)[0]
@@ -344,10 +347,10 @@ class TestBeyondThePaper:
     def test_another_start_does_not_meet_a_store(
         self, tiny_backbone: str, data: Data, tmp_path: Path
     ) -> None:
-        training.stored_outputs(student(tiny_backbone), data.texts, tmp_path)
+        inference.stored_outputs(student(tiny_backbone), data.texts, tmp_path)
         other = student(tiny_backbone)
         training.start_encoder(other, "random", seed=1)
-        assert training.stored_outputs(other, data.texts, tmp_path)[1]["from_store"] == 0
+        assert inference.stored_outputs(other, data.texts, tmp_path)[1]["from_store"] == 0
 
     @pytest.mark.parametrize("select", ["first", "even", "norm", "attention", "learned"])
     def test_stored_outputs_score_as_the_encoder_does(
@@ -358,10 +361,10 @@ class TestBeyondThePaper:
             if isinstance(norm, torch.nn.LayerNorm):
                 torch.nn.init.normal_(norm.weight, 1.0, 0.3)
         model.start = "perturbed"
-        stored, _ = training.stored_outputs(model, data.texts, tmp_path)
+        stored, _ = inference.stored_outputs(model, data.texts, tmp_path)
         training.fit_head(model, stored, data, TrainConfig(learning_rate=3e-3, epochs=5))
-        expected = training.predict(model, data.texts)
-        found = training.predict(model, data.texts, stored=tmp_path)
+        expected = inference.predict(model, data.texts)
+        found = inference.predict(model, data.texts, stored=tmp_path)
         # Half precision of the store; a selection may flip between two tokens of nearly the same weight.
         assert np.median(np.abs(found - expected)) < 0.05
         assert np.corrcoef(found[:, 0], expected[:, 0])[0, 1] > 0.97
@@ -373,7 +376,7 @@ class TestBeyondThePaper:
         assert found.mean() == pytest.approx(0, abs=1e-5)
         assert found.std() == pytest.approx(2, abs=1e-4)
         model = student(tiny_backbone, head="cosine", pooled=True, keep=(0, 0), projection=0)
-        plain = training.predict(model, data.texts)
+        plain = inference.predict(model, data.texts)
         assert np.corrcoef(found[:, 0], plain[:, 0])[0, 1] > 0.99
         with pytest.raises(ValueError, match="warm: a cosine is of two fields and one score"):
             training.cosine_targets(tiny_backbone, LENGTHS, replace(data, classes=3), tmp_path)
@@ -381,7 +384,7 @@ class TestBeyondThePaper:
     def test_logits_of_several_teachers_are_averaged(self, tmp_path: Path) -> None:
         rows = []
         for seed in (0, 1):
-            row = results.Result(
+            row = schema.Result(
                 run_id=f"01_teacher-{seed}.teacher", created_utc="", notebook="01_teacher", suite="s", task="t", split="test",
                 model="teacher", family="cross-encoder", metric="auc", seed=seed, data_sha256="f",
             )  # fmt: skip
@@ -392,7 +395,7 @@ class TestBeyondThePaper:
         assert training.taught_logits(tmp_path, rows, "f")["test"].tolist() == [[2.0]] * 3
         assert [r.seed for r in results.find_teachers(tmp_path, "f", 2)] == [0, 1]
         assert results.find_teacher(tmp_path, "f").seed == 0
-        with pytest.raises(results.ResultError, match="teachers: expected 1 to 2"):
+        with pytest.raises(disk.ResultError, match="teachers: expected 1 to 2"):
             results.find_teachers(tmp_path, "f", 3)
 
 
@@ -401,7 +404,7 @@ class TestStages:
         self, tiny_backbone: str, data: Data, tmp_path: Path
     ) -> None:
         model = student(tiny_backbone)
-        stored, _ = training.stored_outputs(model, data.texts, tmp_path)
+        stored, _ = inference.stored_outputs(model, data.texts, tmp_path)
         before = {name: p.clone() for name, p in model.encoder.named_parameters()}
         model.encoder.forward = None  # any call would raise
         training.fit_head(model, stored, data, TrainConfig(learning_rate=1e-2))
@@ -418,9 +421,9 @@ class TestStages:
         model = student(tiny_backbone, **settings)
         config = TrainConfig(learning_rate=3e-3, epochs=10)
         training.fit_stages(model, scores, config, None, tmp_path)
-        before = training.predict(model, data.texts, dtype="float32")
+        before = inference.predict(model, data.texts, dtype="float32")
         training.fit(model, scores, TrainConfig(learning_rate=1e-9, dtype="float32"))
-        after = training.predict(model, data.texts, dtype="float32")
+        after = inference.predict(model, data.texts, dtype="float32")
         np.testing.assert_allclose(after - after.mean(), before - before.mean(), atol=1e-4)
         assert scores.teacher is not None
         assert abs(after.mean() - scores.teacher.mean()) < 0.5
@@ -431,7 +434,7 @@ class TestStages:
         torch.manual_seed(0)
         model = models.CrossEncoder(tiny_backbone, LENGTHS)
         training.fit(model, scores, TrainConfig(learning_rate=1e-9, loss="hard", dtype="float32"))
-        assert training.predict(model, data.texts).mean() == pytest.approx(scores.labels.mean(), abs=0.05)
+        assert inference.predict(model, data.texts).mean() == pytest.approx(scores.labels.mean(), abs=0.05)
 
 
 class TestBatches:
@@ -474,7 +477,7 @@ class TestBatches:
     def test_prediction_does_not_depend_on_the_batch_size(self, tiny_backbone: str, data: Data) -> None:
         for model in (student(tiny_backbone), models.CrossEncoder(tiny_backbone, LENGTHS)):
             one, many = (
-                training.predict(model, data.texts, dtype="float32", batch_tokens=n) for n in (30, 1000)
+                inference.predict(model, data.texts, dtype="float32", batch_tokens=n) for n in (30, 1000)
             )
             np.testing.assert_allclose(one, many, atol=1e-5)
 
@@ -565,7 +568,7 @@ class TestBestEpoch:
         fitted = training.fit(model, data, config, dev=dev, metric="accuracy")
         assert len(fitted.dev) == 30
         assert min(fitted.dev) < max(fitted.dev)
-        found = quality.evaluate(["accuracy"], dev.labels, training.predict(model, dev.texts))["accuracy"]
+        found = metrics.evaluate(["accuracy"], dev.labels, inference.predict(model, dev.texts))["accuracy"]
         assert found == pytest.approx(max(fitted.dev))
 
     def test_one_epoch_needs_no_look_at_dev(self, pairs: pd.DataFrame) -> None:
@@ -629,7 +632,7 @@ class TestSyntheticRows:
         frame, task = sentences(pairs, slice(12))
         torch.manual_seed(0)
         teacher = models.CrossEncoder(tiny_backbone, (9,))
-        row = results.Result(
+        row = schema.Result(
             run_id="01_teacher-1.teacher", created_utc="", notebook="01_teacher", suite="s", task="t", split="test",
             model="teacher", family="cross-encoder", metric="accuracy",
         )  # fmt: skip
@@ -640,7 +643,7 @@ class TestSyntheticRows:
         first = training.synthetic_logits(tmp_path, [row], task, made)
         load.assert_called_once()  # for both rounds
         data = training.read_rows(task, made, tiny_backbone, [9])
-        np.testing.assert_allclose(first, training.predict(teacher, data.texts), atol=1e-5)
+        np.testing.assert_allclose(first, inference.predict(teacher, data.texts), atol=1e-5)
         monkeypatch.setattr(models, "load", lambda *_: pytest.fail("computed again"))
         np.testing.assert_array_equal(training.synthetic_logits(tmp_path, [row], task, made), first)
         np.testing.assert_array_equal(training.synthetic_logits(tmp_path, [row], task, made[:12]), first[:12])

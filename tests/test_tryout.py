@@ -13,10 +13,14 @@ import pytest
 import torch
 from test_tradeoff import HOSTILE, TEACHER, row, teacher
 
-from dipair_lib import models, results, tradeoff, tryout
+from dipair_lib import models
+from dipair_lib.data import loading
+from dipair_lib.evaluation import results
 from dipair_lib.models.tokens import tokenize
-from dipair_lib.scoring import Scorer
-from dipair_lib.tradeoff import Limits
+from dipair_lib.reporting import derived, disagreement, selection, tryout, tryout_sides, tryout_widgets
+from dipair_lib.reporting.criteria import Limits
+from dipair_lib.scoring.scorer import Scorer
+from dipair_lib.system import disk
 
 QUERY, CANDIDATES = "red car", ["the old red car", "river", "a warm stone runs in the house"]
 LABELS = np.array([0, 1, 0, 1])
@@ -54,7 +58,7 @@ def folder(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def data(folder: Path) -> pd.DataFrame:
-    return tradeoff.frame(results.load_results(folder))
+    return derived.frame(results.load_results(folder))
 
 
 def test_a_model_on_a_device_says_what_it_says_on_the_cpu(folder: Path, device: torch.device) -> None:
@@ -66,15 +70,15 @@ def test_a_model_on_a_device_says_what_it_says_on_the_cpu(folder: Path, device: 
             found, tryout.score(here, frame)[0], atol=0.05
         )  # the encoder may be bfloat16
         assert seconds["together"] > 0
-        assert tryout.sides(there, [QUERY, "river"]) == tryout.sides(here, [QUERY, "river"])
-        one, other = (tryout.attention(loaded, [QUERY, "river"]) for loaded in (here, there))
+        assert tryout_sides.sides(there, [QUERY, "river"]) == tryout_sides.sides(here, [QUERY, "river"])
+        one, other = (tryout_sides.attention(loaded, [QUERY, "river"]) for loaded in (here, there))
         if one is not None:
             pd.testing.assert_frame_equal(one, other, atol=0.05)
 
 
 class TestScores:
     def test_they_are_the_models_own(self, folder: Path, data: pd.DataFrame) -> None:
-        runs = tryout.default_runs(folder, data, tradeoff.select(data, Limits()))
+        runs = tryout.default_runs(folder, data, selection.select(data, Limits()))
         assert runs == [TEACHER, "run.cos", "run.tsf"]
         loaded, problems = tryout.loadable(folder, runs)
         found, clocks = tryout.scores(loaded, tryout.texts_for(2, [QUERY], CANDIDATES))
@@ -112,7 +116,7 @@ class TestScores:
 
 class TestKept:
     def test_first_outputs_and_the_mean(self, folder: Path) -> None:
-        query, passage = tryout.sides(tryout.load(str(folder), "run.tsf"), [QUERY, "the river runs"])
+        query, passage = tryout_sides.sides(tryout.load(str(folder), "run.tsf"), [QUERY, "the river runs"])
         assert query.pieces == ["[CLS]", "red", "car", "[SEP]"]
         assert (query.kept, query.note) == ([0, 1], "the mean of all 4")
         assert [passage.pieces[n] for n in passage.kept] == ["[CLS]", "the", "river"]
@@ -121,9 +125,9 @@ class TestKept:
     def test_evenly_spaced_ones(self, tiny_backbone: str) -> None:
         model = dual(tiny_backbone, keep=(3, 3), projection=8, select="even")
         tokens = tokenize(models.tokenizer_of(model), ["the old red car runs"], 10)  # 7 pieces
-        assert tryout.kept_places(model, tokens, 0) == [0, 3, 6]
+        assert tryout_sides.kept_places(model, tokens, 0) == [0, 3, 6]
         short = tokenize(models.tokenizer_of(model), [""], 10)
-        assert tryout.kept_places(model, short, 0) == [0, 1]
+        assert tryout_sides.kept_places(model, short, 0) == [0, 1]
 
     @pytest.mark.parametrize("select", ["norm", "learned"])
     def test_those_that_weigh_most(self, tiny_backbone: str, select: str) -> None:
@@ -135,10 +139,10 @@ class TestKept:
             want = sorted(hidden.norm(dim=1).argsort(descending=True)[:2].tolist())
         else:
             want = [int((hidden @ query).argmax()) for query in model.queries[0]]
-        assert tryout.kept_places(model, tokens, 0) == want
+        assert tryout_sides.kept_places(model, tokens, 0) == want
 
     def test_a_teacher_keeps_nothing(self, folder: Path) -> None:
-        assert tryout.sides(tryout.load(str(folder), TEACHER), [QUERY, "river"])[0].kept == []
+        assert tryout_sides.sides(tryout.load(str(folder), TEACHER), [QUERY, "river"])[0].kept == []
 
 
 class TestAttention:
@@ -147,11 +151,13 @@ class TestAttention:
         self, tiny_backbone: str, settings: dict[str, Any]
     ) -> None:
         model = dual(tiny_backbone, keep=(2, 6), projection=8, head="transformer", pooled=True, **settings)
-        one = tryout.Loaded("tsf", model, models.tokenizer_of(model))
-        weights = tryout.attention(one, [QUERY, "river"])  # the right side has 3 pieces where 6 could be kept
+        one = tryout_sides.Loaded("tsf", model, models.tokenizer_of(model))
+        weights = tryout_sides.attention(
+            one, [QUERY, "river"]
+        )  # the right side has 3 pieces where 6 could be kept
         assert weights is not None
         assert list(weights.index) == ["[mean]", "[CLS]", "red", "[mean]", "[CLS]", "river", "[SEP]"]
-        (axes, _) = tryout.heat_map(weights).axes
+        (axes, _) = tryout_sides.heat_map(weights).axes
         crosses = [np.concatenate([line.get_xdata(), line.get_ydata()]).tolist() for line in axes.lines]
         assert crosses == [[0, 1, 2.5, 2.5], [2.5, 2.5, 0, 1]], "lines where the left side's three end"
         assert weights.sum(axis=1).tolist() == pytest.approx([1.0] * 7, abs=1e-5)
@@ -177,21 +183,26 @@ class TestAttention:
         assert torch.stack(each).mean(0).numpy() == pytest.approx(weights.to_numpy(), abs=1e-5)
 
     def test_other_heads_have_none(self, folder: Path) -> None:
-        assert tryout.attention(tryout.load(str(folder), "run.cos"), [QUERY, "river"]) is None
+        assert tryout_sides.attention(tryout.load(str(folder), "run.cos"), [QUERY, "river"]) is None
         assert list(tryout.heat_maps(folder, [TEACHER, "run.cos", "run.tsf"], [QUERY, "river"])) == ["tsf"]
 
 
 class TestDisagreement:
     def test_by_hand(self, folder: Path) -> None:
-        pairs = tryout.disagreement(folder, "run.tsf")
+        pairs = disagreement.disagreement(folder, "run.tsf")
         assert pairs["difference"].tolist() == [1.0, 0.0, 2.0, 5.0]
-        label = tryout.by_label(pairs).set_index("label")
+        label = disagreement.by_label(pairs).set_index("label")
         assert label["difference"].tolist() == [1.5, 2.5]
         assert label["above"].tolist() == [1.5, -2.5]
         texts = pd.DataFrame({"query": ["a", "a b", "a b c", "a b c d"], "passage": ["x"] * 4})
-        assert tryout.by_length(pairs, texts)["difference"].tolist() == [1.0, 0.0, 2.0, 5.0]
-        assert tryout.by_length(pairs, texts)["words"].tolist() == ["2 to 2", "3 to 3", "4 to 4", "5 to 5"]
-        table = tryout.worst(pairs, texts, 2)
+        assert disagreement.by_length(pairs, texts)["difference"].tolist() == [1.0, 0.0, 2.0, 5.0]
+        assert disagreement.by_length(pairs, texts)["words"].tolist() == [
+            "2 to 2",
+            "3 to 3",
+            "4 to 4",
+            "5 to 5",
+        ]
+        table = disagreement.worst(pairs, texts, 2)
         assert table["text: query"].tolist() == ["a b c d", "a b c"]
         assert table[["teacher", "student"]].values.tolist() == [[0.0, -5.0], [-3.0, -1.0]]
 
@@ -200,7 +211,9 @@ class TestDisagreement:
             one = dataclasses.replace(teacher() if run == TEACHER else row("three", run_id=run), n_examples=2)
             results.save_result(tmp_path, one, np.array(logits * 2, np.float32), LABELS[:2], np.arange(2))
         # centred: 0 -1 1 and 1 0 -1
-        assert tryout.disagreement(tmp_path, "run.three")["difference"].tolist() == pytest.approx([4 / 3] * 2)
+        assert disagreement.disagreement(tmp_path, "run.three")["difference"].tolist() == pytest.approx(
+            [4 / 3] * 2
+        )
 
     def test_texts_of_changed_data_are_left_out(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -208,23 +221,23 @@ class TestDisagreement:
         lines = [f"the red car {n},river {n} <b>,{n % 2}" for n in range(40)]
         (tmp_path / "own.csv").write_text("a,b,y\n" + "\n".join(lines) + "\n")
         parameters = {"task": str(tmp_path / "own.csv"), "fields": ["a", "b"], "label": "y"}
-        task = results.load_run_task(parameters)
-        assert tryout.test_texts(json.dumps(parameters), task.fingerprint).equals(task.test[["a", "b"]])
-        with pytest.raises(results.ResultError, match="texts have changed since this was measured"):
-            tryout.test_texts(json.dumps(parameters), "0" * 64)
-        monkeypatch.setattr(tryout, "test_texts", lambda *_: task.test[["a", "b"]].iloc[:4])
-        assert "river" in tryout.disagreement_shown(folder, "run.tsf")
-        assert "<b>," not in tryout.disagreement_shown(folder, "run.tsf")
-        assert "river" not in tryout.disagreement_shown(folder, "run.tsf", texts=False)
+        task = loading.load_run_task(parameters)
+        assert disagreement.test_texts(json.dumps(parameters), task.fingerprint).equals(task.test[["a", "b"]])
+        with pytest.raises(disk.ResultError, match="texts have changed since this was measured"):
+            disagreement.test_texts(json.dumps(parameters), "0" * 64)
+        monkeypatch.setattr(disagreement, "test_texts", lambda *_: task.test[["a", "b"]].iloc[:4])
+        assert "river" in disagreement.disagreement_shown(folder, "run.tsf")
+        assert "<b>," not in disagreement.disagreement_shown(folder, "run.tsf")
+        assert "river" not in disagreement.disagreement_shown(folder, "run.tsf", texts=False)
 
     def test_without_logits_or_data_it_is_one_line(self, folder: Path) -> None:
-        assert tryout.disagreement_shown(folder, "run.absent").count("<p>") == 1
-        assert "nowhere.csv" in tryout.disagreement_shown(folder, "run.cos")
+        assert disagreement.disagreement_shown(folder, "run.absent").count("<p>") == 1
+        assert "nowhere.csv" in disagreement.disagreement_shown(folder, "run.cos")
 
 
 class TestWidgets:
     def test_a_button_scores_what_was_typed(self, folder: Path, data: pd.DataFrame) -> None:
-        box = tryout.TryOut(folder, data, ["run.tsf"], tryout.given_texts(data, QUERY), CANDIDATES)
+        box = tryout_widgets.TryOut(folder, data, ["run.tsf"], tryout.given_texts(data, QUERY), CANDIDATES)
         assert box.said.value == ""
         box.candidates.value = "an old house\n\nnew grows"
         box.go.click()
@@ -232,7 +245,7 @@ class TestWidgets:
         assert len(box.maps.children) == 1
 
     def test_test_rows_are_shown_when_asked_for(self, folder: Path, data: pd.DataFrame) -> None:
-        box = tryout.Disagreement(folder, data, "run.tsf")
+        box = tryout_widgets.Disagreement(folder, data, "run.tsf")
         assert box.said.value == ""
         box.button.click()
         assert "By label" in box.said.value

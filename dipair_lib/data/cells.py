@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .delimited import Row, is_blank, without_tail
-from .files import TaskError
-from .names import is_known_name
-from .table import Table, number, refuse_twice
+from dipair_lib.data.delimited import Row, is_blank, without_tail
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.names import is_known_name
+from dipair_lib.data.table import Table, number, refuse_twice
 
 HEADER_SAMPLE = 2000  # rows that tell whether the first names the columns
 

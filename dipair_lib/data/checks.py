@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .files import TaskError
-from .labels import DROP, Frames
-from .names import SPLITS
-from .splits import near
-from .table import MOST_EMPTY, Table, complain, need_column, show, texts_and_gaps, texts_of
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.labels import DROP, Frames
+from dipair_lib.data.names import SPLITS
+from dipair_lib.data.splits import near
+from dipair_lib.data.table import MOST_EMPTY, Table, complain, need_column, show, texts_and_gaps, texts_of
 
 MIRRORS = 10  # so many mirrored pairs tell from their labels whether a task is symmetrical
 REASONS = ("duplicate", "conflicting_label", "also_in_later_split")

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .files import TaskError
-from .names import ID_NAMES, LABEL_NAMES, MORE_LABEL_NAMES, SPLIT_NAMES, TEXT_NAMES
-from .table import Table, is_missing, need_column, number
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.names import ID_NAMES, LABEL_NAMES, MORE_LABEL_NAMES, SPLIT_NAMES, TEXT_NAMES
+from dipair_lib.data.table import Table, is_missing, need_column, number
 
 RESERVED = {"label", "group", "gain", "row"}
 LABEL_WORDS = {

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .files import SEPARATORS, TaskError
-from .names import is_known_name
+from dipair_lib.data.files import SEPARATORS, TaskError
+from dipair_lib.data.names import is_known_name
 
 NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "vertical bars"}
 SAMPLE = 200  # lines from which the separator is told

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .files import TaskError
-from .names import GAIN_NAME
-from .table import MOST_EMPTY, Table, complain, is_missing, need_column, number, show
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.names import GAIN_NAME
+from dipair_lib.data.table import MOST_EMPTY, Table, complain, is_missing, need_column, number, show
 
 Tables = dict[str, Table]
 Frames = dict[str, pd.DataFrame]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .cells import cells_table, counted
-from .files import TaskError
-from .table import Table
+from dipair_lib.data.cells import cells_table, counted
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.table import Table
 
 
 def json_table(path: Path, text: str, asked: Sequence[str], said: list[str]) -> Table:

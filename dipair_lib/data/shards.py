@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import files
-from .files import TaskError
+from dipair_lib.data import files
+from dipair_lib.data.files import TaskError
 
 HELPERS = (
     "dataset_info.json",

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import files, tables
-from .files import TaskError
-from .names import SPLIT_NAMES, SPLITS
-from .shards import check_whole, is_data_file, is_sharded, natural, shards_of
-from .table import Table
+from dipair_lib.data import files, tables
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.names import SPLIT_NAMES, SPLITS
+from dipair_lib.data.shards import check_whole, is_data_file, is_sharded, natural, shards_of
+from dipair_lib.data.table import Table
 
 FIRST_FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")  # of one name in several formats, these are read
 

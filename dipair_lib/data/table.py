@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import TaskError
+from dipair_lib.data.files import TaskError
 
 MOST_EMPTY = 0.05  # from this share of rows without a text or label on, it is no slip but the file
 

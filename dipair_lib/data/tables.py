@@ -13,13 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from . import delimited, files
-from .cells import cells_table
-from .delimited import Row, is_blank
-from .files import TaskError
-from .objects import json_table
-from .shards import shards_of
-from .table import Table, refuse_twice
+from dipair_lib.data import delimited, files
+from dipair_lib.data.cells import cells_table
+from dipair_lib.data.delimited import Row, is_blank
+from dipair_lib.data.files import TaskError
+from dipair_lib.data.objects import json_table
+from dipair_lib.data.shards import shards_of
+from dipair_lib.data.table import Table, refuse_twice
 
 
 def read_table(path: Path, malformed: list[int] | None = None, asked: Sequence[str] = ()) -> Table:

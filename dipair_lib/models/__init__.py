@@ -13,27 +13,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .. import contents
-from . import offline
-from .backbone import (
-    EMBEDDED,
-    BackboneError,
-    load_backbone,
-    load_tokenizer,
-    refuse_remote_code,
-    sealed,
-    sha256_of,
-    stored_tokenizer,
-)
-from .baselines import Constant, TfIdf
-from .bilstm import BiLSTM
-from .brought import bring
-from .cross_encoder import CrossEncoder
-from .dipair import DualEncoder
-from .heads import Kept, Prepared
-from .sequence_classifier import WHOLE, SequenceClassifier
-from .tokens import Texts, Tokens
-from .words import WordTokenizer
+from dipair_lib.models import offline
+from dipair_lib.models.backbone import load_backbone, load_tokenizer, stored_tokenizer
+from dipair_lib.models.baselines import Constant, TfIdf
+from dipair_lib.models.bilstm import BiLSTM
+from dipair_lib.models.brought import bring
+from dipair_lib.models.cross_encoder import CrossEncoder
+from dipair_lib.models.dipair import DualEncoder
+from dipair_lib.models.folders import EMBEDDED, BackboneError, refuse_remote_code, sealed, sha256_of
+from dipair_lib.models.heads import Kept, Prepared
+from dipair_lib.models.sequence_classifier import WHOLE, SequenceClassifier
+from dipair_lib.models.tokens import Texts, Tokens
+from dipair_lib.models.words import WordTokenizer
+from dipair_lib.system import contents
 
 __all__ = [
     "EMBEDDED", "BackboneError", "BiLSTM", "Constant", "CrossEncoder", "DualEncoder", "Kept", "Model", "ModelError", "Prepared",

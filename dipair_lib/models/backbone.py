@@ -28,24 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPI
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from .folders import (
-    EMBEDDED,
-    EMBEDDED_PACKAGE,
-    EMBEDDED_SHA256,
-    BackboneError,
-    DoesNotApply,
-    embedded_directory,
-    locate,
-    refuse_remote_code,
-    sealed,
-    sha256_of,
-)
-
-__all__ = [
-    "EMBEDDED", "EMBEDDED_PACKAGE", "EMBEDDED_SHA256", "BackboneError", "DoesNotApply", "build_backbone", "config_as_dict",
-    "embedded_directory", "load_backbone", "load_config", "load_tokenizer", "locate", "positions_of", "positions_of_backbone",
-    "quiet_transformers", "refuse_remote_code", "sealed", "sha256_of", "stored_tokenizer", "trim",
-]  # fmt: skip
+from dipair_lib.models.folders import EMBEDDED, BackboneError, DoesNotApply, locate, refuse_remote_code
 
 # Where BERT and its kin, DistilBERT, GPT, most of what came later, T5 and OPT keep their layers.
 LAYERS = ("encoder.layer", "transformer.layer", "h", "layers", "encoder.block", "decoder.layers")

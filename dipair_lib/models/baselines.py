@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from .tokens import Texts
+from dipair_lib.models.tokens import Texts
 
 
 class Constant:

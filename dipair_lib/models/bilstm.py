@@ -11,8 +11,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from .heads import CompareHead, Kept, Prepared
-from .words import FIRST, SPREAD, WIDTH, WordTokenizer
+from dipair_lib.models.heads import CompareHead, Kept, Prepared
+from dipair_lib.models.words import FIRST, SPREAD, WIDTH, WordTokenizer
 
 WORDS_ROUNDED_TO = 128
 

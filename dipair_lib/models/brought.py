@@ -13,8 +13,7 @@ import torch
 from tokenizers import normalizers
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from .backbone import (
-    BackboneError,
+from dipair_lib.models.backbone import (
     Missing,
     load_backbone,
     load_config,
@@ -22,10 +21,11 @@ from .backbone import (
     load_whole,
     positions_of,
 )
-from .checkpoint_files import ADVICE, Checkpoint, folder_of, read_checkpoint
-from .readout import readout_of
-from .sequence_classifier import WHOLE, Pooled, SequenceClassifier, with_float32_head
-from .tokens import read
+from dipair_lib.models.checkpoint_files import ADVICE, Checkpoint, folder_of, read_checkpoint
+from dipair_lib.models.folders import BackboneError
+from dipair_lib.models.readout import readout_of
+from dipair_lib.models.sequence_classifier import WHOLE, Pooled, SequenceClassifier, with_float32_head
+from dipair_lib.models.tokens import read
 
 
 def bring(

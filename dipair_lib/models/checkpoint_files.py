@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .backbone import BackboneError, locate, refuse_remote_code
-from .sequence_classifier import ACTIVATIONS, POOLINGS
+from dipair_lib.models.folders import BackboneError, locate, refuse_remote_code
+from dipair_lib.models.sequence_classifier import ACTIVATIONS, POOLINGS
 
 FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of a hub's repository: nothing that could hold code
 MODULE = re.compile(r"sentence_transformers\.(?:\w+\.)*(\w+)")

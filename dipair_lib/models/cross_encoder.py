@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from .backbone import EMBEDDED, DoesNotApply, build_backbone, config_as_dict, load_backbone, positions_of
-from .tokens import Texts
+from dipair_lib.models.backbone import build_backbone, config_as_dict, load_backbone, positions_of
+from dipair_lib.models.folders import EMBEDDED, DoesNotApply
+from dipair_lib.models.tokens import Texts
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -13,9 +13,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .backbone import EMBEDDED, DoesNotApply, build_backbone, config_as_dict, load_backbone, positions_of
-from .cross_encoder import mean_of
-from .heads import SIMILARITIES, FFNNHead, Kept, Prepared, ResidualHead, SimilarityHead, TransformerHead
+from dipair_lib.models.backbone import build_backbone, config_as_dict, load_backbone, positions_of
+from dipair_lib.models.cross_encoder import mean_of
+from dipair_lib.models.folders import EMBEDDED, DoesNotApply
+from dipair_lib.models.heads import (
+    SIMILARITIES,
+    FFNNHead,
+    Kept,
+    Prepared,
+    ResidualHead,
+    SimilarityHead,
+    TransformerHead,
+)
 
 HEADS = (*SIMILARITIES, "ffnn", "transformer")
 SELECT = ("first", "even", "norm", "attention", "learned")

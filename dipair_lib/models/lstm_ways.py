@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from .bilstm import BiLSTM, reversed_within
+from dipair_lib.models.bilstm import BiLSTM, reversed_within
 
 COMPILED = "gate tables, torch.compile"
 Way = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # ids, mask [n, words] -> logits [n, outputs]

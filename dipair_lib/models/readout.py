@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .backbone import BackboneError
-from .checkpoint_files import ADVICE
+from dipair_lib.models.checkpoint_files import ADVICE
+from dipair_lib.models.folders import BackboneError
 
 
 def readout_of(

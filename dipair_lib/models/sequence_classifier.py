@@ -16,15 +16,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from .backbone import (
-    build_backbone,
-    prepare_config,
-    refuse_remote_code,
-    sha256_of,
-    stored_tokenizer,
-)
-from .cross_encoder import Batch, CrossEncoder, mean_of
-from .tokens import Texts
+from dipair_lib.models.backbone import build_backbone, prepare_config, stored_tokenizer
+from dipair_lib.models.cross_encoder import Batch, CrossEncoder, mean_of
+from dipair_lib.models.folders import refuse_remote_code, sha256_of
+from dipair_lib.models.tokens import Texts
 
 WHOLE = 2**20  # word pieces: a field is read whole, and only the joined input is cut
 ACTIVATIONS: dict[str, type[nn.Module]] = {

@@ -14,7 +14,8 @@ import numpy as np
 import regex
 import torch
 
-from .backbone import EMBEDDED, load_backbone, load_tokenizer
+from dipair_lib.models.backbone import load_backbone, load_tokenizer
+from dipair_lib.models.folders import EMBEDDED
 
 MASK = "[MASK]"
 # [MASK] in either case; letters and digits with their marks and joiners, and with inner apostrophes; one sign, of however many code points.

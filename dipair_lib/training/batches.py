@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..models import BiLSTM, CrossEncoder, DualEncoder
-from .rows import Data
-from .settings import TrainConfig
+from dipair_lib.models import BiLSTM, CrossEncoder, DualEncoder
+from dipair_lib.training.rows import Data
+from dipair_lib.training.settings import TrainConfig
 
 
 def epochs_of(model: Any, data: Data, config: TrainConfig) -> Iterator[list[np.ndarray]]:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import quality
-from .device import placed_on
-from .predict import predict
-from .rows import Data
+from dipair_lib.evaluation import metrics
+from dipair_lib.inference.device import placed_on
+from dipair_lib.inference.predict import predict
+from dipair_lib.training.rows import Data
 
 
-class Mean:
+class WeightAverager:
     """The mean of the weights over the last steps of a training; with a share of 0 it does nothing.
 
     Args:
@@ -54,7 +54,7 @@ class Mean:
                 parameter.copy_(total / self.seen)
 
 
-class Best:
+class BestCheckpoint:
     """The weights of the best look at dev by a metric (higher is better); without dev rows it does nothing.
 
     Args:
@@ -111,7 +111,7 @@ class Best:
 
 def dev_metric(model: Any, dev: Data, metric: str) -> float:
     """A metric of a model in evaluation mode on dev rows; -inf where it is undefined."""
-    found = quality.evaluate(
+    found = metrics.evaluate(
         [metric], dev.labels, predict(model, dev.texts, device=placed_on(model), what="")
     )[metric]
     return -np.inf if found is None else found

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .. import contents
-from ..results import hashed
+from dipair_lib.system import contents
+from dipair_lib.system.disk import hashed
 
 EVERY_S = 120.0  # seconds between two files; a training that takes less leaves none, unless it is interrupted
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..models import DualEncoder
-from ..models.tokens import Texts
-from .device import device_of, placed_on
-from .frozen import cut_all, descend, head_parameters, prepared_rows
-from .outputs import Stored, text_vectors
-from .settings import Fitted, TrainConfig
+from dipair_lib.inference.device import device_of, placed_on
+from dipair_lib.inference.outputs import Stored, text_vectors
+from dipair_lib.models import DualEncoder
+from dipair_lib.models.tokens import Texts
+from dipair_lib.training.frozen import cut_all, descend, head_parameters, prepared_rows
+from dipair_lib.training.settings import Fitted, TrainConfig
 
 NEAR = 50  # a near pair's right text is one of so many nearest to its left one
 LEFT_TEXTS = 20_000  # left texts whose nearest are looked for: the search stays short whatever the texts

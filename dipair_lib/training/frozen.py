@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import progress
-from ..models import DualEncoder
-from ..models.heads import Kept, Prepared
-from .device import synchronize
-from .loop import READ_EVERY, Pending
-from .optimizers import optimizer_of
-from .outputs import Stored, cut_stored, take
-from .predict import gather
-from .settings import TrainConfig
+from dipair_lib.inference.device import synchronize
+from dipair_lib.inference.outputs import Stored, cut_stored, take
+from dipair_lib.inference.predict import gather
+from dipair_lib.models import DualEncoder
+from dipair_lib.models.heads import Kept, Prepared
+from dipair_lib.system import progress
+from dipair_lib.training.loop import READ_EVERY, Pending
+from dipair_lib.training.optimizers import optimizer_of
+from dipair_lib.training.settings import TrainConfig
 
 REUSED = 0.9  # a step's texts are prepared once each where that leaves at most this share of them
 

@@ -13,20 +13,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import progress
-from ..models import CrossEncoder
-from .batches import epochs_of
-from .best import Best, Mean, dev_metric
-from .checkpoint import Checkpoint, State
-from .device import device_of, encoder_dtype, moved, place, placed_on
-from .graphs import GraphedBackward
-from .inputs import Inputs
-from .losses import Targets, loss_to, match_loss, matcher_of, require_targets, targets_of
-from .optimizers import optimizer_of, trainable
-from .outputs import hash_of
-from .rows import Data, some
-from .settings import Fitted, TrainConfig
-from .step import Step, outputs_in, start_bias, with_dropout
+from dipair_lib.inference.device import device_of, encoder_dtype, moved, place, placed_on
+from dipair_lib.inference.inputs import Inputs
+from dipair_lib.inference.outputs import hash_of
+from dipair_lib.models import CrossEncoder
+from dipair_lib.system import progress
+from dipair_lib.training.batches import epochs_of
+from dipair_lib.training.best import BestCheckpoint, WeightAverager, dev_metric
+from dipair_lib.training.checkpoint import Checkpoint, State
+from dipair_lib.training.graphs import GraphedBackward
+from dipair_lib.training.losses import Targets, loss_to, match_loss, matcher_of, require_targets, targets_of
+from dipair_lib.training.optimizers import optimizer_of, trainable
+from dipair_lib.training.rows import Data, some
+from dipair_lib.training.settings import Fitted, TrainConfig
+from dipair_lib.training.step import Step, outputs_in, start_bias, with_dropout
 
 LOOKED_AT = 512  # dev rows scored for a training's curve
 READ_EVERY = (
@@ -99,8 +99,8 @@ def fit_there(
     state, others = checkpoint.load()
     seen_rows = np.cumsum([len(rows) for rows in batches])
     looked = some(dev, looked_rows(int(seen_rows[-1]), len(looks))) if dev and looks else None
-    best = Best(metric, looked, state.seen, others, config.patience, against)
-    mean = Mean(parameters, config.average, len(batches), state.averaged, others)
+    best = BestCheckpoint(metric, looked, state.seen, others, config.patience, against)
+    mean = WeightAverager(parameters, config.average, len(batches), state.averaged, others)
     curves = progress.Curves(what, len(batches), metric if dev else "")
     pending = Pending(state.loss, READ_EVERY if device.type != "cpu" else 1)
     backward = backward_of(model, data, config, dtype, matcher, weights)

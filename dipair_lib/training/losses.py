@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .rows import Data
-from .settings import TrainConfig
+from dipair_lib.training.rows import Data
+from dipair_lib.training.settings import TrainConfig
 
 
 def require_targets(data: Data, config: TrainConfig) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models import BiLSTM
-from .device import encoders_of
-from .settings import TrainConfig
+from dipair_lib.inference.device import encoders_of
+from dipair_lib.models import BiLSTM
+from dipair_lib.training.settings import TrainConfig
 
 
 def trainable(model: nn.Module, config: TrainConfig) -> list[nn.Parameter]:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import quality
-from ..models import load_tokenizer
-from ..models.backbone import BackboneError, positions_of_backbone
-from ..models.tokens import Texts, read, tokenize, unknown_in
-from ..results import Result
-from ..tasks import Task, load_unlabelled
+from dipair_lib.data.loading import load_unlabelled
+from dipair_lib.data.task import Task
+from dipair_lib.evaluation import metrics
+from dipair_lib.evaluation.schema import Result
+from dipair_lib.models import load_tokenizer
+from dipair_lib.models.backbone import positions_of_backbone
+from dipair_lib.models.folders import BackboneError
+from dipair_lib.models.tokens import Texts, read, tokenize, unknown_in
 
 MOST_UNKNOWN = 0.2  # of a field's word pieces: from there on a model reads too little of the texts
 MULTILINGUAL = "intfloat/multilingual-e5-small"
@@ -215,7 +217,7 @@ def with_synthetic(
     """Original and synthetic rows together, and the teacher's logits of both.
 
     Args:
-        frame, logits: the original rows. synthetic, made: from ``augment.synthesize`` and ``synthetic_logits``.
+        frame, logits: the original rows. synthetic, made: from ``augmentation.synthesize`` and ``synthetic_logits``.
         labels: of synthetic or unlabelled rows: ``teacher`` takes the class it finds most likely (Tang et al. 2019, section 3.3; its
             score where labels are scores), ``source`` keeps the label of the row each was made of: no teacher is needed then.
     """
@@ -224,7 +226,7 @@ def with_synthetic(
     columns = [c for c in frame.columns if c != "gain"]
     added = synthetic.reindex(columns=columns, fill_value=0)
     if labels == "teacher" and len(added):
-        found = made[:, 0] if frame["label"].dtype.kind == "f" else quality.predicted_class(made)
+        found = made[:, 0] if frame["label"].dtype.kind == "f" else metrics.predicted_class(made)
         added["label"] = found.astype(frame["label"].dtype)
     # A round's rows of one group stay together, apart from the other rounds'.
     span = int(max(frame["group"].max(), synthetic["group"].max() if len(synthetic) else 0)) + 1

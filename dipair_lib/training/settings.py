@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .device import device_of
+from dipair_lib.inference.device import device_of
 
 LOSSES = ("hard", "logits", "soft", "kl", "margin", "listwise")
 COSINE_PAIRS = 300_000  # of the cosine start of 03_dipair, where nothing else is asked for

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import quality
-from ..models import DualEncoder
-from .batches import epochs_of
-from .cosine import cosine_start, takes_cosine_start
-from .device import device_of, moved, placed_on
-from .frozen import cut_all, descend, head_parameters, logits_on, prepared_rows
-from .loop import RISING, fit
-from .losses import Targets, loss_to, match_loss, matcher_of, require_targets, targets_of
-from .outputs import Stored, stored_outputs
-from .rows import Data
-from .settings import Fitted, TrainConfig
-from .start import similarity_of, start_head
+from dipair_lib.evaluation import metrics
+from dipair_lib.inference.device import device_of, moved, placed_on
+from dipair_lib.inference.outputs import Stored, stored_outputs
+from dipair_lib.models import DualEncoder
+from dipair_lib.training.batches import epochs_of
+from dipair_lib.training.cosine import cosine_start, takes_cosine_start
+from dipair_lib.training.frozen import cut_all, descend, head_parameters, logits_on, prepared_rows
+from dipair_lib.training.loop import RISING, fit
+from dipair_lib.training.losses import Targets, loss_to, match_loss, matcher_of, require_targets, targets_of
+from dipair_lib.training.rows import Data
+from dipair_lib.training.settings import Fitted, TrainConfig
+from dipair_lib.training.start import similarity_of, start_head
 
 
 def fit_head(
@@ -67,7 +67,7 @@ def fit_head(
 
     def look(step: int) -> None:
         if dev and step in looks.steps:
-            found = quality.evaluate(
+            found = metrics.evaluate(
                 [metric], dev.labels, logits_on(model, dev_kept, dev.texts.index), dev.groups
             )
             looks.note(step, found[metric])

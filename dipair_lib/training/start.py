@@ -10,17 +10,17 @@ import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch import nn
 
-from .. import models
-from ..models import CrossEncoder, DualEncoder
-from ..models.backbone import build_backbone
-from ..models.heads import SimilarityHead
-from ..models.tokens import Texts
-from ..results import Result
-from .outputs import Stored, hash_of, prepare_stored
-from .predict import gather
-from .rows import Data
-from .settings import TrainConfig
-from .step import shift_to_targets
+from dipair_lib import models
+from dipair_lib.evaluation.schema import Result
+from dipair_lib.inference.outputs import Stored, hash_of, prepare_stored
+from dipair_lib.inference.predict import gather
+from dipair_lib.models import CrossEncoder, DualEncoder
+from dipair_lib.models.backbone import build_backbone
+from dipair_lib.models.heads import SimilarityHead
+from dipair_lib.models.tokens import Texts
+from dipair_lib.training.rows import Data
+from dipair_lib.training.settings import TrainConfig
+from dipair_lib.training.step import shift_to_targets
 
 RATES = (5e-5, 1e-4)  # learning rates of a cross-encoder, the one that fails least often first
 STARTS = ("pretrained", "teacher", "random")

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..models import BiLSTM, CrossEncoder
-from ..models.tokens import length_sorted
-from .device import encoders_of, placed_on
-from .inputs import Inputs
-from .predict import gather
-from .rows import Data
-from .settings import TrainConfig
+from dipair_lib.inference.device import encoders_of, placed_on
+from dipair_lib.inference.inputs import Inputs
+from dipair_lib.inference.predict import gather
+from dipair_lib.models import BiLSTM, CrossEncoder
+from dipair_lib.models.tokens import length_sorted
+from dipair_lib.training.rows import Data
+from dipair_lib.training.settings import TrainConfig
 
 # Texts that are encoded together within a step: few enough to be of like length, enough to fill what computes.
 SUB_BATCH = {"cpu": 32, "cuda": 1024, "mps": 128}

@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import contents, machine, models
-from ..models import CrossEncoder
-from ..models.dipair import DoesNotApply
-from ..models.tokens import Texts
-from ..results import Result, row_folder, write_hashed
-from ..tasks import Task
-from .outputs import hash_of
-from .predict import predict, teacher_features
-from .rows import TeacherError, outputs_for, read_rows
+from dipair_lib import models
+from dipair_lib.data.task import Task
+from dipair_lib.evaluation.results import row_folder
+from dipair_lib.evaluation.schema import Result
+from dipair_lib.inference.outputs import hash_of
+from dipair_lib.inference.predict import predict, teacher_features
+from dipair_lib.models import CrossEncoder
+from dipair_lib.models.folders import DoesNotApply
+from dipair_lib.models.tokens import Texts
+from dipair_lib.system import contents, machine
+from dipair_lib.system.disk import write_hashed
+from dipair_lib.training.rows import TeacherError, outputs_for, read_rows
 
 
 def teacher_file(out: Path, run_id: str) -> Path:

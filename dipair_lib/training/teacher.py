@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..models import Constant, DualEncoder, Model, TfIdf
-from ..tasks import Task
-from .best import dev_metric
-from .device import device_of
-from .loop import fit
-from .outputs import stored_outputs, text_vectors
-from .rows import Data, outputs_for
-from .settings import Fitted, TrainConfig, budget_of
-from .start import start_residual
+from dipair_lib.data.task import Task
+from dipair_lib.inference.device import device_of
+from dipair_lib.inference.outputs import stored_outputs, text_vectors
+from dipair_lib.models import Constant, DualEncoder, Model, TfIdf
+from dipair_lib.training.best import dev_metric
+from dipair_lib.training.loop import fit
+from dipair_lib.training.rows import Data, outputs_for
+from dipair_lib.training.settings import Fitted, TrainConfig, budget_of
+from dipair_lib.training.start import start_residual
 
 PAIRS = {"cpu": 24_000, "mps": 100_000, "cuda": 200_000}  # seen by a teacher in one training, by device
 PASSES = 4.0  # over its rows at most: more only overfitted wherever it was tried

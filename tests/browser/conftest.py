@@ -28,7 +28,9 @@ from papermill.parameterize import parameterize_notebook
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 from test_notebooks import FOLDER, OWN
 
-from dipair_lib import quality, results, suite
+from dipair_lib.evaluation import bootstrap, metrics, results
+from dipair_lib.runner import suite
+from dipair_lib.system import disk
 
 ROOT = FOLDER.parent
 PICTURES = ROOT / ".screenshots"
@@ -80,9 +82,9 @@ def with_teacher(folder: Path, signal: float) -> Path:
             untrained = row.family == "lexical" or (row.family == "dual-encoder" and not row.steps)
             floor = noise if signal and untrained else own.logits
             logits = taught if row.run_id == name else floor
-            found = quality.interval(row.metric, own.labels, logits, own.groups, teacher_logits=taught)
-            others = quality.evaluate(list(json.loads(row.metrics or "{}")), own.labels, logits, own.groups)
-            made = dataclasses.replace(row, **found, metrics=results.canonical_json(others))
+            found = bootstrap.interval(row.metric, own.labels, logits, own.groups, teacher_logits=taught)
+            others = metrics.evaluate(list(json.loads(row.metrics or "{}")), own.labels, logits, own.groups)
+            made = dataclasses.replace(row, **found, metrics=disk.canonical_json(others))
             results.save_result(folder, made, logits, own.labels, own.groups)
     return folder
 

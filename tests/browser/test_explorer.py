@@ -14,7 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
 from browser.conftest import Lab, Seen, failures, with_teacher
-from dipair_lib import explorer, tradeoff
+from dipair_lib.reporting import criteria, explorer, explorer_picture, explorer_widgets
 
 KEPT = "quality kept, at least"
 
@@ -53,14 +53,14 @@ def by_keys(control: Locator, key: str) -> None:
         control.press(one)
 
 
-def shows(page: Page, data: pd.DataFrame, **limits: Any) -> tradeoff.Choice:
+def shows(page: Page, data: pd.DataFrame, **limits: Any) -> criteria.Choice:
     """Check sentence, rings, caption and table against `select`."""
     choice, table = explorer.view(data, explorer.limits(**limits))
     expect(page.get_by_role("alert").filter(has_text=choice.sentence)).to_be_visible()
-    caption = explorer.caption(data, choice)
+    caption = explorer_picture.caption(data, choice)
     rings = page.get_by_role("img", name=caption, exact=True).first
     expect(rings).to_be_visible()
-    assert rings.locator("circle").count() == len(explorer.ringed(choice))
+    assert rings.locator("circle").count() == len(explorer_picture.ringed(choice))
     lines = page.locator(f"div:has(> p:text-is({caption!r})) > table").first.locator("tbody tr")
     found = [line.locator("td").all_inner_texts() for line in lines.all()]
     assert [[" ".join(cell.split()) for cell in line] for line in found] == [
@@ -103,7 +103,9 @@ class TestExplorer:
                     "(document.activeElement.labels || [])[0]?.innerText || document.activeElement.innerText"
                 )
             )
-        expected = [text for name, text in explorer.LABELS.items() if name not in ("max_p95_s", "max_price")]
+        expected = [
+            text for name, text in explorer_widgets.LABELS.items() if name not in ("max_p95_s", "max_price")
+        ]
         reached = [label.strip() for label in labels if label and label.strip() in expected]
         assert reached == expected
         assert "Export this view" in labels

@@ -12,7 +12,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from browser.conftest import Lab, Seen, failures, with_teacher
-from dipair_lib import contents, report, results, tradeoff
+from dipair_lib.evaluation import results
+from dipair_lib.reporting import derived, notebook_pages, overview, report, report_details, selection, wording
+from dipair_lib.system import contents, disk
 
 SIZES = {"phone": (390, 844), "laptop": (1280, 800)}
 EVIL = '<script>window.pwned="script"</script><img src=x onerror="window.pwned=1"><a href="javascript:alert(1)">x</a>\u202e\x1b[31m'
@@ -89,20 +91,20 @@ def test_a_failed_teacher_is_the_first_thing_said(
 
 def test_says_what_the_rows_say(pages: dict[str, Path], open_page: Callable[..., Seen]) -> None:
     folder = pages["report"].parent
-    data = tradeoff.frame(results.load_results(folder), folder=folder)
+    data = derived.frame(results.load_results(folder), folder=folder)
     page = open_page(pages["report"].as_uri()).page
-    for name, table in report.split(tradeoff.table(data)).items():
+    for name, table in report.split(overview.table(data)).items():
         region = page.get_by_role("region", name=name)
         assert region.locator("th").all_inner_texts() == list(table.columns)
         found = [line.locator("td").all_inner_texts() for line in region.locator("tbody tr").all()]
         assert [[cell.strip() for cell in line] for line in found] == table.astype(str).to_numpy().tolist()
-    shown = {column for table in report.split(tradeoff.table(data)).values() for column in table}
-    assert shown == set(tradeoff.table(data))
+    shown = {column for table in report.split(overview.table(data)).values() for column in table}
+    assert shown == set(overview.table(data))
     titles = page.eval_on_selector_all("figure:first-of-type svg title", "all => all.map(e => e.textContent)")
     for run, row in data.iterrows():
-        if tradeoff.known(row["quality"]) and tradeoff.known(row["pairs_per_s"]):
-            assert tradeoff.hover(row) in titles, run
-    sentence = tradeoff.select(data, report.LIMITS[0]).sentence
+        if wording.known(row["quality"]) and wording.known(row["pairs_per_s"]):
+            assert overview.hover(row) in titles, run
+    sentence = selection.select(data, report_details.LIMITS[0]).sentence
     assert page.get_by_text(sentence).first.is_visible()
 
 
@@ -117,7 +119,7 @@ class TestHostile:
             evil = dataclasses.replace(row, model=f"{row.model} {EVIL}", task=EVIL, backbone=EVIL)
             folder = results.row_folder(out, row.run_id)
             row_text = (evil.to_json() + "\n").encode("utf8")
-            results.write_hashed(folder / "row.json", row_text, folder / contents.SUMS)
+            disk.write_hashed(folder / "row.json", row_text, folder / contents.SUMS)
         return out
 
     def test_in_reports_they_are_text(self, spoiled: Path, open_page: Callable[..., Seen]) -> None:
@@ -150,7 +152,7 @@ class TestHostile:
             seen.page.wait_for_timeout(500)
             assert seen.ran() == [], name
             shutil.copy(lab.folder / file, spoiled / "notebooks" / file)
-        for path in report.notebooks(spoiled):
+        for path in notebook_pages.notebooks(spoiled):
             seen = open_page(path.as_uri())
             assert seen.ran() == [] and seen.requests == [path.as_uri()], path.name
             if "hostile" in path.name:

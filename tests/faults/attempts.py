@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dipair_lib import report, results, suite
+from dipair_lib.reporting import report
+from dipair_lib.runner import suite_runs
+from dipair_lib.system import disk, machine
 
 report_write = report.write  # what `dipair report` does
 LIMIT_S = 300.0  # of an attempt that nothing ends: it hangs
@@ -188,10 +190,10 @@ class Forked:
         self.returncode: int | None = None
         self.pid = os.fork()
         if not self.pid:
-            from dipair_lib import suite_runs
+            pass
 
             os.setsid()
-            suite_runs.die_with_parent()
+            machine.die_with_parent()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -218,7 +220,7 @@ class Forked:
 
 def start(run: Any, made: Any, threads: int, scratch: Path, attempt: int = 1, cluster: Any = None) -> Any:
     """In place of a suite's own: the notebook's cells one after the other in a forked process."""
-    from dipair_lib import suite_runs
+    from dipair_lib.runner import suite_runs
 
     folder, inputs = Path(tempfile.mkdtemp(dir=scratch)), suite_runs.input_state(run, made)
 
@@ -241,8 +243,8 @@ def start(run: Any, made: Any, threads: int, scratch: Path, attempt: int = 1, cl
 
 def without_kernels() -> None:
     """Suites of this process and those forked from it fork their runs; their report is a file."""
-    suite.start = start  # type: ignore[assignment]
-    report.write = lambda folder: results.write_atomic(folder / "report.html", b"page")  # type: ignore
+    suite_runs.start = start  # type: ignore[assignment]
+    report.write = lambda folder: disk.write_atomic(folder / "report.html", b"page")  # type: ignore
 
 
 def remove(path: Path) -> None:

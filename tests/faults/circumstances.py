@@ -142,9 +142,9 @@ def clock_back(world: World, command: Command, times: int, random: Random, table
             def now(cls, tz: Any = None) -> datetime.datetime:  # type: ignore[override]
                 return cls.fromtimestamp(now(), tz)
 
-        from dipair_lib import results, suite_runs
+        from dipair_lib.runner import notebook_run, suite_runs
 
-        results.datetime = suite_runs.datetime = Falling  # type: ignore
+        notebook_run.datetime = suite_runs.datetime = Falling  # type: ignore
         return command.run()
 
     for _ in range(times):

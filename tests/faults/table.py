@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dipair_lib import results
+from dipair_lib.evaluation import provenance
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +72,7 @@ class Table:
             "",
             f"- {tried:,} faults tried, {held:,} held: {kills:,} processes ended by signals, {flips:,} changed bytes",
             f"- {datetime.now(UTC):%Y-%m-%d}, commit {commit()}, seed {seed}, {took / 60:.0f} minutes",
-            f"- {results.device_name('cpu')}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}, "
+            f"- {provenance.device_name('cpu')}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}, "
             f"Python {platform.python_version()}",
             "",
             "*Forked*: a process forked from one that has its imports, one thread: every moment lies in the work itself. Its suites run "

@@ -19,7 +19,9 @@ from conftest import make_pairs, save_backbone, sentences
 from test_export import saved, student
 from test_suite import PARAMETERS, WORK, a, stage, write_notebook
 
-from dipair_lib import cli, collection, results, scoring
+from dipair_lib import cli
+from dipair_lib.evaluation import verification
+from dipair_lib.scoring import encoding, jobs
 
 SHARD, TILE = 6, (5, 8)  # texts: many shards and units of a few texts
 TEXTS = (31, 23)
@@ -31,9 +33,9 @@ def make_small() -> None:
     """Shards and tiles of a few texts, trainings that leave a file after each step; in this process and those forked from it."""
     from dipair_lib.training import checkpoint
 
-    collection.encode.__kwdefaults__["shard_texts"] = SHARD  # type: ignore[index]
-    defaults = scoring.Job.__init__.__defaults__
-    scoring.Job.__init__.__defaults__ = tuple(TILE if value == (2048, 2048) else value for value in defaults)  # type: ignore
+    encoding.encode.__kwdefaults__["shard_texts"] = SHARD  # type: ignore[index]
+    defaults = jobs.Job.__init__.__defaults__
+    jobs.Job.__init__.__defaults__ = tuple(TILE if value == (2048, 2048) else value for value in defaults)  # type: ignore
     checkpoint.EVERY_S = 0.02
 
 
@@ -140,7 +142,7 @@ class World:
             frame.to_csv(folder / f"{side}.csv", index=False)
             for part in (frame[: texts // 2], frame):  # in two calls: what is added comes behind
                 part.to_csv(folder / "part.csv", index=False)
-                collection.encode(
+                encoding.encode(
                     self.run, folder / "part.csv", side, folder / f"store-{side}", shard_texts=SHARD
                 )
         chosen = pd.DataFrame(
@@ -244,7 +246,7 @@ class World:
 
     def problems(self, command: Command) -> list[str]:
         """What ``dipair verify`` says of what a command left."""
-        return results.verify(self.now / "out") if command.name.startswith("run") else []
+        return verification.verify(self.now / "out") if command.name.startswith("run") else []
 
 
 Check = Callable[[dict[str, Any], dict[str, Any]], str]

@@ -21,8 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from dipair_lib import augment, models, quality, results, tasks, training
+from dipair_lib import inference, models, training
+from dipair_lib.data import loading, pair_tiles
+from dipair_lib.evaluation import bootstrap, provenance
 from dipair_lib.models import EMBEDDED
+
 
 MEAN = {"keep": [0], "pooled": True, "projection": [0]}
 OURS = {"pooled": True, "residual": "cosine"}
@@ -63,12 +66,12 @@ def main() -> None:
     done = {json.loads(line)["what"] for line in lines_of(asked.out)}
 
     def say(what: str, **found: Any) -> None:
-        line = json.dumps({"what": what, "device": results.device_name(), **found})
+        line = json.dumps({"what": what, "device": provenance.device_name(), **found})
         print(line, flush=True)
         with asked.out.open("a", encoding="utf8") as file:
             file.write(line + "\n")
 
-    task = tasks.load_task(
+    task = loading.load_task(
         asked.task, fields=asked.fields, label=asked.label, group=asked.group, max_train=asked.max_train
     )
     lengths = training.choose_read_lengths(task, asked.backbone)
@@ -76,7 +79,7 @@ def main() -> None:
     teacher = teacher_of(task, data, lengths, asked, say if "teacher" not in done else None)
     rows = scored_rows(task, data, lengths, teacher, asked)
     taught = training.replace(
-        data["dev"], teacher=training.predict(teacher, data["dev"].texts, device=asked.device)
+        data["dev"], teacher=inference.predict(teacher, data["dev"].texts, device=asked.device)
     )
     for seed in range(asked.seeds):
         for name in asked.students:
@@ -108,7 +111,7 @@ def teacher_of(task: Any, data: dict[str, Any], lengths: list[int], asked: Any, 
         models.save(model, kept)
     model = models.load(kept)
     if say:
-        logits = training.predict(model, data["test"].texts, device=asked.device)
+        logits = inference.predict(model, data["test"].texts, device=asked.device)
         say("teacher", **tested(task, logits))
     return model
 
@@ -116,13 +119,13 @@ def teacher_of(task: Any, data: dict[str, Any], lengths: list[int], asked: Any, 
 def scored_rows(task: Any, data: dict[str, Any], lengths: list[int], teacher: Any, asked: Any) -> Any:
     """The labelled rows and the tiles of near pairs, with the teacher's logits of both."""
     texts = data["train"].texts
-    vectors = training.text_vectors(
+    vectors = inference.text_vectors(
         asked.backbone, lengths, texts, asked.folder / "encoded", device=asked.device
     )
-    more = augment.tiles(texts.distinct, vectors, task.fields, asked.pool)
-    logits = training.predict(teacher, texts, device=asked.device, what="teacher on the labelled rows")
+    more = pair_tiles.tiles(texts.distinct, vectors, task.fields, asked.pool)
+    logits = inference.predict(teacher, texts, device=asked.device, what="teacher on the labelled rows")
     unscored = training.read_rows(task, more.assign(label=0), asked.backbone, lengths)
-    made = training.predict(
+    made = inference.predict(
         teacher, unscored.texts, device=asked.device, what="teacher on pairs it has not seen"
     )
     frame, both = training.with_synthetic(task.train, logits, more, made)
@@ -152,7 +155,7 @@ def one_student(
     assert one and two
     seen = np.linspace(two.pairs / max(1, len(two.dev)), two.pairs, len(two.dev)).round().astype(int)
     curve = [[int(pairs), round(value, 5)] for pairs, value in zip(seen, two.dev, strict=True)]
-    logits = training.predict(model, test.texts, device=asked.device)
+    logits = inference.predict(model, test.texts, device=asked.device)
     return {
         "student": name, "seed": seed, "pairs": two.pairs, "best_at": two.best_at, "rising": two.rising, "stage1_dev": max(one.dev),
         "curve": curve, "seconds": round(time.perf_counter() - begun, 1), **tested(task, logits),
@@ -161,7 +164,7 @@ def one_student(
 
 def tested(task: Any, logits: np.ndarray) -> dict[str, Any]:
     """The headline metric on test, with its interval over groups."""
-    found = quality.row_fields(task, logits, n_boot=300)
+    found = bootstrap.row_fields(task, logits, n_boot=300)
     return {name: found[name] for name in ("metric", "quality", "quality_low", "quality_high")}
 
 

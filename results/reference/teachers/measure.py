@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dipair_lib import models, quality, results, tasks, training
+from dipair_lib import inference, models, training
+from dipair_lib.data import loading, task
+from dipair_lib.evaluation import bootstrap, metrics, provenance
 
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "er": ("er_amazon_google", {"fields": ("left", "right"), "label": "label", "group": "left"}),
@@ -37,23 +39,23 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def load(root: Path, name: str, folder: Path) -> tasks.Task:
+def load(root: Path, name: str, folder: Path) -> task.Task:
     """A set's task. QQP comes without train rows: its dev file is what is learned from; of TREC DL only the judged rows are read."""
     path, how = SETS[name]
     if name == "qqp":
         for split, file in (("train", "dev"), ("test", "test")):
             os.symlink((root / path / f"{file}.tsv.gz").resolve(), folder / f"{split}.tsv.gz")
-        return tasks.load_task(folder, **how)
+        return loading.load_task(folder, **how)
     if name in {"trec_dl", "sst2"}:
         for file in (root / path).iterdir():
             if file.name.split(".")[0] in {"train", "dev", "test"}:
                 os.symlink(file.resolve(), folder / file.name)
-        return tasks.load_task(folder, **how)
-    return tasks.load_task(root / path, **how)
+        return loading.load_task(folder, **how)
+    return loading.load_task(root / path, **how)
 
 
 def textbook(
-    task: tasks.Task, lengths: list[int], data: dict[str, training.Data], backbone: str, device: torch.device,
+    task: task.Task, lengths: list[int], data: dict[str, training.Data], backbone: str, device: torch.device,
     seed: int, epochs: int = 3, rate: float = 5e-5, batch_size: int = 32,
 ) -> tuple[Any, float, float]:  # fmt: skip
     """Plain fine-tuning, written apart from the library: AdamW, warm-up and linear decay, dropout 0.1, all weights, shuffled rows, bfloat16
@@ -79,7 +81,7 @@ def textbook(
         optimizer, lambda s: min((s + 1) / warm, max(0.0, (steps - s) / (steps - warm)))
     )
     best, kept, begun = -np.inf, None, time.perf_counter()
-    short = training.encoder_dtype("auto", device) == "bfloat16"
+    short = inference.encoder_dtype("auto", device) == "bfloat16"
     for _ in range(epochs):
         model.train()
         for part in np.array_split(random.permutation(len(labels)), steps // epochs):
@@ -106,18 +108,18 @@ def textbook(
     return model, best, rate_seen
 
 
-def metric_of(task: tasks.Task, data: training.Data, model: Any, device: torch.device) -> float:
+def metric_of(task: task.Task, data: training.Data, model: Any, device: torch.device) -> float:
     """The headline metric of a split."""
-    logits = training.predict(model, data.texts, device=device, what="")
-    return quality.evaluate(task.metrics[:1], data.labels, logits)[task.metrics[0]] or 0.0
+    logits = inference.predict(model, data.texts, device=device, what="")
+    return metrics.evaluate(task.metrics[:1], data.labels, logits)[task.metrics[0]] or 0.0
 
 
 def tested(
-    task: tasks.Task, data: dict[str, training.Data], model: Any, device: torch.device
+    task: task.Task, data: dict[str, training.Data], model: Any, device: torch.device
 ) -> dict[str, Any]:
     """The headline metric on test with its interval, and the other metrics."""
-    logits = training.predict(model, data["test"].texts, device=device, what="")
-    found = quality.row_fields(task, logits, n_boot=300)
+    logits = inference.predict(model, data["test"].texts, device=device, what="")
+    found = bootstrap.row_fields(task, logits, n_boot=300)
     kept = ("metric", "quality", "quality_low", "quality_high", "metrics")
     return {name: found[name] for name in kept}
 
@@ -133,7 +135,7 @@ def measure(
         about = {
             "set": name,
             "rows": [len(part.labels) for part in data.values()],
-            "device": results.device_name(),
+            "device": provenance.device_name(),
         }
         floors = training.floors(task, data["train"], backbone, lengths, Path(folder) / "encoded")
         for what, model in floors.items() if 0 in seeds else ():
@@ -191,7 +193,7 @@ def main() -> None:
         with asked.out.open("a", encoding="utf8") as file:
             file.write(text + "\n")
 
-    seeds, device = range(asked.first_seed, asked.first_seed + asked.seeds), training.device_of(asked.device)
+    seeds, device = range(asked.first_seed, asked.first_seed + asked.seeds), inference.device_of(asked.device)
     for name in asked.sets:
         measure(asked.data, name, asked.backbone, device, seeds, asked.budget, say)
 

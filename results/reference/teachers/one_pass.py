@@ -18,8 +18,10 @@ from typing import Any
 import measure
 import torch
 
-from dipair_lib import models, results, training
-from dipair_lib.training import loop
+from dipair_lib import models, training
+from dipair_lib.evaluation import provenance
+from dipair_lib.training import step
+
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -32,13 +34,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @contextmanager
 def output_from_zero(wanted: bool) -> Iterator[None]:
     """Within it a training's output does not start at the shares of the classes, as it did before."""
-    kept = loop.start_bias
+    kept = step.start_bias
     if wanted:
-        loop.start_bias = lambda *_, **__: None  # type: ignore[assignment]
+        step.start_bias = lambda *_, **__: None  # type: ignore[assignment]
     try:
         yield
     finally:
-        loop.start_bias = kept
+        step.start_bias = kept
 
 
 def main() -> None:
@@ -68,7 +70,7 @@ def main() -> None:
                         model, data["train"], config, what="", dev=data["dev"], metric=task.metrics[0]
                     )
                 line = {"set": asked.set, "what": f"one pass: {what}", "seed": seed, "rate": config.learning_rate, "passes": 1,
-                        "dev_by_quarter": [round(value, 4) for value in fitted.dev], "device": results.device_name()}  # fmt: skip
+                        "dev_by_quarter": [round(value, 4) for value in fitted.dev], "device": provenance.device_name()}  # fmt: skip
                 print(json.dumps(line), flush=True)
                 with asked.out.open("a", encoding="utf8") as file:
                     file.write(json.dumps(line) + "\n")

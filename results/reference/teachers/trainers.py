@@ -20,8 +20,10 @@ import measure
 import numpy as np
 import torch
 
-from dipair_lib import models, quality, results, training
-from dipair_lib.models.backbone import locate
+from dipair_lib import inference, models, training
+from dipair_lib.evaluation import metrics, provenance
+from dipair_lib.models.folders import locate
+
 
 
 def ours(task: Any, data: dict[str, Any], lengths: list[int], asked: Any, device: torch.device) -> Any:
@@ -33,8 +35,8 @@ def ours(task: Any, data: dict[str, Any], lengths: list[int], asked: Any, device
     )
     begun = time.perf_counter()
     training.fit(model, data["train"], config, what="")
-    training.synchronize(device)
-    return time.perf_counter() - begun, training.predict(model, data["dev"].texts, device=device, what="")
+    inference.synchronize(device)
+    return time.perf_counter() - begun, inference.predict(model, data["dev"].texts, device=device, what="")
 
 
 def theirs(task: Any, data: dict[str, Any], lengths: list[int], asked: Any, device: torch.device) -> Any:
@@ -57,14 +59,14 @@ def theirs(task: Any, data: dict[str, Any], lengths: list[int], asked: Any, devi
     with tempfile.TemporaryDirectory() as folder:
         how = CrossEncoderTrainingArguments(
             output_dir=folder, max_steps=-(-asked.pairs // 32), per_device_train_batch_size=32, learning_rate=asked.rate,
-            warmup_steps=0.1, bf16=training.encoder_dtype("auto", device) == "bfloat16", use_cpu=device.type == "cpu",
+            warmup_steps=0.1, bf16=inference.encoder_dtype("auto", device) == "bfloat16", use_cpu=device.type == "cpu",
             save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
         )  # fmt: skip
         loss = BinaryCrossEntropyLoss(model) if task.classes else MSELoss(model)
         trainer = CrossEncoderTrainer(model=model, args=how, train_dataset=rows, loss=loss)
         begun = time.perf_counter()
         trainer.train()
-        training.synchronize(device)
+        inference.synchronize(device)
         seconds = time.perf_counter() - begun
     pairs = list(zip(*(task.dev[name] for name in task.fields), strict=True))
     logits = model.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False)
@@ -83,15 +85,15 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("trainers.jsonl"))
     asked = parser.parse_args()
-    device = training.device_of(asked.device)
+    device = inference.device_of(asked.device)
     with tempfile.TemporaryDirectory() as folder:
         task = measure.load(asked.data, asked.set, Path(folder))
         lengths = training.choose_read_lengths(task, asked.backbone)
         data = training.read_splits(task, asked.backbone, lengths)
         for name, train in (("ours", ours), ("sentence-transformers", theirs)):
             seconds, logits = train(task, data, lengths, asked, device)
-            found = quality.evaluate(task.metrics[:1], data["dev"].labels, logits, data["dev"].groups)
-            line = {"set": asked.set, "trainer": name, "device": results.device_name(), "pairs": asked.pairs,
+            found = metrics.evaluate(task.metrics[:1], data["dev"].labels, logits, data["dev"].groups)
+            line = {"set": asked.set, "trainer": name, "device": provenance.device_name(), "pairs": asked.pairs,
                     "pairs_per_s": round(asked.pairs / seconds, 1), "metric": task.metrics[0], "dev": found[task.metrics[0]]}  # fmt: skip
             print(json.dumps(line), flush=True)
             with asked.out.open("a", encoding="utf8") as file:

@@ -1,0 +1,1 @@
+"""Pairs by the billion: encoded collections on disk, jobs in parts, and `Scorer` for a few texts."""
