@@ -19,6 +19,7 @@ import filelock
 from dipair_lib.system import machine
 
 SOURCE = Path(__file__).with_name("tiles.cpp")
+HEADER = SOURCE.with_name("product.h")
 NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512_bf16"}
 AMX = {"amx_tile", "amx_bf16"}
 PATIENCE = 60.0  # seconds that another process may take to compile
@@ -66,7 +67,8 @@ def compiler() -> str | None:
 def library() -> Any:
     """The compiled code."""
     command = [compiler() or "g++", "-O3", "-march=native", "-shared", "-fPIC", "-fvisibility=default"]
-    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join([*command, *sorted(flags())]).encode())
+    built_of = HEADER.read_bytes() + SOURCE.read_bytes() + " ".join([*command, *sorted(flags())]).encode()
+    digest = hashlib.sha256(built_of)
     path = machine.cache_folder() / "native" / f"tiles-{digest.hexdigest()[:16]}.so"
     path.parent.mkdir(parents=True, exist_ok=True)
     # The lock spares others the work and nothing more: a file of it that an earlier run left must not stop anyone.
@@ -98,6 +100,6 @@ def backends() -> tuple[str, ...]:
 
 
 def code(head: str, way: str = "") -> Any:
-    """What computes a head: "ffnn", "compare", "maxsim" or "transformer"; by one of ``ways``, by default the fastest."""
+    """What computes a head: "ffnn", "compare", "maxsim" or "transformer"; by one of ``backends``, by default the fastest."""
     function = ctypes.c_void_p.in_dll(library(), f"{head}_{way or backends()[0]}")
     return ctypes.CFUNCTYPE(None)(function.value or 0)
