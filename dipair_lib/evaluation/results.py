@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FIRST = (
     "`dipair run notebooks/suites/demo.yaml`, or in a cell of a notebook: "
-    "from dipair_lib import suite; suite.run_suite('suites/demo.yaml')"
+    "from dipair_lib import run_suite; run_suite('suites/demo.yaml')"
 )
 
 
