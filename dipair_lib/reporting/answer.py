@@ -93,7 +93,8 @@ def teacher_sentence(table: pd.DataFrame, limits: Limits, speed: pd.Series, rank
     later = "at any number of them" if math.isinf(least) else f"below {least:,.0f} pairs per text"
     return (
         f"Keep the teacher: at {pairs} no student here that {limits} is faster than it. The nearest is "
-        f"{wording.plain(student['model'])} with {wording.si(speed[ranked[1]])} pairs/s, encoding included{speedups(student, speed[ranked[1]])}; the teacher "
+        f"{wording.plain(student['model'])} with {wording.si(speed[ranked[1]])} pairs/s, encoding included"
+        f"{speedups(student, speed[ranked[1]])}; the teacher "
         f"({wording.metric_name(wording.plain(teacher['metric']))} {wording.within(*teacher[identity.QUALITY])}) is no slower {later}."
     )
 
