@@ -225,7 +225,7 @@ class TestJobs:
         for module, name, value in (
             (gpu, "ROWS", 16),
             (gpu, "LINES", 3),
-            (gpu, "ROOM", 70),
+            (gpu, "MAX_CANDIDATES", 70),
             (gpu, "READ", 40),
         ):
             monkeypatch.setattr(module, name, value)
@@ -393,7 +393,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dipair_lib import fused, gpu
+from dipair_lib.scoring.tiles import fused, gpu
 
 fixed = dict(HIDDEN=256, OUTER=128, ROWS=gpu.ROWS, LINES=gpu.LINES, START=True, CHOOSE=True)
 fixed |= dict(SUMS=tl.bfloat16, FACTORS=tl.bfloat16)

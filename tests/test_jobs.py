@@ -589,7 +589,7 @@ class TestOneScore:
         np.testing.assert_allclose(alone, together, atol=1e-6, rtol=1e-6)
         tile = scorer.tile(scorer.prepare(left, 0), scorer.prepare(right, 1)).diagonal()
         np.testing.assert_allclose(tile, together, atol=1e-6, rtol=1e-6)
-        monkeypatch.setattr(importlib.import_module("dipair_lib.training.predict"), "BATCH_TOKENS", 40)
+        monkeypatch.setattr(importlib.import_module("dipair_lib.inference.predict"), "BATCH_TOKENS", 40)
         np.testing.assert_allclose(scorer.score(left, right), together, atol=1e-6, rtol=1e-6)
         assert together.std() > 1e-4
 

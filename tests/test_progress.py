@@ -12,7 +12,7 @@ from dipair_lib.system import progress
 
 TRAIN = """
 import time
-from dipair_lib import progress
+from dipair_lib.system import progress
 progress.Curves.AFTER_S = 0.01
 curves = progress.Curves("training <b>", 40, "auc")
 for step in range(1, 41):
@@ -54,7 +54,7 @@ def test_outside_a_notebook_nothing_is_drawn(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_stopped_training_is_one_line_in_a_notebook() -> None:
-    source = "from dipair_lib import progress\nraise progress.Stopped('training', 3, 9, True)"
+    source = "from dipair_lib.system import progress\nraise progress.Stopped('training', 3, 9, True)"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     NotebookClient(notebook, kernel_name="python3", timeout=120, allow_errors=True).execute()
     (error,) = notebook.cells[0].outputs

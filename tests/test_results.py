@@ -286,9 +286,9 @@ class TestAtomicWrites:
     def test_killed_while_writing_leaves_the_old_file(self, tmp_path: Path) -> None:
         path = disk.write_atomic(tmp_path / "a.json", b"old")
         program = (
-            "import os, pathlib, sys\nfrom dipair_lib import results\n"
+            "import os, pathlib, sys\nfrom dipair_lib.system import disk\n"
             "os.replace = lambda *_: os._exit(9)\n"
-            "results.write_atomic(pathlib.Path(sys.argv[1]), b'new')"
+            "disk.write_atomic(pathlib.Path(sys.argv[1]), b'new')"
         )
         ended = subprocess.run(
             [sys.executable, "-c", program, str(path)], cwd=Path(__file__).parents[1], check=False

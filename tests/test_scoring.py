@@ -958,7 +958,8 @@ from pathlib import Path
 
 import torch
 
-from dipair_lib import collection, models, scoring
+from dipair_lib import models
+from dipair_lib.scoring import encoding, execution, jobs, scorer
 
 folder, kills = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)

@@ -42,7 +42,7 @@ seconds = 0.0  # how long it takes
 WORK = """\
 import json, os, sys, time
 import numpy as np
-from dipair_lib import results
+from dipair_lib.evaluation import results, schema
 begin = time.time()
 time.sleep(seconds)
 names_kept = ("PYTHONHASHSEED", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_TELEMETRY", "OMP_NUM_THREADS", "DIPAIR_THREADS")
@@ -212,7 +212,7 @@ class TestRefusals:
     def test_a_second_suite_in_the_folder_is_refused_naming_the_first(self, project: Path) -> None:
         path = write_suite(project, stage(a()))
         program = (
-            "import sys, pathlib\nfrom dipair_lib import suite\n"
+            "import sys, pathlib\nfrom dipair_lib.runner import suite\n"
             "with suite.only_one(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
         )
         command = [sys.executable, "-c", program, str(project / "results" / "s")]
