@@ -140,20 +140,31 @@ def compared(study: Students) -> dict[Settings, str]:
 # --- the gains --------------------------------------------------------------------------------------------------------------------
 
 
+def rounds_of(study: Students, base: Settings) -> int:
+    """The number of rounds at which most rules of a set were tried."""
+    rounds = [own["n_iter"] for own in within(study, base) if own["n_iter"]]
+    return max(sorted(set(rounds)), key=rounds.count, default=0)
+
+
+def grid(study: Students, base: Settings, loss: str, **others: Any) -> dict[str, Settings]:
+    """Rule -> the student of a set with this loss, at the set's number of rounds, whether or not it was trained."""
+    rounds = rounds_of(study, base)
+    return {
+        rule: like(base, loss=loss, augment=rule, n_iter=rounds * (rule != "none"), **others)
+        for rule in RULES
+    }
+
+
 def comparisons(study: Students, base: Settings) -> dict[str, dict[Settings, float]]:
     """Name of each gain that can be computed within a set, and its contrast: what changed (+1) against what it is compared with (-1)."""
-    rounds = rounds_of(study, base)
-    hard, logits = (
-        {r: like(base, loss=loss, augment=r, n_iter=rounds * (r != "none")) for r in RULES}
-        for loss in ("hard", "logits")
-    )
-    classes = like(base, augment="all", n_iter=rounds, synthetic_labels="teacher")
+    hard, logits = grid(study, base, "hard"), grid(study, base, "logits")
+    classes = grid(study, base, "hard", synthetic_labels="teacher")
     rules = {rule: name for rule, name in RULES.items() if rule != "none"}
     wanted = {
         ALONE: (logits["none"], hard["none"]),
         **{ROWS + name: (hard[rule], hard["none"]) for rule, name in rules.items()},
         **{ON_TOP + name: (logits[rule], logits["none"]) for rule, name in rules.items()},
-        "the teacher's classes for synthetic rows": (classes, hard["all"]),
+        "the teacher's classes for synthetic rows": (classes["all"], hard["all"]),
         "logits, not labels, with all three rules": (logits["all"], hard["all"]),
         BOTH: (logits["all"], hard["none"]),
     }
@@ -162,12 +173,6 @@ def comparisons(study: Students, base: Settings) -> dict[str, dict[Settings, flo
         for name, (new, old) in wanted.items()
         if base.get("teacher_age") in {new["teacher_age"], old["teacher_age"]} and study.seeds([new, old])
     }
-
-
-def rounds_of(study: Students, base: Settings) -> int:
-    """The number of rounds at which most rules of a set were tried."""
-    rounds = [own["n_iter"] for own in within(study, base) if own["n_iter"]]
-    return max(sorted(set(rounds)), key=rounds.count, default=0)
 
 
 def gains(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> pd.DataFrame:
@@ -201,10 +206,11 @@ def sentence(folder: Path | str, task: str) -> str:
     rows = max(study.row(own).n_train or 0 for own in study.quality if own["share"] == share)
     teachers = {row.teacher_run for seeds_ in study.rows.values() for row in seeds_.values()}
     given = " given this teacher" if seeds > 1 and len(teachers) == 1 else ""
-    said = f"Mean {wording.metric_name(study.metric)} on {study.n_test:,} test rows over {seeds} seeds{given}, {rows:,} training rows"
-    said += (
-        f", every student with the same number of steps{f' ({sets[0]})' if sets else ''}: {'; '.join(parts)}."
+    said = (
+        f"Mean {wording.metric_name(study.metric)} on {study.n_test:,} test rows over {seeds} seeds{given}, "
     )
+    said += f"{rows:,} training rows, every student with the same number of steps"
+    said += f"{f' ({sets[0]})' if sets else ''}: {'; '.join(parts)}."
     others = f" Other students here have {'; '.join(sets[1:])}: the table holds their gains."
     return said + (others if sets else "")
 

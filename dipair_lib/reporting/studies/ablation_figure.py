@@ -49,14 +49,15 @@ def plot_students(study: Students, ax: Axes) -> None:
     if not study.quality:
         return style.say_in(ax, "no student of 02_bilstm yet")
     base = ablation.first_of(study)
-    rounds, tried = ablation.rounds_of(study, base), {own["augment"] for own in ablation.within(study, base)}
+    tried = {own["augment"] for own in ablation.within(study, base)}
     rules = [rule for rule in ablation.RULES if rule in tried]
     handles = []
     if study.teacher and study.teacher.quality is not None:
         ax.axvline(study.teacher.quality, zorder=1, **points.TEACHER)
         handles.append(Line2D([], [], **points.TEACHER))
     for shift, (loss, name) in zip((-0.12, 0.12), LOSSES.items(), strict=True):
-        keys = [ablation.like(base, loss=loss, augment=r, n_iter=rounds * (r != "none")) for r in rules]
+        of_loss = ablation.grid(study, base, loss)
+        keys = [of_loss[rule] for rule in rules]
         for place, key in enumerate(keys):
             if key in study.quality:
                 points.draw_seeds(study, key, ax, place + shift, LOOKS[name])
