@@ -66,9 +66,10 @@ reference: $(STAMP)
 		[part.metadata.pop('papermill', 0) for part in (nb, *nb.cells)]; \
 		[c.update(outputs=[o for o in c.outputs if o.get('name') != 'stderr']) for c in nb.cells if c.cell_type == 'code']; \
 		nbformat.write(nb, '$(TO)/04_tradeoff.ipynb')"
-	$(BIN)/python -c "from dipair_lib import ablation, explorer, study; \
-		explorer.save_picture('results/$(SUITE)', '$(TO)'); ablation.save_pictures('results/$(SUITE)', '$(TO)'); \
-		study.save_pictures('results/$(SUITE)', '$(TO)')"
+	$(BIN)/python -c "from dipair_lib.reporting import explorer_picture; \
+		from dipair_lib.reporting.studies import ablation_figure, study_figure; \
+		[save('results/$(SUITE)', '$(TO)') for save in \
+			(explorer_picture.save_picture, ablation_figure.save_pictures, study_figure.save_pictures)]"
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .screenshots

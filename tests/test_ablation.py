@@ -12,7 +12,6 @@ import pytest
 from dipair_lib.evaluation import results, schema
 from dipair_lib.reporting import identity, report
 from dipair_lib.reporting.studies import ablation, ablation_figure
-from dipair_lib.reporting.studies.ablation import Cell
 from dipair_lib.runner import notebook_run
 
 PARAMETERS = {
@@ -64,12 +63,12 @@ def folder(tmp_path: Path) -> Path:
 
 class TestCells:
     def test_what_does_not_change_the_student_does_not_part_cells(self) -> None:
-        plain = Cell.of(PARAMETERS)
-        assert plain == Cell.of(
+        plain = ablation.settings_of(PARAMETERS)
+        assert plain == ablation.settings_of(
             {**PARAMETERS, "n_iter": 9, "alpha": 0.5, "threads": 3, "synthetic_labels": "teacher", "seed": 4}
         )
-        assert plain != Cell.of({**PARAMETERS, "hidden": 300})
-        assert Cell.of({**PARAMETERS, "augment": "all"}) != Cell.of(
+        assert plain != ablation.settings_of({**PARAMETERS, "hidden": 300})
+        assert ablation.settings_of({**PARAMETERS, "augment": "all"}) != ablation.settings_of(
             {**PARAMETERS, "augment": "all", "synthetic_labels": "teacher"}
         )
 
@@ -100,7 +99,11 @@ class TestNothingIsOverwritten:
             student(folder, seed, 0.62, run="long", epochs=9.0)
             student(folder, seed, 0.92, run="long", epochs=9.0, loss="logits")
         loaded = ablation.load(folder, "t", n_boot=10)
-        plain = {cell.epochs: seeds for cell, seeds in loaded.quality.items() if cell == cell.of_set()}
+        plain = {
+            own["epochs"]: seeds
+            for own, seeds in loaded.quality.items()
+            if own == ablation.like(ablation.set_of(own))
+        }
         assert plain == {4.0: {0: 0.6, 1: 0.6}, 9.0: {0: 0.62, 1: 0.62}}
         table = ablation.gains(folder, "t", n_boot=50)
         alone = table[table["gain"] == "distillation alone: logits, not labels"]
@@ -137,7 +140,7 @@ class TestNothingIsOverwritten:
         assert notebook.keys() - named - identity.NO_CHOICE - ablation.DEFAULTS.keys() == set(), (
             "for ablation.DEFAULTS"
         )
-        assert Cell.of(PARAMETERS) == Cell.of({**PARAMETERS, **ablation.DEFAULTS})
+        assert ablation.settings_of(PARAMETERS) == ablation.settings_of({**PARAMETERS, **ablation.DEFAULTS})
 
     def test_students_of_an_earlier_teacher_are_a_set_of_their_own(self, tmp_path: Path) -> None:
         for day, run in enumerate(("old", "new"), 1):
@@ -148,14 +151,14 @@ class TestNothingIsOverwritten:
                 )
         student(
             tmp_path, 0, 0.5, row_teacher_run="old"
-        )  # learns from labels: either teacher's students are held against it
+        )  # learns from labels: either teacher's students are compared with it
         table = ablation.gains(tmp_path, "t", n_boot=20)
         alone = table[table["gain"] == "distillation alone: logits, not labels"]
         assert dict(zip(alone["students"], alone["points"], strict=True)) == pytest.approx(
             {"newest teacher": 20.0, "teacher 1 before the newest": 10.0}
         )
         loaded = ablation.load(tmp_path, "t", n_boot=10)
-        assert loaded.base().teacher == 0
+        assert ablation.first_of(loaded)["teacher_age"] == 0
         assert loaded.teacher is not None and loaded.teacher.run_id == "new"
 
     def test_a_teacher_per_seed_is_one_cell(self, tmp_path: Path) -> None:
@@ -200,7 +203,7 @@ class TestGains:
 
     def test_a_gain_of_the_same_rows_has_a_narrower_interval_than_its_parts(self, folder: Path) -> None:
         study = ablation.load(folder, "t", n_boot=500)
-        plain, more = Cell.of(PARAMETERS), Cell.of({**PARAMETERS, "augment": "all"})
+        plain, more = ablation.settings_of(PARAMETERS), ablation.settings_of({**PARAMETERS, "augment": "all"})
         _, low, high = study.contrast({more: 1, plain: -1})
         _, own_low, own_high = study.mean(plain)
         assert 0 < high - low < own_high - own_low
@@ -209,14 +212,15 @@ class TestGains:
         """Qualities .7 and .8 of two seeds: the interval of their mean is wider than that of two equal seeds."""
         study = ablation.load(folder, "t", n_boot=500)
         apart, alike = (
-            study.mean(Cell.of({**PARAMETERS, "loss": "logits", "augment": a})) for a in ("none", "all")
+            study.mean(ablation.settings_of({**PARAMETERS, "loss": "logits", "augment": a}))
+            for a in ("none", "all")
         )
         assert apart[2] - apart[1] > alike[2] - alike[1]
 
     def test_a_cell_against_itself_is_nothing(self, folder: Path) -> None:
         study = ablation.load(folder, "t", n_boot=50)
-        cell = Cell.of(PARAMETERS)
-        same = Cell.of({**PARAMETERS, "augment": "all"})
+        cell = ablation.settings_of(PARAMETERS)
+        same = ablation.settings_of({**PARAMETERS, "augment": "all"})
         study.quality[same], study.draws[same] = study.quality[cell], study.draws[cell]
         assert study.contrast({same: 1, cell: -1}) == (0.0, 0.0, 0.0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_tradeoff import TEACHER, floor, row, teacher
 
-from dipair_lib.evaluation import gap, paired, results
+from dipair_lib.evaluation import bootstrap, gap, results
 from dipair_lib.evaluation.schema import Result
 from dipair_lib.reporting import derived, overview, selection, wording
 from dipair_lib.reporting.criteria import Limits
@@ -94,18 +94,18 @@ class TestSeeds:
             test_split = random.normal(0, 0.005)
             values = test_split + random.normal(0, 0.02, n)
             draws = [value + random.normal(0, 0.005, 200) for value in values]
-            _, low, high = paired.mean_over_seeds(values.tolist(), draws)
+            _, low, high = bootstrap.mean_over_seeds(values.tolist(), draws)
             held.append(low <= 0 <= high)
         assert np.mean(held) >= 0.93
 
     def test_by_hand(self) -> None:
         """Two seeds at 0.6 and 0.8 whose draws have no width: 0.7 -+ 12.706 * 0.1."""
-        found = paired.mean_over_seeds([0.6, 0.8], [np.full(50, 0.6), np.full(50, 0.8)])
+        found = bootstrap.mean_over_seeds([0.6, 0.8], [np.full(50, 0.6), np.full(50, 0.8)])
         assert found == pytest.approx((0.7, 0.7 - 1.2706, 0.7 + 1.2706), abs=1e-3)
 
     def test_one_seed_has_the_percentiles(self) -> None:
         draws = np.linspace(0, 1, 1001)
-        assert paired.mean_over_seeds([0.5], [draws]) == pytest.approx((0.5, 0.025, 0.975))
+        assert bootstrap.mean_over_seeds([0.5], [draws]) == pytest.approx((0.5, 0.025, 0.975))
 
 
 def test_nothing_is_no_negative_nothing() -> None:

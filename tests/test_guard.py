@@ -292,7 +292,7 @@ class TestNothingIsRecommended:
         assert lines["reached"].tolist() == lines["sure"].tolist() == [None]
         said = target.sentence(tmp_path, "t", n_boot=100)
         assert said == (
-            "No student is held against the bar (99.5 % at 10,000x): the teacher is not surely above the untrained rows."
+            "No student is compared with the target (99.5 % at 10,000x): the teacher is not surely above the untrained rows."
         )
 
     def test_the_end_of_a_suite_and_the_report_command(

@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn import metrics as sk
 from test_tradeoff import floor, row, teacher
 
-from dipair_lib.evaluation import bootstrap, gap, metrics, paired, results
+from dipair_lib.evaluation import bootstrap, gap, metrics, results
 from dipair_lib.evaluation.schema import Result
 from dipair_lib.reporting import derived
 
@@ -154,7 +154,7 @@ class TestGap:
         models, sure = [[one for one, _ in students]], {one.run_id for one, _ in taught}
         found = gap.closed(models, rows, sure, tmp_path)[0].share
         # By hand, on the same draws of groups.
-        weights = np.concatenate(list(bootstrap.draw_groups(GROUPS, paired.N_BOOT, seed=0)))
+        weights = np.concatenate(list(bootstrap.draw_groups(GROUPS, bootstrap.N_BOOT, seed=0)))
         at = [(s, t) for (_, s), (_, t) in zip(students, taught, strict=True)]
         plain = [(s.mean() - base.mean()) / (t.mean() - base.mean()) for s, t in at]
         draws = np.array(
@@ -245,9 +245,9 @@ class TestCoverage:
                 chance = mean + random.normal(0, 0.06, (3, 1)) + ease
                 sides.append((random.random((3, 300)) < chance).astype(float))
             draws = [[weights @ right / weights.sum(1) for right in side] for side in sides]
-            _, low, high = paired.mean_over_seeds([r.mean() for r in sides[0]], draws[0])
-            first, second = ([paired.Drawn(d, "test") for d in side] for side in draws)
-            ends = paired.difference(first, second)
+            _, low, high = bootstrap.mean_over_seeds([r.mean() for r in sides[0]], draws[0])
+            first, second = ([bootstrap.Drawn(d, "test") for d in side] for side in draws)
+            ends = bootstrap.difference(first, second)
             assert ends is not None and ends[0] is not None and ends[1] is not None
             alone = np.percentile(np.mean(draws[0], axis=0), [2.5, 97.5])
             held.append((low <= 0.6 <= high, ends[0] <= 0.1 <= ends[1], alone[0] <= 0.6 <= alone[1]))

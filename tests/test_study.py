@@ -1,4 +1,4 @@
-"""One-factor studies of DiPair: what is one configuration, what is one series, means and differences by hand, the bar, the page."""
+"""One-factor studies of DiPair: what is one student, what is one series, means and differences by hand, the target, the page."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pytest
 
 from dipair_lib.evaluation import results, schema
 from dipair_lib.reporting import report
-from dipair_lib.reporting.studies import configurations, questions, study, study_figure, target, terms
+from dipair_lib.reporting.studies import questions, settings, students, study, study_figure, target
+from dipair_lib.reporting.studies.students import Settings
 from dipair_lib.runner import notebook_run
 
 N = 200
 TEACHER = "01_teacher-0.teacher"
 PARAMETERS = {
-    **configurations.DEFAULTS, "task": "t", "out": "x", "pooled": True, "residual": "cosine",
+    **settings.DEFAULTS, "task": "t", "out": "x", "pooled": True, "residual": "cosine",
     "seed": 0, "n_seeds": 2, "clock": "none", "threads": 0,
 }  # fmt: skip
 PLAIN = {"pooled": False, "residual": ""}
@@ -90,27 +91,21 @@ def folder(tmp_path: Path) -> Path:
 
 def series(folder: Path) -> dict[str, dict[str, list[str]]]:
     """Question -> series -> its values."""
-    found = questions.questions_of(configurations.load(folder, "t", n_boot=10))
+    found = questions.questions_of(questions.load(folder, "t", n_boot=10))
     return {q.title: {s.label: [q.say(*v) for v in s.keys] for s in some} for q, some in found.items()}
 
 
 class TestSettings:
     def test_equal_choices_are_one_configuration_however_they_are_written(self) -> None:
-        told = configurations.settings_of(
+        told = settings.settings_of(
             {**PARAMETERS, "keep": [8, 8], "projection": 128, "stage1_epochs": 3, "threads": 9, "seed": 4}
         )
-        assert configurations.key_of(told) == configurations.key_of(
-            configurations.settings_of({**PARAMETERS, "residual": True})
-        )
-        assert configurations.key_of(told) != configurations.key_of(
-            configurations.settings_of({**PARAMETERS, "keep": [4, 8]})
-        )
-        assert configurations.key_of(told) != configurations.key_of(
-            configurations.settings_of({**PARAMETERS, "hidden": [128]})
-        )
+        assert told == settings.settings_of({**PARAMETERS, "residual": True})
+        assert told != settings.settings_of({**PARAMETERS, "keep": [4, 8]})
+        assert told != settings.settings_of({**PARAMETERS, "hidden": [128]})
 
     def test_equal_hidden_layers_stay_two(self) -> None:
-        assert configurations.settings_of({**PARAMETERS, "hidden": [64, 64]})["hidden"] == (64, 64)
+        assert settings.settings_of({**PARAMETERS, "hidden": [64, 64]})["hidden"] == (64, 64)
 
     def test_a_parameter_that_an_old_row_lacks_is_what_it_was_then(self) -> None:
         old = {
@@ -118,13 +113,13 @@ class TestSettings:
             for k, v in PARAMETERS.items()
             if k not in {"select", "start", "loss", "pool", "teachers", "n_seeds", "hidden"}
         }
-        assert configurations.settings_of({**old, "residual": True}) == configurations.settings_of(PARAMETERS)
+        assert settings.settings_of({**old, "residual": True}) == settings.settings_of(PARAMETERS)
 
     def test_names_tell_what_departs_from_the_usual(self) -> None:
-        usual = configurations.settings_of(PARAMETERS)
+        usual = settings.settings_of(PARAMETERS)
 
         def name(**changes: Any) -> str:
-            return terms.name_of(configurations.settings_of({**PARAMETERS, **changes}), usual)
+            return settings.name_of(settings.settings_of({**PARAMETERS, **changes}), usual)
 
         assert name() == "FFNN + pooled + cosine k=8"
         assert (
@@ -145,7 +140,7 @@ class TestSettings:
         notebook = notebook_run.notebook_parameters(
             Path(__file__).parents[1] / "notebooks" / "03_dipair.ipynb"
         )
-        assert set(notebook) <= set(configurations.DEFAULTS) | configurations.IGNORED
+        assert set(notebook) <= set(settings.DEFAULTS) | students.IGNORED
 
 
 class TestSeries:
@@ -163,8 +158,8 @@ class TestSeries:
     def test_rows_from_before_the_parameters_stand_beside_new_ones(self, folder: Path) -> None:
         """With the seed 2 only an old row: it is the same configuration."""
         student(folder, 0.8, 2, old=("select", "layers", "start", "loss", "shared", "teachers"))
-        loaded = configurations.load(folder, "t", n_boot=10)
-        assert sorted(loaded.quality[configurations.key_of(configurations.settings_of(PARAMETERS, 50))]) == [
+        loaded = questions.load(folder, "t", n_boot=10)
+        assert sorted(loaded.quality[settings.settings_of(PARAMETERS, 50)]) == [
             0,
             1,
             2,
@@ -173,7 +168,7 @@ class TestSeries:
     def test_what_two_things_part_is_no_series(self, tmp_path: Path) -> None:
         student(tmp_path, 0.6)
         student(tmp_path, 0.7, keep=[4], layers=2)
-        assert questions.questions_of(configurations.load(tmp_path, "t", n_boot=10)) == {}
+        assert questions.questions_of(questions.load(tmp_path, "t", n_boot=10)) == {}
         assert study.tasks_of(tmp_path) == []
         assert len(study.table(tmp_path, "t")) == 0
         assert study_figure.figure(tmp_path, "t").axes
@@ -218,7 +213,7 @@ class TestSeries:
     def test_training_rows_are_those_there_were(self, tmp_path: Path) -> None:
         student(tmp_path, 0.6, row_n_train=1200)
         student(tmp_path, 0.5, row_n_train=300, max_train=300)
-        (found,) = questions.questions_of(configurations.load(tmp_path, "t", n_boot=10)).values()
+        (found,) = questions.questions_of(questions.load(tmp_path, "t", n_boot=10)).values()
         assert list(found[0].keys) == [(300,), (1200,)]
         assert found[0].reference == (1200,)
 
@@ -232,8 +227,9 @@ class TestSeries:
             student(tmp_path, 0.5 + 0.1 * day, keep=[4], n_seeds=day, **told)
         student(tmp_path, 0.8, row_teacher_run="new")
         student(tmp_path, 0.65, keep=[4], loss="hard", row_teacher_run="old")
-        loaded = configurations.load(tmp_path, "t", n_boot=10)
-        named = {terms.name_of(s, loaded.usual()): s["teacher_age"] for s in loaded.settings.values()}
+        loaded = questions.load(tmp_path, "t", n_boot=10)
+        usual = questions.usual_of(loaded)
+        named = {settings.name_of(s, usual): s["teacher_age"] for s in loaded.quality}
         assert named == {
             "FFNN + pooled + cosine k=4": 0,
             "FFNN + pooled + cosine k=4, teacher 1 before the newest": 1,
@@ -251,7 +247,7 @@ class TestSeries:
         with pytest.warns(
             UserWarning, match=f"row left out: {old}: the same student was trained again as {new}"
         ):
-            loaded = configurations.load(tmp_path, "t", n_boot=10)
+            loaded = questions.load(tmp_path, "t", n_boot=10)
         assert [list(seeds.values()) for seeds in loaded.quality.values()] == [[0.8]]
 
     def test_at_most_five_the_longest_first(self, tmp_path: Path) -> None:
@@ -324,18 +320,18 @@ class TestClaims:
         said = study.claims(self.lines(("4", -1.0, -2.0, -0.5), ("8", 0.0, 0.0, 0.0), ("16", 1.5, 0.5, 2.5)))
         assert said == ["Kept tokens (FFNN, 3 seeds): 16 in place of 8 brings +1.5 (+0.5 to +2.5) points."]
 
-    def test_what_may_be_nothing_is_called_so(self) -> None:
+    def test_what_is_not_significant_is_called_so(self) -> None:
         (said,) = study.claims(self.lines(("8", 0.0, 0.0, 0.0), ("16", 0.5, -0.5, 1.5)))
-        assert said.endswith("points, which may be nothing.")
+        assert said.endswith("points, not significant: the interval includes 0.")
         (said,) = study.claims(self.lines(("8", 0.0, 0.0, 0.0), ("4", -0.5, -1.5, 0.5)))
         assert "nothing tried beats 8; 4 comes nearest" in said
-        assert said.endswith("may be no difference.")
+        assert said.endswith("not significant: the interval includes 0.")
 
     def test_without_a_difference_nothing_is_said(self) -> None:
         assert study.claims(self.lines(("8", 0.0, 0.0, 0.0))) == []
 
 
-class TestBar:
+class TestTarget:
     def test_by_hand(self, folder: Path) -> None:
         lines = target.targets(folder, "t", n_boot=300)
         assert lines["student"].tolist()[0] == "FFNN + pooled + cosine k=8, learned tokens"
@@ -378,7 +374,7 @@ class TestBar:
         assert said.startswith("FFNN + pooled + cosine k=8 keeps 91.7 % (")
         assert "over 2 seeds given this teacher at 12,500x its pairs per second, +12.5 (" in said
         assert "the best of 1 student that fast" in said
-        assert "The bar (99.5 % at 10,000x) is 7.8 points away" in said
+        assert "The target (99.5 % at 10,000x) is 7.8 points away" in said
         assert "it is 1,000 times as fast from 680 pairs per text on." in said
         assert said.endswith("7 more are not clocked.")
 
@@ -410,7 +406,7 @@ class TestBar:
             "No student is 10,000 times as fast as the teacher: the fastest, FFNN + pooled + cosine k=4, keeps 77.8 %"
         )
 
-    def test_without_the_teacher_there_is_no_bar(self, tmp_path: Path) -> None:
+    def test_without_the_teacher_there_is_no_target(self, tmp_path: Path) -> None:
         student(tmp_path, 0.8)
         assert len(target.targets(tmp_path, "t", n_boot=10)) == 0
         assert len(target.targets_shown(target.targets(tmp_path, "t", n_boot=10))) == 0
@@ -419,8 +415,8 @@ class TestBar:
     def test_of_several_cosines_the_one_trained_like_the_others(self, folder: Path) -> None:
         student(folder, 0.85, head="cosine", keep=[0], projection=[0], residual="", start="teacher")
         student(folder, 0.86, head="cosine", keep=[0], projection=[0], residual="", stage2_epochs=0.0)
-        loaded = configurations.load(folder, "t", n_boot=10)
-        cosine = loaded.cosine()
+        loaded = questions.load(folder, "t", n_boot=10)
+        cosine = questions.cosine_of(loaded)
         assert cosine and loaded.mean(cosine)[0] == pytest.approx(0.7)
 
 
@@ -449,8 +445,8 @@ class TestPicture:
 
     def test_numbers_stand_to_scale_and_what_is_none_apart(self) -> None:
         question = questions.QUESTIONS[0]
-        keys = {((k,),): "" for k in (0, 2, 4, 16)} | {((4, 16),): ""}
-        places = study_figure.places_of(question, [questions.Series("", keys, ((4,),), {})])
+        keys = {((k,),): Settings() for k in (0, 2, 4, 16)} | {((4, 16),): Settings()}
+        places = study_figure.places_of(question, [questions.Series("", keys, ((4,),))])
         assert [places[((k,),)] for k in (2, 4, 16)] == [1, 2, 4]
         assert places[((0,),)] < 1 and places[((4, 16),)] > 4
 
@@ -460,8 +456,7 @@ class TestPicture:
 
     def test_series_keep_their_look_in_every_panel_and_differ_within_one(self) -> None:
         panels = [
-            [questions.Series(label, {}, (), {}) for label in labels]
-            for labels in ("abcde", "ab", "fgh", "ah")
+            [questions.Series(label, {}, ()) for label in labels] for labels in ("abcde", "ab", "fgh", "ah")
         ]
         styles = study_figure.styles_of(panels)
         for panel in panels:

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dipair_lib.evaluation import paired
-from dipair_lib.evaluation.results import row_folder
+from dipair_lib.evaluation import bootstrap
 from dipair_lib.evaluation.schema import Result
 
 
@@ -72,15 +71,12 @@ def closed(
         taught = [teacher for teacher in teachers if teacher and teacher.run_id in sure]
         found.append((seeds, taught, floor) if floor and able and len(taught) == len(seeds) else None)
     named = {row.run_id: row for one in found if one for row in (*one[0], *one[1], one[2])}
-    stored = [
-        row for row in named.values() if folder and (row_folder(folder, row.run_id) / "logits.npz").exists()
-    ]
-    drawn = paired.bootstrap_rows(folder, stored, damaged="warn") if folder and stored else {}
+    drawn = bootstrap.draw_rows(folder, named.values())
     return [_closed(*one, drawn) if one else UNDEFINED for one in found]
 
 
 def _closed(
-    seeds: Sequence[Result], teachers: Sequence[Result], floor: Result, drawn: dict[str, paired.Drawn]
+    seeds: Sequence[Result], teachers: Sequence[Result], floor: Result, drawn: dict[str, bootstrap.Drawn]
 ) -> Closed:
     """One model's."""
     least = float(floor.quality or 0.0)
@@ -99,5 +95,5 @@ def _closed(
             for row, teacher in zip(seeds, teachers, strict=True)
         ]
     mean = float(np.mean(values))
-    low, high = (np.nan if end is None else end for end in paired.ends(mean, [draws]))
+    low, high = (np.nan if end is None else end for end in bootstrap.ends(mean, [draws]))
     return Closed((mean, low, high), said)

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dipair_lib.evaluation import paired, results
+from dipair_lib.evaluation import bootstrap, results
 from dipair_lib.evaluation.schema import Result
 from dipair_lib.reporting import caveats, derived, identity, published, wording
 from dipair_lib.reporting.figures import style
@@ -135,25 +135,20 @@ COMPARED = (*identity.QUALITY, "pairs_per_s", "pairs_seen", "rising")
 DIFFERENCE = ["difference", "difference_low", "difference_high"]
 
 
-def drawn_of(folder: Path, rows: Sequence[Result], runs: Sequence[str]) -> dict[str, paired.Drawn]:
+def drawn_of(folder: Path, rows: Sequence[Result], runs: Sequence[str]) -> dict[str, bootstrap.Drawn]:
     """The bootstrap of those of the runs whose raw logits are at hand."""
     wanted = set(runs)
-    stored = [
-        row
-        for row in rows
-        if row.run_id in wanted and (results.row_folder(folder, row.run_id) / "logits.npz").exists()
-    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what cannot be read is not paired
-        return paired.bootstrap_rows(folder, stored, damaged="warn")
+        return bootstrap.draw_rows(folder, [row for row in rows if row.run_id in wanted])
 
 
 def difference(
-    rows: Sequence[pd.Series], drawn: Sequence[Sequence[paired.Drawn | None]]
+    rows: Sequence[pd.Series], drawn: Sequence[Sequence[bootstrap.Drawn | None]]
 ) -> tuple[float, float, float]:
     """The second row's quality less the first one's, with a 95 % interval that draws the same test groups for both, and seeds; NaN unless
     each of their seeds has logits on the same test rows and they share the metric."""
-    ends = paired.difference(*drawn)
+    ends = bootstrap.difference(*drawn)
     if ends is None or rows[0]["metric"] != rows[1]["metric"]:
         return float("nan"), float("nan"), float("nan")
     low, high = (float("nan") if end is None else end for end in ends)

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dipair_lib.evaluation import gap, paired
-from dipair_lib.evaluation.results import row_folder
+from dipair_lib.evaluation import bootstrap, gap
 from dipair_lib.evaluation.schema import Result
 from dipair_lib.reporting import guard, identity, wording
 
@@ -86,7 +85,7 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
         tokens_kept(keep, n) for keep, n in zip(table["keep"], table["n_fields"], strict=True)
     ]
     table["read_tokens"] = [tokens_kept(length, 1) for length in table["read_lengths"]]
-    tell_apart(table, paired.teacher_ages((row for row in rows if row.teacher_run != row.run_id), rows))
+    tell_apart(table, identity.teacher_ages((row for row in rows if row.teacher_run != row.run_id), rows))
     same = table.groupby(identity.ONE_MODEL, dropna=False)["seed"]
     table["seeds"] = same.transform("nunique")
     table["averaged"] = False
@@ -128,7 +127,7 @@ def tell_apart(table: pd.DataFrame, ages: Mapping[str, int]) -> None:
     before the newest".
 
     Args:
-        ages: of the teachers, see ``paired.teacher_ages``.
+        ages: of the teachers, see ``identity.teacher_ages``.
     """
     for _, rows in table[table["family"] != "published"].groupby(identity.ONE_MODEL, dropna=False):
         chosen = [identity.parameters_of(text) for text in rows["parameters"]]
@@ -140,7 +139,7 @@ def tell_apart(table: pd.DataFrame, ages: Mapping[str, int]) -> None:
         old = [ages.get(str(run), 0) for run in rows["teacher_run"]]
         for run, one, age in zip(rows.index, chosen, old, strict=True):
             said = [wording.plain(f"{name} {one[name]}", 40) for name in differ if name in one]
-            said += [paired.generation(age)] if age and len(set(old)) > 1 else []
+            said += [identity.generation(age)] if age and len(set(old)) > 1 else []
             table.loc[run, "model"] = ", ".join([str(table.loc[run, "model"]), *said])
 
 
@@ -152,20 +151,19 @@ def average(table: pd.DataFrame, chosen: list[str], rows: list[Result], folder: 
     together = {run: [by_run[one] for one in table.index[number == number[run]]] for run in chosen}
     named = {row.run_id: row for seeds in together.values() for row in seeds if row.quality is not None}
     named |= {row.teacher_run: by_run[row.teacher_run] for row in named.values() if row.teacher_run in by_run}
-    stored = [row for row in named.values() if (row_folder(folder, row.run_id) / "logits.npz").exists()]
-    drawn = paired.bootstrap_rows(folder, stored, damaged="warn")
+    drawn = bootstrap.draw_rows(folder, named.values())
     for run, seeds in together.items():
         test = drawn[run].test if run in drawn else ""
         if not all(row.run_id in drawn and drawn[row.run_id].test == test for row in seeds):
             continue
         values = [float(row.quality or 0.0) for row in seeds]
         draws = [drawn[row.run_id].draws for row in seeds]
-        table.loc[run, identity.QUALITY] = paired.mean_over_seeds(values, draws)
+        table.loc[run, identity.QUALITY] = bootstrap.mean_over_seeds(values, draws)
         table.loc[run, "averaged"] = True
         teachers = [row.teacher_run or "" for row in seeds]
         if all(one in drawn and drawn[one].test == test for one in teachers):
             taught = [(float(by_run[one].quality or 0.0), drawn[one].draws) for one in teachers]
-            table.loc[run, RETAINED] = paired.share_over_seeds(values, draws, taught)
+            table.loc[run, RETAINED] = bootstrap.share_over_seeds(values, draws, taught)
 
 
 GAP = ["gap", "gap_low", "gap_high"]

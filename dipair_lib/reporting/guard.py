@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dipair_lib.evaluation import gap, paired
-from dipair_lib.evaluation.results import load_results, row_folder
+from dipair_lib.evaluation import bootstrap, gap
+from dipair_lib.evaluation.results import load_results
 from dipair_lib.evaluation.schema import Result
 from dipair_lib.reporting import identity, wording
 from dipair_lib.system.disk import canonical_json
@@ -135,11 +135,8 @@ def judge(name: str, seeds: list[Result], floor: Result, folder: Path | str | No
     own = float(np.mean(values)), *outer_ends(seeds)
     best = float(floor.quality or 0.0), *outer_ends([floor])
     difference = own[0] - best[0]
-    stored = [
-        row for row in (*seeds, floor) if folder and (row_folder(folder, row.run_id) / "logits.npz").exists()
-    ]
-    drawn = paired.bootstrap_rows(folder, stored, damaged="warn") if folder else {}
-    ends = paired.difference([drawn.get(floor.run_id)], [drawn.get(row.run_id) for row in seeds])
+    drawn = bootstrap.draw_rows(folder, [*seeds, floor])
+    ends = bootstrap.difference([drawn.get(floor.run_id)], [drawn.get(row.run_id) for row in seeds])
     low, high = ends or unpaired_interval(own, best)
     sure = low is not None and low > 0
     against = f"{wording.plain(floor.model)}, {wording.within(*best)}"

@@ -53,3 +53,26 @@ def require_one_task(table: pd.DataFrame) -> None:
             f"expected the rows of one task, but got {', '.join(map(str, tasks))}: take one, e.g. "
             f"frame[frame['task'] == {str(tasks[0])!r}]"
         )
+
+
+def teacher_ages(students: Iterable[Result], rows: Iterable[Result]) -> dict[str, int]:
+    """run_id of each teacher that students learned from -> how many newer ones of the same data and seed taught some too; 0 for the newest.
+
+    Students of a teacher and of the one that took its place are not compared as if nothing but their own training differed.
+    """
+    by_id = {row.run_id: row for row in rows}
+    known: dict[tuple[str | None, int], dict[str, str]] = {}
+    for student in students:
+        run = student.teacher_run or ""
+        seed, made = (by_id[run].seed or 0, by_id[run].created_utc) if run in by_id else (0, "")
+        known.setdefault((student.data_sha256, seed), {})[run] = made
+    return {
+        run: age
+        for made in known.values()
+        for age, run in enumerate(sorted(made, key=lambda one: (made[one], one), reverse=True))
+    }
+
+
+def generation(age: int) -> str:
+    """A teacher's age in words."""
+    return f"teacher {age} before the newest" if age else "newest teacher"

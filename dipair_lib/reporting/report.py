@@ -271,12 +271,12 @@ def studies(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def factors(folder: Path) -> dict[str, dict[str, Any]]:
-    """The one-factor studies of DiPair of each task that has some: how far the best is from the bar, the figure, and two tables."""
+    """The one-factor studies of DiPair of each task that has some: how far the best is from the target, the figure, and two tables."""
     found = {}
     for task in study.tasks_of(folder):
         label = f"{wording.plain(task)}: what matters in DiPair; the table below holds the same numbers"
         lines = study.table(folder, task)
-        bar = target.targets_shown(target.targets(folder, task))
+        targets = target.targets_shown(target.targets(folder, task))
         found[task] = {
             "said": target.sentence(folder, task),
             "claims": study.claims(lines),
@@ -284,7 +284,7 @@ def factors(folder: Path) -> dict[str, dict[str, Any]]:
             "n": int((lines["points"].notna() & (lines["value"] != lines["against"])).sum()),
             "svg": inline.inline(study_figure.figure(folder, task), label, f"factors {task}"),
             "table": report_details.cells(study.shown(lines)),
-            "bar": report_details.cells(bar) if len(bar) else None,
+            "target": report_details.cells(targets) if len(targets) else None,
         }
     return found
 

@@ -98,11 +98,25 @@ def within(value: float | None, low: float | None, high: float | None, digits: i
     return f"{value:.{digits}f}{interval}"
 
 
-def signed(value: float | None, low: float | None, high: float | None) -> str:
+def signed(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
     """A difference with its interval: "+0.012 (+0.004 to +0.020)"."""
     if not known(value):
         return DASH
-    return f"{value:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if known(low) and known(high) else "")
+    interval = f" ({low:+.{digits}f} to {high:+.{digits}f})" if known(low) and known(high) else ""
+    return f"{value:+.{digits}f}{interval}"
+
+
+def points(value: float | None, low: float | None, high: float | None) -> str:
+    """A difference in hundredths of a metric: "+1.2 (-0.1 to +2.5)"; of what is its own reference that it is."""
+    return "reference" if value == low == high == 0 else signed(value, low, high, 1)
+
+
+NOT_SIGNIFICANT = "not significant: the interval includes 0"
+
+
+def significant(low: float, high: float) -> bool:
+    """Whether an interval of a difference excludes 0."""
+    return bool(low > 0 or high < 0)
 
 
 def percent_within(value: float | None, low: float | None, high: float | None, digits: int = 1) -> str:

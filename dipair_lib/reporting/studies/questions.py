@@ -1,16 +1,20 @@
-"""The questions asked of DiPair, and the series of configurations that answer each."""
+"""The questions asked of DiPair, and the series of students of `03_dipair` that answer each."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dipair_lib.evaluation import bootstrap
 from dipair_lib.reporting import wording
-from dipair_lib.reporting.studies import configurations, terms
-from dipair_lib.reporting.studies.configurations import Settings, Study, Value
+from dipair_lib.reporting.studies import settings, students
+from dipair_lib.reporting.studies.students import Settings, Students, Value
 from dipair_lib.system import disk
 
 MOST_SERIES = 5
@@ -41,12 +45,11 @@ class Question:
     number: Callable[..., float | None] = lambda *v: None
     alike: int = 1
 
-    def value(self, settings: Settings) -> Value | None:
-        """Its value in a configuration, None where it has no part in it."""
-        idle = configurations.irrelevant_parameters(settings)
-        if all(name in idle for name in self.names):
-            return None
-        return tuple(None if name in idle else settings[name] for name in self.names)
+    def value(self, own: Settings) -> Value | None:
+        """Its value in a student's settings, None where it has no part in them."""
+        idle = settings.irrelevant_parameters(own)
+        value = tuple(None if name in idle else own[name] for name in self.names)
+        return None if idle.issuperset(self.names) else value
 
 
 def place_in(names: Iterable[str]) -> Callable[..., Any]:
@@ -77,47 +80,49 @@ def say_seen(pooled: bool, residual: str) -> str:
 
 def say_pool(pool: int, file: str) -> str:
     """Pairs built of the texts there are, and the name of a file of others."""
-    parts = [terms.count(pool)] * bool(pool or not file) + [wording.plain(Path(file).name, 20)] * bool(file)
+    parts = [settings.count(pool)] * bool(pool or not file) + [wording.plain(Path(file).name, 20)] * bool(
+        file
+    )
     return " + ".join(parts)
 
 
 def say_loss(loss: str, alpha: float | None) -> str:
     """What it learns: "logits", "logits + 0.5 labels"."""
-    return wording.plain(terms.LOSSES.get(loss, loss), 20) + (f" + {alpha:g} labels" if alpha else "")
+    return wording.plain(settings.LOSSES.get(loss, loss), 20) + (f" + {alpha:g} labels" if alpha else "")
 
 
 QUESTIONS = (
     Question(
         "Kept tokens", "outputs kept of each field", ("keep",), ((8,),), "log2",
-        say=terms.joined, order=lambda v: (len(v) > 1, v), number=one_number, alike=2,
+        say=settings.joined, order=lambda v: (len(v) > 1, v), number=one_number, alike=2,
     ),
     Question(
         "Projection", "width of a kept output", ("projection",), ((128,),), "log2",
-        say=lambda v: terms.joined(v) if any(v) else "none",
+        say=lambda v: settings.joined(v) if any(v) else "none",
         order=lambda v: (len(v) > 1, not any(v), v), number=lambda v: one_number(v) or None,
     ),
     Question(
         "FFNN head", "hidden layers", ("hidden",), ((256, 128),), "category",
-        say=lambda v: terms.joined(v, "-"), order=lambda v: (len(v), v),
+        say=lambda v: settings.joined(v, "-"), order=lambda v: (len(v), v),
     ),
     Question(
         "Transformer head", "layers, inner width", ("head_layers", "head_ffn"), (1, 256), "category",
-        say=lambda layers, ffn: f"{terms.plural(layers, 'layer')}, {ffn}",
+        say=lambda layers, ffn: f"{settings.plural(layers, 'layer')}, {ffn}",
     ),
     Question(
         "Which outputs are kept", "", ("select",), ("first",), "category",
-        say=lambda v: terms.SELECTED.get(v, wording.plain(v, 20)), order=place_in(terms.SELECTED),
+        say=lambda v: settings.SELECTED.get(v, wording.plain(v, 20)), order=place_in(settings.SELECTED),
     ),
     Question(
         "One stage or two", "passes over the data", ("stage1_epochs", "stage2_epochs"), (), "category", say=say_stages,
     ),
     Question(
         "Cosine start", "pairs on which the head first learns the cosine", ("cosine_pairs",), (0,), "log10",
-        say=lambda v: terms.count(v) if v else "none", number=lambda v: float(v) if v else None,
+        say=lambda v: settings.count(v) if v else "none", number=lambda v: float(v) if v else None,
     ),
     Question(
         "What the encoder starts from", "", ("start",), ("pretrained",), "category",
-        say=lambda v: terms.STARTS.get(v, wording.plain(v, 20)), order=place_in(terms.STARTS),
+        say=lambda v: settings.STARTS.get(v, wording.plain(v, 20)), order=place_in(settings.STARTS),
     ),
     Question(
         "Encoder layers", "first layers of the encoder", ("layers",), (0,), "ordered",
@@ -149,7 +154,7 @@ QUESTIONS = (
         "Teachers", "teachers whose logits are averaged", ("teachers",), (1,), "ordered", say=str,
     ),
     Question(
-        "Training rows", "labelled rows", ("max_train",), None, "log10", say=lambda v: terms.count(v) if v else "all",
+        "Training rows", "labelled rows", ("max_train",), None, "log10", say=lambda v: settings.count(v) if v else "all",
         order=lambda v: v or math.inf, number=lambda v: float(v) if v else None,
     ),
 )  # fmt: skip
@@ -157,65 +162,81 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Series:
-    """Configurations in which only one choice differs.
+    """Students in which only one choice differs.
 
     Attributes:
-        keys: value -> configuration, in order. reference: the value the others are compared with. fixed: what they share.
+        keys: value -> student, in order. reference: the value the others are compared with.
     """
 
     label: str
-    keys: dict[Value, str]
+    keys: dict[Value, Settings]
     reference: Value
-    fixed: Settings
 
 
-def series_of(study: Study, question: Question) -> list[Series]:
+def load(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> Students:
+    """The students that `03_dipair` left in a results folder for one task."""
+    return students.load(folder, task, "03_dipair", settings.settings_of, n_boot)
+
+
+def usual_of(study: Students) -> Settings:
+    """Each parameter's value in most students: what the others depart from."""
+    counts: dict[str, Counter[Any]] = {}
+    for own in study.quality:
+        for name in own.keys() - settings.irrelevant_parameters(own):
+            counts.setdefault(name, Counter())[own[name]] += 1
+    return Settings({name: count.most_common(1)[0][0] for name, count in counts.items()})
+
+
+def cosine_of(study: Students) -> Settings | None:
+    """The trained DE-Cos whose training is most like that of the others; of several the best."""
+    usual = usual_of(study)
+
+    def rank(own: Settings) -> tuple[int, float]:
+        unlike = sum(value != usual.get(name) for name, value in own.items())
+        return unlike, -float(np.mean(list(study.quality[own].values())))
+
+    found = [own for own in study.quality if own["head"] == "cosine" and own["stage2_epochs"]]
+    return min(found, key=rank, default=None)
+
+
+def series_of(study: Students, question: Question) -> list[Series]:
     """The series that answer a question, those with most points first, at most MOST_SERIES."""
-    values = {key: value for key, s in study.settings.items() if (value := question.value(s)) is not None}
-    groups: dict[frozenset[str], tuple[Settings, dict[Value, str]]] = {}
+    values = {own: value for own in study.quality if (value := question.value(own)) is not None}
+    text = {own: disk.canonical_json(own) for own in values}
+    groups: dict[frozenset[Settings], tuple[Settings, dict[Value, Settings]]] = {}
     # Whoever has most parameters that count comes first, and gathers those for which some of them do not.
-    for key in sorted(
-        values, key=lambda k: (len(configurations.irrelevant_parameters(study.settings[k])), k)
-    ):
-        fixed = {n: v for n, v in study.settings[key].items() if n not in question.names}
-        chosen: dict[Value, tuple[int, str]] = {}
+    for own in sorted(values, key=lambda s: (len(settings.irrelevant_parameters(s)), text[s])):
+        fixed = Settings({n: v for n, v in own.items() if n not in question.names})
+        nearest: dict[Value, tuple[float, str, Settings]] = {}
         for other, value in values.items():
-            unlike = distance(fixed, study.settings[other])
-            if unlike is not None and (value not in chosen or (unlike, other) < chosen[value]):
-                chosen[value] = unlike, other
-        keys = {v: chosen[v][1] for v in sorted(chosen, key=lambda v: question.order(*v))}
+            unlike = distance(fixed, other)
+            if unlike is not None and (unlike, text[other]) < nearest.get(value, (math.inf, ""))[:2]:
+                nearest[value] = unlike, text[other], other
+        keys = {v: nearest[v][2] for v in sorted(nearest, key=lambda v: question.order(*v))}
         members = frozenset(keys.values())
-        alike = sum(unlike == 0 for unlike, _ in chosen.values())
+        alike = sum(unlike == 0 for unlike, *_ in nearest.values())
         if len(keys) > 1 and alike >= question.alike and not any(members <= larger for larger in groups):
-            groups[members] = (
-                {
-                    n: v
-                    for n, v in fixed.items()
-                    if n not in configurations.irrelevant_parameters(study.settings[key])
-                },
-                keys,
-            )
-    usual = tuple(study.usual().get(name) for name in question.names)
-    wanted = [] if question.reference is None else [question.reference, usual]
-    found = [
-        (fixed, keys, next((v for v in wanted if v in keys), list(keys)[-1]))
-        for fixed, keys in groups.values()
-    ]
-    rows = {id(keys): sum(len(study.quality[k]) for k in keys.values()) for _, keys, _ in found}
-    found = sorted(found, key=lambda f: (-len(f[1]), -rows[id(f[1])], disk.canonical_json(f[0])))
-    found = found[:MOST_SERIES]
-    labels = labels_of([fixed for fixed, _, _ in found], study.usual())
+            idle = settings.irrelevant_parameters(own)
+            groups[members] = Settings({n: v for n, v in fixed.items() if n not in idle}), keys
+    usual = usual_of(study)
+    wanted = [question.reference, tuple(usual.get(name) for name in question.names)]
+    wanted = [] if question.reference is None else wanted
+
+    def rank(one: tuple[Settings, dict[Value, Settings]]) -> tuple[int, int, str]:
+        return -len(one[1]), -sum(len(study.quality[k]) for k in one[1].values()), disk.canonical_json(one[0])
+
+    found = sorted(groups.values(), key=rank)[:MOST_SERIES]
+    labels = labels_of([fixed for fixed, _ in found], usual)
     return [
-        Series(label, keys, reference, fixed)
-        for label, (fixed, keys, reference) in zip(labels, found, strict=True)
+        Series(label, keys, next((v for v in wanted if v in keys), list(keys)[-1]))
+        for label, (_, keys) in zip(labels, found, strict=True)
     ]
 
 
-def distance(fixed: Settings, settings: Settings) -> int | None:
-    """How many parameters differ that do not count in ``settings``; None where one differs that does."""
-    differ = {name for name in fixed.keys() | settings.keys() if fixed.get(name) != settings.get(name)}
-    differ = {name for name in differ if name in fixed}
-    return len(differ) if differ <= configurations.irrelevant_parameters(settings) else None
+def distance(fixed: Settings, own: Settings) -> int | None:
+    """How many parameters differ that do not count in ``own``; None where one differs that does."""
+    differ = {name for name, value in fixed.items() if own.get(name) != value}
+    return len(differ) if differ <= settings.irrelevant_parameters(own) else None
 
 
 ALWAYS = {"keep", "pool_kind"}  # said wherever sets differ in it, even where it has its usual value
@@ -223,17 +244,17 @@ ALWAYS = {"keep", "pool_kind"}  # said wherever sets differ in it, even where it
 
 def labels_of(fixed: Sequence[Settings], usual: Settings) -> list[str]:
     """What tells sets apart: the head, and where that is not enough what departs from the usual in which sets of that head differ."""
-    heads = [terms.head_of(f) for f in fixed]
+    heads = [settings.head_of(f) for f in fixed]
     labels = []
     for own, head in zip(fixed, heads, strict=True):
         same = [f for f, h in zip(fixed, heads, strict=True) if h == head]
         names = {n for n in own for o in same if n in o and o[n] != own[n]}
-        said = [n for n in terms.order_of(own) if n in names and (n in ALWAYS or own[n] != usual.get(n))]
-        labels.append(", ".join([head, *(terms.term(n, own[n]) for n in said)]))
+        said = [n for n in settings.order_of(own) if n in names and (n in ALWAYS or own[n] != usual.get(n))]
+        labels.append(", ".join([head, *(settings.term(n, own[n]) for n in said)]))
     return labels
 
 
-def questions_of(study: Study) -> dict[Question, list[Series]]:
+def questions_of(study: Students) -> dict[Question, list[Series]]:
     """The questions that the rows answer, in their order."""
     found = {question: series_of(study, question) for question in QUESTIONS}
     return {question: series for question, series in found.items() if series}

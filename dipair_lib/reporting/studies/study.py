@@ -1,8 +1,8 @@
 """What matters in DiPair: studies in which one choice differs and everything else stays, drawn from the rows of `03_dipair`.
 
-A *configuration* is a set of notebook parameters; its rows differ by seed only. A *question* is one choice (a parameter, or a few
-that mean one thing), a *series* a set of configurations in which only that choice differs. A difference is taken on the same test rows
-and the same seeds; its interval is over test groups and seeds. And the bar: how much of the teacher the students keep, how fast.
+A *question* is one choice (a parameter, or a few that mean one thing), a *series* a set of students in which only that choice differs;
+a student's rows differ by seed only. A difference is taken on the same test rows and the same seeds; its interval is over test groups
+and seeds.
 """
 
 from __future__ import annotations
@@ -11,48 +11,33 @@ from pathlib import Path
 
 import pandas as pd
 
-from dipair_lib.evaluation import results
+from dipair_lib.evaluation import bootstrap
 from dipair_lib.reporting import caveats, wording
-from dipair_lib.reporting.studies import configurations, questions, terms
+from dipair_lib.reporting.studies import questions, settings, students
+
+TEXTS = "question series value against seeds rising given".split()
+COLUMNS = (
+    "question series value quality low high against points points_low points_high seeds "
+    "params_per_pair flops_per_pair pairs_seen rising given"
+).split()
 
 
-def table(folder: Path | str, task: str, n_boot: int = configurations.N_BOOT) -> pd.DataFrame:
+def table(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> pd.DataFrame:
     """One line per question, series and value: quality with its 95 % interval, the difference in points to the reference with its own,
     the seeds, what a pair costs, the pairs seen in training, whether dev was still rising, and whether the seeds share one teacher."""
-    study = configurations.load(folder, task, n_boot)
+    study = questions.load(folder, task, n_boot)
     lines = []
     for question, found in questions.questions_of(study).items():
         for series in found:
+            reference, against = series.keys[series.reference], question.say(*series.reference)
             for value, key in series.keys.items():
-                mean, low, high = study.mean(key)
-                points = study.difference(key, series.keys[series.reference]) or (None, None, None)
-                row = study.row(key)
-                lines.append(
-                    {
-                        "question": question.title,
-                        "series": series.label,
-                        "value": question.say(*value),
-                        "quality": mean,
-                        "low": low,
-                        "high": high,
-                        "against": question.say(*series.reference),
-                        "points": points[0],
-                        "points_low": points[1],
-                        "points_high": points[2],
-                        "seeds": len(study.quality[key]),
-                        "params_per_pair": row.params_per_pair,
-                        "flops_per_pair": row.flops_per_pair,
-                        "pairs_seen": row.pairs_seen,
-                        "rising": study.rising(key),
-                        "given": study.given(key),
-                    }
-                )
-    columns = "question series value quality low high against points points_low points_high seeds".split()
-    costs = ["params_per_pair", "flops_per_pair", "pairs_seen"]
-    made = pd.DataFrame(lines, columns=[*columns, *costs, "rising", "given"])
-    texts = {"question", "series", "value", "against", "seeds", "rising", "given"}
-    numbers = [c for c in made.columns if c not in texts]
-    return made.astype(dict.fromkeys(numbers, float))
+                row, points = study.row(key), study.difference(key, reference) or (None, None, None)
+                own = (question.title, series.label, question.say(*value), *study.mean(key))
+                costs = row.params_per_pair, row.flops_per_pair, row.pairs_seen
+                beside = len(study.quality[key]), *costs, study.rising(key), study.given(key)
+                lines.append((*own, against, *points, *beside))
+    made = pd.DataFrame(lines, columns=COLUMNS)
+    return made.astype({column: float for column in COLUMNS if column not in TEXTS})
 
 
 def claims(lines: pd.DataFrame) -> list[str]:
@@ -64,25 +49,23 @@ def claims(lines: pd.DataFrame) -> list[str]:
     said = []
     for question, asked in lines.groupby("question", sort=False):
         series = asked[asked["series"] == asked["series"].iloc[0]]
-        others = series[(series["value"] != series["against"]) & series["points"].notna()]
+        against = series["against"].iloc[0]
+        others = series[(series["value"] != against) & series["points"].notna()]
         if others.empty:
             continue
         best = others.loc[others["points"].idxmax()]
-        gain = points_within(best["points"], best["points_low"], best["points_high"])
-        against = series["against"].iloc[0]
-        sure = best["points_low"] > 0 or best["points_high"] < 0
         other = series[series["value"] == against].iloc[0]
+        interval = best["points"], best["points_low"], best["points_high"]
+        gain = f"{wording.points(*interval)} points"
+        if not wording.significant(*interval[1:]):
+            gain += f", {wording.NOT_SIGNIFICANT}"
+        if best["points"] > 0:
+            text = f"{best['value']} in place of {against} brings {gain}"
+        else:
+            text = f"nothing tried beats {against}; {best['value']} comes nearest, {gain}"
         loser = other if best["points"] > 0 else best
         beside = caveats.budgets(loser.get("rising"), best.get("pairs_seen"), other.get("pairs_seen"))
-        if best["points"] > 0:
-            text = f"{best['value']} in place of {against} brings {gain} points" + (
-                "" if sure else ", which may be nothing"
-            )
-        else:
-            text = f"nothing tried beats {against}; {best['value']} comes nearest, {gain} points" + (
-                "" if sure else ", which may be no difference"
-            )
-        seeds = terms.plural(int(series["seeds"].min()), "seed")
+        seeds = settings.plural(int(series["seeds"].min()), "seed")
         said.append(f"{question} ({best['series']}, {seeds}): {text}{beside}.")
     return said
 
@@ -90,29 +73,19 @@ def claims(lines: pd.DataFrame) -> list[str]:
 def shown(lines: pd.DataFrame) -> pd.DataFrame:
     """The table for people: intervals beside their numbers, units, a dash for what is not known."""
     pairs = list(lines.itertuples())
-    return pd.DataFrame(
-        {
-            "question": lines["question"],
-            "series": lines["series"],
-            "value": lines["value"],
-            "quality": [wording.within(p.quality, p.low, p.high) for p in pairs],
-            "points": [points_within(p.points, p.points_low, p.points_high) for p in pairs],
-            "seeds": lines["seeds"],
+    return lines[["question", "series", "value"]].assign(
+        quality=[wording.within(p.quality, p.low, p.high) for p in pairs],
+        points=[wording.points(p.points, p.points_low, p.points_high) for p in pairs],
+        seeds=lines["seeds"],
+        **{
             "parameters per pair": [wording.si(p.params_per_pair) for p in pairs],
             "FLOP per pair": [wording.si(p.flops_per_pair) for p in pairs],
-        }
+        },
     )
-
-
-def points_within(value: float | None, low: float | None, high: float | None) -> str:
-    """A difference with its interval: "+1.2 (-0.1 to +2.5)"; of what is its own reference that it is."""
-    if value == low == high == 0:
-        return "reference"
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})" if wording.known(value) else wording.DASH
 
 
 def tasks_of(folder: Path | str) -> list[str]:
     """Tasks of a results folder, with its raw logits, for which there is a series."""
-    rows = results.load_results(folder, damaged="warn") if (Path(folder) / "rows").is_dir() else []
-    tasks = sorted({r.task for r in rows if r.notebook == "03_dipair"})
-    return [task for task in tasks if questions.questions_of(configurations.load(folder, task))]
+    return students.tasks_of(
+        folder, "03_dipair", lambda task: questions.questions_of(questions.load(folder, task))
+    )
