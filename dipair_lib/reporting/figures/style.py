@@ -37,8 +37,6 @@ FAMILIES: dict[str, Family] = {
 INK, MUTED, GRID, CARD = "#1b1f24", "#5b6470", "#dfe3e8", "#ffffff"
 
 NAME_WIDTH = 34  # characters of a model's name that fit beside a point
-
-
 MOST_BARS = 24
 
 
@@ -68,6 +66,7 @@ def style_axes(ax: Axes) -> None:
 
 
 def log_ticks(axis: Any, unit: str = "") -> None:
+    """Name the powers of ten of a log axis with their SI prefix and unit."""
     axis.set_major_locator(LogLocator(numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: wording.si(value, unit)))
     axis.set_minor_locator(NullLocator())
@@ -77,6 +76,13 @@ def say_in(ax: Axes, text: str) -> None:
     """An empty panel says why it is empty."""
     ax.set(xticks=[], yticks=[])
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=MUTED, fontsize=10)
+
+
+def teacher_band(ax: Axes, teacher: pd.Series | None) -> None:
+    """Shade the interval of the teacher's quality, where it has one."""
+    if teacher is not None and wording.known(teacher["quality_low"]):
+        low, high = teacher["quality_low"], teacher["quality_high"]
+        ax.axhspan(low, high, color=FAMILIES["cross-encoder"].colour, alpha=0.10, lw=0, zorder=0)
 
 
 def draw_point(ax: Axes, x: float, y: float, row: pd.Series, gid: str) -> None:
