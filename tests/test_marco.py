@@ -159,7 +159,8 @@ class TestOfficialFiles:
 
         monkeypatch.setattr(marco_files, "lines", counted)
         monkeypatch.setattr(marco_files, "read_collection", watched)
-        task = marco.load(official, queries=30)
+        monkeypatch.setattr(marco, "QUERIES", 30)
+        task = load_task(official)
         assert read["collection.tsv"] == read["qidpidtriples.train.full.2.tsv.gz"] == 1
         assert len(held) == 1 and len(held[0]) == 30 * 5
         assert everything(task)["query"].nunique() == 30
@@ -317,15 +318,12 @@ class TestOfficialFiles:
         with pytest.raises(TaskError, match=r"qidpidtriples.*cannot be read .*download the file again"):
             load_task(official)
 
-    def test_settings_are_checked(self, official: Path) -> None:
-        with pytest.raises(TaskError, match="queries=0, retrieved=4, random=2: expected at least one query"):
-            marco.load(official, queries=0)
-        with pytest.raises(TaskError, match="retrieved=0, random=0"):
-            marco.load(official, retrieved=0, random=0)
+    def test_settings_are_checked(self, official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(TaskError, match="expected three positive shares"):
             load_task(official, splits=(0.5, 0.6))
+        monkeypatch.setattr(marco, "QUERIES", 2)
         with pytest.raises(TaskError, match=r"q2p: the (dev|test) split has no rows"):
-            marco.load(official, queries=2)
+            load_task(official)
 
     def test_a_folder_without_them_says_what_is_expected(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -351,11 +349,11 @@ class TestSnapshot:
         again = load_task(official)
         assert again.fingerprint == first.fingerprint and again.notes == first.notes
         assert json.loads(json.dumps(first.notes)) == first.notes
-        assert not list((tmp_path / "cache").glob("*.part"))
+        assert not list((tmp_path / "cache").glob(".*.tmp"))
 
     def test_another_file_or_setting_is_built_anew(self, official: Path, tmp_path: Path) -> None:
         load_task(official)
-        marco.load(official, random=1)
+        load_task(official, seed=1)
         with (official / "queries.train.tsv").open("a") as file:
             file.write("1000\tone more ?\n")
         assert load_task(official).notes["counts"]["queries_read"] == N + 2
@@ -413,8 +411,11 @@ class TestHub:
         one = task.test[task.test["query"] == "test question 3"]
         assert len(one) == 7 and sum(p.startswith("test passage 3") for p in one["passage"]) == 5
 
-    def test_queries_are_shared_out_over_its_splits(self, copy: Path) -> None:
-        task = marco.load(copy, queries=20)
+    def test_queries_are_shared_out_over_its_splits(
+        self, copy: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(marco, "QUERIES", 20)
+        task = load_task(copy)
         assert [f["query"].nunique() for f in (task.train, task.dev, task.test)] == [16, 2, 2]
 
     def test_the_hub_gives_the_same_at_a_pinned_revision(

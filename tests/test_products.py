@@ -14,6 +14,7 @@ import pytest
 
 from dipair_lib.data.files import TaskError
 from dipair_lib.data.loading import load_task
+from dipair_lib.data.sources import esci as reader
 from dipair_lib.data.sources import product_files, products
 from dipair_lib.data.task import Task
 
@@ -108,16 +109,17 @@ class TestEsci:
         assert load_task("p2t/esci", seed=1).fingerprint != expected
         assert len(load_task("p2t/esci", max_train=40).train) == 40
 
-    def test_the_large_version_and_another_shop(self, esci: Path) -> None:
-        assert rows_of(products.load("esci", esci, small=False)) == GRADES | {("query 2", "title 901"): 3.0}
+    def test_another_shop(self, esci: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reader, "LOCALE", "jp")
         with pytest.raises(TaskError, match=r"no rows of product_locale 'jp'; ESCI has us, es and jp"):
-            products.load("esci", esci, locale="jp")
+            load_task(esci)
         spanish = [row | {"product_locale": "es"} for row in EXAMPLES[: 4 * N]]
         items = [
             row | {"product_locale": "es", "product_title": f"otro {row['product_id']}"} for row in PRODUCTS
         ]
         write_esci(esci, [*EXAMPLES, *spanish], [*PRODUCTS, *items[:-1]])
-        task = products.load("esci", esci, locale="es")
+        monkeypatch.setattr(reader, "LOCALE", "es")
+        task = load_task(esci)
         assert everything(task)["title"].str.startswith("otro").all()
         assert len(everything(task)) == 4 * N + 1
 

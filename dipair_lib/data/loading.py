@@ -13,7 +13,7 @@ import pandas as pd
 from dipair_lib.data import checks, columns, labels, splits, task
 from dipair_lib.data.files import TaskError
 from dipair_lib.data.names import GAIN_NAME, SPLITS
-from dipair_lib.data.table import show
+from dipair_lib.data.table import Table, show
 from dipair_lib.data.tables import read_table
 from dipair_lib.data.task import Task
 from dipair_lib.system import machine
@@ -186,52 +186,100 @@ def load_path(
     splits.check_shares(shares)
     notes: dict[str, Any] = {"source": path.name}
     asked = [name for name in (*fields, label, group, *scores) if name and name != task.ROWS]
-    if path.is_dir():
-        tables, ignored = splits.read_folder(path, asked)
-        if ignored:
-            notes["ignored_files"] = ignored
-    else:
-        tables = {"all": read_table(path, asked=asked)}
+    tables = read_tables(path, asked, notes)
     first = next(iter(tables.values()))
+    by_rows = group == task.ROWS and task.ROWS not in first.columns
+    chosen = columns.choose(first, fields, label, "" if by_rows else group, scores)
+    fields, label, group = chosen.fields, chosen.label, chosen.group
+    notes["columns"] = {"fields": list(fields), "label": label, "group": group}
+    tables, frames, kind = understand(tables, chosen, kind, notes)
+    frames = cut_splits(frames, chosen, shares, seed, notes)
+    frames = without_repeats(frames, fields, group, notes)
+    checks.tell(path, notes)
+
+    classes = labels.classes_of(frames["train"]["label"]) if kind == "classes" else ()
+    for split, frame in frames.items():  # a dev that was cut is of the train file
+        table = tables.get(split, tables.get("train", first))
+        checks.check_split(table, split, frame, label, kind, classes)
+    if kind == "classes":
+        index = {name: i for i, name in enumerate(classes)}
+        frames = {s: f.assign(label=f["label"].map(index).astype("int64")) for s, f in frames.items()}
+    scores = chosen.scores
+    if scores:
+        scores = labels.order_scores(first, scores, classes)
+        notes["teacher_score"] = list(scores)
+    together = not group and not by_rows and len(fields) > 1
+    if together:
+        frames = {split: frame.assign(group=frame[fields[0]]) for split, frame in frames.items()}
+        if frames["test"]["group"].duplicated().any():
+            notes["groups"] = (
+                f"no group column: rows of one {fields[0]!r} are drawn together in every interval (group={task.ROWS} draws them one by one)"
+            )
+    about = (path.name, fields, kind, classes, frames, bool(group), max_train, notes)
+    return task.finish_task(*about, scores=scores, together=together)
+
+
+def read_tables(path: Path, asked: list[str], notes: dict[str, Any]) -> dict[str, Table]:
+    """The tables of a folder by split, or of one file under "all"; files that were passed over are noted."""
+    if not path.is_dir():
+        return {"all": read_table(path, asked=asked)}
+    tables, ignored = splits.read_folder(path, asked)
+    if ignored:
+        notes["ignored_files"] = ignored
+    return tables
+
+
+def understand(
+    tables: dict[str, Table], chosen: columns.Columns, kind: str, notes: dict[str, Any]
+) -> tuple[dict[str, Table], dict[str, pd.DataFrame], str]:
+    """The tables without a hidden test, their frames with labels, gains and scores read, and the kind; what was guessed is noted."""
+    fields, label, group = chosen.fields, chosen.label, chosen.group
     said = [
         f"{split}: {one}" if len(tables) > 1 else one for split, table in tables.items() for one in table.said
     ]
-    by_rows = group == task.ROWS and task.ROWS not in first.columns
-    group = "" if by_rows else group
-    chosen = columns.choose(first, fields, label, group, scores)
-    fields, label, group, scores = chosen.fields, chosen.label, chosen.group, chosen.scores
-    notes["columns"] = {"fields": list(fields), "label": label, "group": group}
     tables, hidden = labels.without_hidden_test(tables, label)
-    said += [*chosen.said, *([hidden] if hidden else [])]
     frames = {split: checks.frame_of(table, fields, label, group) for split, table in tables.items()}
     found = labels.read_labels(tables, frames, label, kind)
-    kind = found.kind
-    if group and kind == "classes" and GAIN_NAME not in (*fields, label, group):
+    if group and found.kind == "classes" and GAIN_NAME not in (*fields, label, group):
         labels.read_gains(tables, frames)
-    labels.read_scores(tables, frames, scores, found)
-    said += found.said
-    if said:
+    labels.read_scores(tables, frames, chosen.scores, found)
+    if said := [*said, *chosen.said, *([hidden] if hidden else []), *found.said]:
         notes["reading"] = said
+    return tables, frames, found.kind
 
-    key = "group" if group else fields[0]
+
+def cut_splits(
+    frames: dict[str, pd.DataFrame],
+    chosen: columns.Columns,
+    shares: tuple[float, ...],
+    seed: int,
+    notes: dict[str, Any],
+) -> dict[str, pd.DataFrame]:
+    """Train, dev and test as given, or what is missing of them cut by hash; how, and how many rows, is noted."""
+    fields, group = chosen.fields, chosen.group
+    key, by = "group" if group else fields[0], group or fields[0]
     if group in fields:  # texts that differ in case or composition only are one query
         one = splits.agreed(text for frame in frames.values() for text in frame["group"].unique())
         frames = {split: frame.assign(group=frame["group"].map(one)) for split, frame in frames.items()}
     alike = not group or group in fields
     if "all" in frames:
         frames = splits.cut(frames["all"], key, dict(zip(SPLITS, shares, strict=True)), seed, alike)
-        notes["splits"] = f"cut by hash of {group or fields[0]!r}, shares {list(shares)}, seed {seed}"
+        notes["splits"] = f"cut by hash of {by!r}, shares {list(shares)}, seed {seed}"
     elif "dev" not in frames:
         train, dev, _ = shares
         parts = {"train": train / (train + dev), "dev": dev / (train + dev)}
-        frames |= splits.cut(frames["train"], key, parts, seed, alike)
-        tables["dev"] = tables["train"]
-        notes["splits"] = f"no dev file: cut from train by hash of {group or fields[0]!r}, seed {seed}"
+        frames = frames | splits.cut(frames["train"], key, parts, seed, alike)
+        notes["splits"] = f"no dev file: cut from train by hash of {by!r}, seed {seed}"
     else:
         notes["splits"] = "as given"
-    frames = {split: frames[split] for split in SPLITS}
-    notes["rows_read"] = {split: len(frame) for split, frame in frames.items()}
+    notes["rows_read"] = {split: len(frames[split]) for split in SPLITS}
+    return {split: frames[split] for split in SPLITS}
 
+
+def without_repeats(
+    frames: dict[str, pd.DataFrame], fields: tuple[str, ...], group: str, notes: dict[str, Any]
+) -> dict[str, pd.DataFrame]:
+    """The frames without marked and repeated rows; what was dropped, and what two splits share, is noted."""
     frames, marked = checks.drop_marked(frames)
     symmetrical, mirrored = checks.mirrors(frames, fields)
     frames, repeated = checks.drop_repeats(frames, fields, alike=True, mirrored=symmetrical)
@@ -244,33 +292,4 @@ def load_path(
         both = set(frames["test"]["group"]) & (set(frames["train"]["group"]) | set(frames["dev"]["group"]))
         if both:
             notes["test_groups_also_in_train_or_dev"] = len(both)
-    checks.tell(path, notes)
-
-    classes = labels.classes_of(frames["train"]["label"]) if kind == "classes" else ()
-    for split, frame in frames.items():
-        checks.check_split(tables.get(split, first), split, frame, label, kind, classes)
-    if kind == "classes":
-        index = {name: i for i, name in enumerate(classes)}
-        frames = {s: f.assign(label=f["label"].map(index).astype("int64")) for s, f in frames.items()}
-    if scores:
-        scores = labels.order_scores(first, scores, classes)
-        notes["teacher_score"] = list(scores)
-    together = not group and not by_rows and len(fields) > 1
-    if together:
-        frames = {split: frame.assign(group=frame[fields[0]]) for split, frame in frames.items()}
-        if frames["test"]["group"].duplicated().any():
-            notes["groups"] = (
-                f"no group column: rows of one {fields[0]!r} are drawn together in every interval (group={task.ROWS} draws them one by one)"
-            )
-    return task.finish_task(
-        path.name,
-        fields,
-        kind,
-        classes,
-        frames,
-        bool(group),
-        max_train,
-        notes,
-        scores=scores,
-        together=together,
-    )
+    return frames

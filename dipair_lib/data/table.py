@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,12 @@ def need_column(table: Table, name: str) -> None:
         if not table.header:
             hint = "; its first line reads as a row, so columns are called by their places, counted from 0"
         raise TaskError(f"{table.path}: no column {name!r}; there are {', '.join(table.columns)}{hint}")
+
+
+def check_columns(path: Path, there: Iterable[str], columns: Iterable[str]) -> None:
+    """Raise, as `need_column`, if a file without one of the columns is read."""
+    for column in columns:
+        need_column(Table(path, {name: [] for name in there}, None), column)
 
 
 def texts_of(table: Table, column: str) -> list[str]:

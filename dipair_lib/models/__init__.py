@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ from dipair_lib.models.heads import Kept, Prepared
 from dipair_lib.models.sequence_classifier import WHOLE, SequenceClassifier
 from dipair_lib.models.tokens import Texts, Tokens
 from dipair_lib.models.words import WordTokenizer
-from dipair_lib.system import contents
+from dipair_lib.system import contents, disk
 
 __all__ = [
     "EMBEDDED", "BackboneError", "BiLSTM", "Constant", "CrossEncoder", "DualEncoder", "Kept", "Model", "ModelError", "Prepared",
@@ -156,16 +155,13 @@ def put_in_place(path: Path) -> Iterator[Path]:
     Raises:
         ModelError: it could not be written (disk full, no permission); the temporary is gone, an old file is whole.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with disk.replacing(path) as temporary:
+            yield temporary
     except (OSError, SafetensorError) as error:  # safetensors has the system's errors as text only
         raise ModelError(
             f"{path}: could not be written ({error}): free some space, or name another folder, and run the same command again"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def tensors_of(model: Model, frozen_encoder: bool) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,24 @@ class ResultError(ValueError):
 # Files
 
 
+@contextlib.contextmanager
+def replacing(path: Path, noted: bool = False) -> Iterator[Path]:
+    """A temporary name in the same folder, of a file that takes its place once the block is through; after an error it is gone, and the old
+    file is whole.
+
+    Args:
+        noted: its hash by ``hashed``.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process numbers are not unique
+    try:
+        yield temporary
+        with hashed(path, contents.read_digest(temporary)) if noted else contextlib.nullcontext():
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # such as a file where a folder was expected: said by the caller
+            temporary.unlink(missing_ok=True)
+
+
 def write_atomic(path: Path, data: bytes | memoryview) -> Path:
     """Write bytes under a temporary name in the same folder, then rename: the file is the old one or the new one.
 
@@ -35,14 +54,12 @@ def write_atomic(path: Path, data: bytes | memoryview) -> Path:
         ResultError: it could not be written (disk full, no permission); the temporary is gone, the old file is whole.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise ResultError(
@@ -50,9 +67,6 @@ def write_atomic(path: Path, data: bytes | memoryview) -> Path:
                 "space and run the same command again"
             ) from error
         raise ResultError(f"{path}: could not be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # such as a file where a folder was expected: said above
-            temporary.unlink(missing_ok=True)
     return path
 
 

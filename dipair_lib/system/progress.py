@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm.auto import tqdm
 
+from dipair_lib.system import disk
+
 Item = TypeVar("Item")
 FILE_VARIABLE = (
     "DIPAIR_PROGRESS"  # the suite names a file here: bars would stand still in an executed notebook
@@ -53,14 +55,10 @@ def say(what: str, done: int = 0, total: int | None = None, eta_s: float | None 
     path = os.environ.get(FILE_VARIABLE)
     if not path:
         return
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(
-            json.dumps({"what": what, "done": done, "total": total, "eta_s": eta_s}), encoding="utf8"
-        )
-        os.replace(temporary, path)
-    except OSError:  # a display that cannot be written must not stop a training
-        return
+    state = {"what": what, "done": done, "total": total, "eta_s": eta_s}
+    # a display that cannot be written must not stop a training
+    with contextlib.suppress(OSError), disk.replacing(Path(path)) as temporary:
+        temporary.write_text(json.dumps(state), encoding="utf8")
 
 
 class Curves:

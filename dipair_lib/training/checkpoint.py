@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dipair_lib.system import contents
-from dipair_lib.system.disk import hashed
+from dipair_lib.system import contents, disk
 
 EVERY_S = 120.0  # seconds between two files; a training that takes less leaves none, unless it is interrupted
 
@@ -84,14 +82,9 @@ class Checkpoint:
         noted = {"state": vars(state), "optimizer": numbers, "groups": groups}
         noted["schedule"] = self.schedule.state_dict()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        try:
+        with disk.replacing(self.path, noted=True) as temporary:
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
             save_file(contiguous, temporary, {"training": json.dumps(noted)})
-            with hashed(self.path, contents.read_digest(temporary)):
-                os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
         self.written = time.perf_counter()
 
     def load(self) -> tuple[State, dict[str, torch.Tensor]]:

@@ -7,9 +7,11 @@ from typing import Any
 
 from dipair_lib.data.files import TaskError
 from dipair_lib.data.sources import product_files
-from dipair_lib.data.sources.product_files import Say, Tables
+from dipair_lib.data.sources.product_files import Tables
+from dipair_lib.data.sources.snapshots import Say
 from dipair_lib.data.table import Table, show
 
+LOCALE = "us"  # one of its three shops; of its small version, the harder one (that of its ranking task)
 ESCI_LABELS = {
     "E": 3.0,
     "S": 2.0,
@@ -34,12 +36,12 @@ EXAMPLE_COLUMNS = (
 # --- ESCI -------------------------------------------------------------------------------------------------------------------------
 
 
-def esci(root: Path | None, locale: str, small: bool, notes: dict[str, Any], tell: Say) -> Tables:
-    """Train and test of ESCI, one locale, from the official files, a copy of the hub's repository, or the hub."""
-    notes |= {"locale": locale, "version": "small" if small else "large"}
+def esci(root: Path | None, notes: dict[str, Any], tell: Say) -> Tables:
+    """Train and test of ESCI, one locale in its small version, from the official files, a copy of the hub's repository, or the hub."""
+    notes |= {"locale": LOCALE, "version": "small"}
     if root is not None and (folder := esci_folder(root)):
         notes["source"] = f"official files {product_files.EXAMPLES}, {product_files.PRODUCTS}"
-        return official_esci(folder, locale, small, tell)
+        return official_esci(folder, tell)
     columns = [*EXAMPLE_COLUMNS, "product_title"]
     if root is None:
         notes["source"] = f"{product_files.REPOSITORY} at {product_files.REVISION[:12]}"
@@ -53,13 +55,13 @@ def esci(root: Path | None, locale: str, small: bool, notes: dict[str, Any], tel
                 f"or data/train-*.parquet and data/test-*.parquet of {product_files.REPOSITORY}"
             )
         batches = {
-            split: product_files.parquet_batches(paths, columns, locale) for split, paths in files.items()
+            split: product_files.parquet_batches(paths, columns, LOCALE) for split, paths in files.items()
         }
     tables = {}
     for split, found in batches.items():
-        kept = product_files.gather(found, columns, locale, small)
+        kept = product_files.gather(found, columns, LOCALE)
         tables[split] = esci_table(
-            Path(f"{root or product_files.REPOSITORY}/{split}"), kept, kept["product_title"], locale
+            Path(f"{root or product_files.REPOSITORY}/{split}"), kept, kept["product_title"]
         )
         tell(f"p2t/esci: {len(tables[split]):,} rows of {split}")
     return tables
@@ -85,7 +87,7 @@ def has_esci_label(root: Path) -> bool:
         return False
 
 
-def official_esci(folder: Path, locale: str, small: bool, tell: Say) -> Tables:
+def official_esci(folder: Path, tell: Say) -> Tables:
     """The two official files joined on locale and product: an id means another product in another shop."""
     path, products = folder / product_files.EXAMPLES, folder / product_files.PRODUCTS
     if not products.is_file():
@@ -93,10 +95,8 @@ def official_esci(folder: Path, locale: str, small: bool, tell: Say) -> Tables:
             f"{folder}: expected {product_files.PRODUCTS} beside {product_files.EXAMPLES}, but there is none"
         )
     columns = [*EXAMPLE_COLUMNS, "split"]
-    kept = product_files.gather(
-        product_files.parquet_batches([path], columns, locale), columns, locale, small
-    )
-    tell(f"p2t/esci: {len(kept['query']):,} rows of {locale}")
+    kept = product_files.gather(product_files.parquet_batches([path], columns, LOCALE), columns, LOCALE)
+    tell(f"p2t/esci: {len(kept['query']):,} rows of {LOCALE}")
     if strange := [split for split in kept["split"] if split not in ("train", "test")]:
         raise TaskError(
             f"{path}, column 'split': expected train or test, got {show(strange[0])} in {len(strange)} rows; download it again"
@@ -104,12 +104,12 @@ def official_esci(folder: Path, locale: str, small: bool, tell: Say) -> Tables:
     needed = set(kept["product_id"])
     titles: dict[str, str | None] = {}
     for batch in product_files.parquet_batches(
-        [products], ["product_id", "product_locale", "product_title"], locale
+        [products], ["product_id", "product_locale", "product_title"], LOCALE
     ):
         rows = zip(batch["product_id"], batch["product_title"], strict=True)
         titles |= {product: title for product, title in rows if product in needed}
     product_files.refuse_missing(
-        path, f"products of {locale!r}", kept["product_id"], titles, product_files.PRODUCTS
+        path, f"products of {LOCALE!r}", kept["product_id"], titles, product_files.PRODUCTS
     )
     tell(f"p2t/esci: titles of {len(titles):,} products")
     tables = {}
@@ -117,13 +117,13 @@ def official_esci(folder: Path, locale: str, small: bool, tell: Say) -> Tables:
         at = [row for row, its in enumerate(kept["split"]) if its == split]
         part = {column: [values[row] for row in at] for column, values in kept.items()}
         its_titles = [titles[product] for product in part["product_id"]]
-        tables[split] = esci_table(path, part, its_titles, locale)
+        tables[split] = esci_table(path, part, its_titles)
     return tables
 
 
-def esci_table(path: Path, kept: dict[str, list[Any]], titles: list[Any], locale: str) -> Table:
+def esci_table(path: Path, kept: dict[str, list[Any]], titles: list[Any]) -> Table:
     if not kept["query"]:
-        raise TaskError(f"{path}: no rows of product_locale {locale!r}; ESCI has us, es and jp")
+        raise TaskError(f"{path}: no rows of product_locale {LOCALE!r}; ESCI has us, es and jp")
     found = [ESCI_LABELS.get(str(label)) for label in kept["esci_label"]]
     bad = [example for example, grade in zip(kept["example_id"], found, strict=True) if grade is None]
     if bad:

@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +16,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from dipair_lib.data.sources import docstrings
 
@@ -57,28 +59,17 @@ def environment(path: Sequence[str] | None = None) -> dict[str, importlib.metada
     every: dict[str, importlib.metadata.Distribution] = {}
     for dist in found:
         if dist.metadata["Name"]:
-            every.setdefault(normal(dist.metadata["Name"]), dist)
+            every.setdefault(canonicalize_name(dist.metadata["Name"]), dist)
     wanted = closure("dipair-lab", every) if "dipair-lab" in every else set(every)
     return {name: every[name] for name in sorted(wanted & set(every) - SKIPPED_PACKAGES)}
 
 
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-EXTRAS = {
-    "",
-    "hub",
-    "ir",
-    "spacy",
-    "dev",
-}  # of dipair-lab, whose packages are read; a new extra changes no one's data
+# Of dipair-lab, whose packages are read; a new extra changes no one's data.
+EXTRAS = {"", "hub", "ir", "spacy", "dev"}
 
 
 def closure(root: str, every: dict[str, importlib.metadata.Distribution]) -> set[str]:
     """The installed distributions `root` needs, itself with its ``EXTRAS``, the others with those asked for."""
-    from packaging.requirements import Requirement
-
     todo = [(root, EXTRAS)]
     done: dict[str, set[str]] = defaultdict(set)
     while todo:
@@ -89,7 +80,7 @@ def closure(root: str, every: dict[str, importlib.metadata.Distribution]) -> set
         for line in every[name].requires or []:
             need = Requirement(line)
             if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras):
-                todo.append((normal(need.name), {"", *need.extras}))
+                todo.append((canonicalize_name(need.name), {"", *need.extras}))
     return {name for name, extras in done.items() if extras}
 
 

@@ -28,13 +28,15 @@ import pandas as pd
 from dipair_lib.data import checks, splits, task
 from dipair_lib.data.files import TaskError
 from dipair_lib.data.names import SPLITS
-from dipair_lib.data.sources import marco_files
-from dipair_lib.data.sources.marco_files import Say, Source
+from dipair_lib.data.sources import marco_files, snapshots
+from dipair_lib.data.sources.marco_files import Source
+from dipair_lib.data.sources.snapshots import Say
 from dipair_lib.data.table import Table
 from dipair_lib.data.task import Task
 from dipair_lib.system import machine
 
 BUILD = 1  # raise when the same files would give other rows, so that older snapshots are not used
+QUERIES = 10_000  # at most, chosen by hash among those with a match
 RETRIEVED, RANDOM = 4, 2  # negatives of each kind per query, at most
 FIELDS, CLASSES = ("query", "passage"), ("no", "yes")
 TERMS = "MS MARCO, non-commercial research"  # as data/README.md has them
@@ -74,9 +76,6 @@ def load(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
     say: Say | None = None,
-    queries: int = marco_files.QUERIES,
-    retrieved: int = RETRIEVED,
-    random: int = RANDOM,
 ) -> Task:
     """The task `q2p`.
 
@@ -84,22 +83,17 @@ def load(
         root: a folder; None: $DIPAIR_MSMARCO, or the hub without it.
         max_train, seed, cache, say: as in `loading.load_task`. given: its fields, label, group and kind, only the task's own or empty.
         shares: of train, dev and test. The hub has splits of its own: there they say how many queries are taken from each.
-        queries: at most so many, chosen by hash among those with a match. retrieved, random: negatives of each, at most so many.
 
     Raises:
         TaskError: a file, line, column or number that cannot be used, the hub out of reach, an extra not installed.
     """
     task.refuse_own_columns("q2p", (FIELDS, "label", "query", "classes"), given)
     splits.check_shares(shares)
-    if queries < 1 or min(retrieved, random) < 0 or retrieved + random < 1:
-        raise TaskError(
-            f"q2p: queries={queries}, retrieved={retrieved}, random={random}: expected at least one query, and one negative for it"
-        )
-    settings, tell = Settings(tuple(shares), seed, queries, retrieved, random), say or (lambda line: None)
+    settings, tell = Settings(tuple(shares), seed, QUERIES, RETRIEVED, RANDOM), say or (lambda line: None)
     counts: Counter[str] = Counter()
     about, split_how, files, read = source_of(root, settings, counts, tell)
 
-    def build() -> tuple[pd.DataFrame, dict[str, Any]]:
+    def build() -> None:
         table = pairs(read(), settings)
         if table.empty:
             raise TaskError(
@@ -114,12 +108,13 @@ def load(
             "pairs": {kind: int(kinds.get(kind, 0)) for kind in ("positive", "retrieved", "random")},
             "counts": {what: int(n) for what, n in sorted(counts.items()) if n},
         }
-        return table, notes
+        snapshots.write(folder, "q2p", key, {"pairs": table}, notes)
+        tell(f"q2p: {len(table):,} pairs, kept in {folder}")
 
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     digest = hashlib.sha256(json.dumps([BUILD, about, marco_files.REVISION, stamps, settings]).encode())
-    table, notes = snapshot(machine.cache_folder(cache), digest.hexdigest()[:10], build, tell)
-    return finish(table, notes, max_train)
+    folder, key = machine.cache_folder(cache), digest.hexdigest()[:10]
+    return finish(*snapshots.snapshot(folder, "q2p", key, "pairs", build), max_train)
 
 
 def source_of(
@@ -342,48 +337,3 @@ def query_of(row: Mapping[str, Any], settings: Settings, counts: Counter[str]) -
     return Query(
         number, marco_files.without_nul(row["query"], counts).strip(), positives, list(in_order(heap, kept))
     )
-
-
-# --- snapshot ---------------------------------------------------------------------------------------------------------------------
-
-
-def snapshot(
-    folder: Path, key: str, build: Callable[[], tuple[pd.DataFrame, dict[str, Any]]], tell: Say
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Rows and notes under a key, built only if they are not there; the notes are written last and make the rows valid."""
-    table_path, notes_path = folder / f"q2p-{key}.parquet", folder / f"q2p-{key}.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with machine.lock(folder / "q2p.lock"):
-            found = read_snapshot(table_path, notes_path)
-            if found is None:
-                table, notes = build()
-                part = table_path.with_name(table_path.name + ".part")
-                table.to_parquet(part, index=False)
-                notes = notes | {"sha256": hashlib.sha256(part.read_bytes()).hexdigest()}
-                os.replace(part, table_path)
-                part = notes_path.with_name(notes_path.name + ".part")
-                part.write_text(json.dumps(notes, indent=1, ensure_ascii=False), encoding="utf-8")
-                os.replace(part, notes_path)
-                tell(f"q2p: {len(table):,} pairs, kept in {folder}")
-                found = read_snapshot(table_path, notes_path)
-    except OSError as error:
-        raise TaskError(
-            f"{folder}: q2p cannot be kept ({error}); set DIPAIR_CACHE to a writable folder"
-        ) from error
-    if found is None:
-        raise TaskError(f"{folder}: q2p cannot be read back after building; is the disk full or failing?")
-    return found
-
-
-def read_snapshot(table_path: Path, notes_path: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-    """Rows and notes, or None if they are not there or not what was written."""
-    if not (table_path.is_file() and notes_path.is_file()):
-        return None
-    try:
-        notes = json.loads(notes_path.read_text(encoding="utf-8"))
-        if hashlib.sha256(table_path.read_bytes()).hexdigest() != notes.pop("sha256"):
-            return None
-        return pd.read_parquet(table_path), notes
-    except (ValueError, KeyError):
-        return None

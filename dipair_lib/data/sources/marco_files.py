@@ -12,18 +12,16 @@ from typing import Any, NamedTuple
 
 from dipair_lib.data.files import TaskError
 from dipair_lib.data.names import SPLITS
-from dipair_lib.data.table import Table, need_column, show
+from dipair_lib.data.sources.snapshots import Say
+from dipair_lib.data.table import check_columns, show
 
 REPOSITORY, SUBSET = "microsoft/ms_marco", "v1.1"
 # The last commit on the page of the repository. This code has read local files in its layout, but not yet the hub itself.
 REVISION = "a47ee7aae8d7d466ba15f9f0bfac3b3681087b3a"
 IR_DATASET = "msmarco-passage/train"
-QUERIES = 10_000
 COLUMNS = ("query", "query_id", "passages")
 EVERY = 1_000_000  # lines between two words of progress
 AT_ONCE = 10_000  # passages looked up together
-
-Say = Callable[[str], None]
 
 
 class Source(NamedTuple):
@@ -277,7 +275,7 @@ def parquet_rows(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     for path in paths:
         try:
             file = pyarrow.parquet.ParquetFile(path)
-            check_columns(path, file.schema_arrow.names)
+            check_columns(path, file.schema_arrow.names, COLUMNS)
             wanted = ["query", "query_id", "passages.is_selected", "passages.passage_text"]
             for batch in file.iter_batches(batch_size=1000, columns=wanted):
                 yield from batch.to_pylist()
@@ -310,10 +308,5 @@ def hub_rows() -> dict[str, Iterator[dict[str, Any]]]:
     for name in names.values():
         if name not in found:
             raise TaskError(f"{REPOSITORY}, {SUBSET}: no split {name!r}; there are {', '.join(found)}")
-        check_columns(Path(f"{REPOSITORY}/{SUBSET}/{name}"), found[name].column_names)
+        check_columns(Path(f"{REPOSITORY}/{SUBSET}/{name}"), found[name].column_names, COLUMNS)
     return {split: rows(found[name]) for split, name in names.items()}
-
-
-def check_columns(path: Path, there: Iterable[str]) -> None:
-    for name in COLUMNS:
-        need_column(Table(path, {column: [] for column in there}, None), name)

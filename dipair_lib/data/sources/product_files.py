@@ -6,13 +6,13 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from dipair_lib.data import delimited
 from dipair_lib.data.files import TaskError
-from dipair_lib.data.table import Table, complain, need_column, show
+from dipair_lib.data.table import Table, check_columns, complain, show
 
 REPOSITORY = "tasksource/esci"
 # The last commit on the page of the repository. This code has read local files in its layout, but not yet the hub itself.
@@ -24,7 +24,6 @@ ENCODINGS = (
     "latin-1",
 )  # tried in this order: the file of the competition is Windows-1252
 
-Say = Callable[[str], None]
 Tables = dict[str, Table]  # by split, or one under "all"; columns term, title, label, group
 
 
@@ -57,13 +56,13 @@ def copy_files(root: Path) -> dict[str, list[Path]]:
 
 
 def gather(
-    batches: Iterable[dict[str, list[Any]]], columns: Sequence[str], locale: str, small: bool
+    batches: Iterable[dict[str, list[Any]]], columns: Sequence[str], locale: str
 ) -> dict[str, list[Any]]:
-    """The rows of the locale and the version."""
+    """The rows of the locale and the small version."""
     kept: dict[str, list[Any]] = {column: [] for column in columns}
     for batch in batches:
         pairs = zip(batch["product_locale"], batch["small_version"], strict=True)
-        rows = [row for row, (its, mark) in enumerate(pairs) if its == locale and (mark == 1 or not small)]
+        rows = [row for row, (its, mark) in enumerate(pairs) if its == locale and mark == 1]
         for column, values in kept.items():
             values += [batch[column][row] for row in rows]
     return kept
@@ -104,11 +103,6 @@ def hub_batches(split: str, columns: list[str]) -> Iterator[dict[str, list[Any]]
         ) from error
     check_columns(Path(f"{REPOSITORY}/{split}"), found.column_names, columns)
     yield from found.select_columns(columns).iter(batch_size=20_000)
-
-
-def check_columns(path: Path, there: Iterable[str], columns: Iterable[str]) -> None:
-    for column in columns:
-        need_column(Table(path, {name: [] for name in there}, None), column)
 
 
 def names_by_id(path: Path, key: str, name: str, needed: set[str]) -> dict[str, str]:

@@ -19,11 +19,11 @@ from typing import Any
 from dipair_lib.data import checks, names, splits, task
 from dipair_lib.data.files import TaskError
 from dipair_lib.data.sources import esci, glue, home_depot, product_files, wands
-from dipair_lib.data.sources.product_files import Say, Tables
+from dipair_lib.data.sources.product_files import Tables
+from dipair_lib.data.sources.snapshots import Say
 from dipair_lib.data.task import Task
 
 FIELDS = ("term", "title")
-LOCALE = "us"
 VARIABLES = {"esci": "DIPAIR_ESCI", "wands": "DIPAIR_WANDS", "home-depot": "DIPAIR_HOME_DEPOT"}
 TERMS = {  # as data/README.md has them
     "esci": "Apache-2.0",
@@ -62,8 +62,6 @@ def load(
     shares: tuple[float, ...] = (0.8, 0.1, 0.1),
     seed: int = 0,
     say: Say | None = None,
-    locale: str = LOCALE,
-    small: bool = True,
 ) -> Task:
     """One of `NAMES`.
 
@@ -71,7 +69,6 @@ def load(
         name: without "p2t/". root: its folder (of Home Depot also the file); None: the folder of its variable, or the hub for ESCI.
         max_train, shares, seed, say: as in `loading.load_task`. ESCI has train and test of its own: only its dev is cut, out of train.
         given: fields, label, group and kind as asked for, only the task's own or empty.
-        locale, small: which of ESCI's three shops, and whether only its harder small version (that of its ranking task).
 
     Raises:
         TaskError: an unknown name, a file, column, label or id that cannot be used, the hub out of reach, the extra not installed.
@@ -84,7 +81,7 @@ def load(
     root = root or (Path(folder).expanduser() if folder else None)
     notes: dict[str, Any] = {"terms": TERMS[name]}
     if name == "esci":
-        tables = esci.esci(root, locale, small, notes, say or (lambda line: None))
+        tables = esci.esci(root, notes, say or (lambda line: None))
     elif root is None:
         raise TaskError(
             f"p2t/{name}: set {VARIABLES[name]} to the folder that holds it (data/README.md says where to get it), or give its path"

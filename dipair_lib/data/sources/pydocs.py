@@ -11,10 +11,8 @@ Built once per set of package versions and kept as Parquet with notes beside it;
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import time
 from collections import Counter
@@ -26,15 +24,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dipair_lib.data.files import TaskError
 from dipair_lib.data.names import SPLITS
-from dipair_lib.data.sources import installed, pydocs_pairs
-from dipair_lib.system import machine
+from dipair_lib.data.sources import installed, pydocs_pairs, snapshots
+from dipair_lib.data.sources.snapshots import Say
 
 BUILD = 2  # raise when the same sources would give other pairs, so that older caches are not used
 TERMS = {"terms": "under the packages' own licences"}  # as data/README.md has them
 
-Say = Callable[[str], None]
 Frames = dict[str, pd.DataFrame]
 
 
@@ -126,72 +122,13 @@ def cached(folder: Path, which: str, say: Say | None) -> tuple[pd.DataFrame, dic
     }
     key = installed.hash_of(json.dumps([BUILD, sorted(versions.items()), EMBEDDED_SHA256]))[:10]
     tell = say or (lambda line: None)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with machine.lock(folder / "pydocs.lock"):
-            found = read_cache(folder, key, which)
-            if found is None and which == "names":
-                add_names(folder, key, dists, tell)
-                found = read_cache(folder, key, which)
-            if found is None:
-                if list(folder.glob("pydocs-*.json")):
-                    tell(
-                        "pydocs: the cache was made from other package versions or is damaged, building again"
-                    )
-                build(folder, key, dists, versions, tell)
-                found = read_cache(folder, key, which)
-    except OSError as error:
-        raise TaskError(
-            f"{folder}: pydocs cannot be cached ({error}); set DIPAIR_CACHE to a writable folder"
-        ) from error
-    if found is None:
-        raise TaskError(
-            f"{folder}: the pydocs cache cannot be read back after building; is the disk full or failing?"
-        )
-    return found
 
+    def anew() -> None:
+        if list(folder.glob("pydocs-*.json")):
+            tell("pydocs: the cache was made from other package versions or is damaged, building again")
+        build(folder, key, dists, versions, tell)
 
-def read_cache(folder: Path, key: str, which: str) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-    """Table and notes, or None if they are not there or not what was written."""
-    notes_path, table_path = folder / f"pydocs-{key}.json", folder / f"pydocs-{key}.{which}.parquet"
-    if not (notes_path.is_file() and table_path.is_file()):
-        return None
-    try:
-        notes = json.loads(notes_path.read_text(encoding="utf-8"))
-        if hashlib.sha256(table_path.read_bytes()).hexdigest() != notes["sha256"][which]:
-            return None
-        return pd.read_parquet(table_path), notes
-    except (ValueError, KeyError):
-        return None
-
-
-def write_cache(folder: Path, key: str, tables: dict[str, pd.DataFrame], notes: dict[str, Any]) -> None:
-    """The tables, each with its hash in the notes, and last the notes, which make them valid."""
-    for which, table in tables.items():
-        path = folder / f"pydocs-{key}.{which}.parquet"
-        part = path.with_name(path.name + ".part")
-        table.to_parquet(part, index=False)
-        notes["sha256"][which] = hashlib.sha256(part.read_bytes()).hexdigest()
-        os.replace(part, path)
-    part = folder / f"pydocs-{key}.json.part"
-    part.write_text(json.dumps(notes, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(part, folder / f"pydocs-{key}.json")
-
-
-def add_names(folder: Path, key: str, dists: dict[str, importlib.metadata.Distribution], say: Say) -> None:
-    """Add the names to a cache that was made before there were any, and leave its pairs alone.
-
-    Building all anew might decide a near tie of two embeddings otherwise, and so make another `pydocs` of the same versions.
-    """
-    found = read_cache(folder, key, "pairs")
-    if found is None:
-        return
-    table, notes = found
-    say("pydocs: reading the docstrings again for the names (once, about a minute)")
-    items, dropped = installed.read_files(installed.sources(dists))
-    added = pydocs_pairs.names(pydocs_pairs.distinct(items, dropped))
-    if added["query"].tolist() == table.loc[table["label"] == 1, "query"].tolist():
-        write_cache(folder, key, {"names": added}, notes)
+    return snapshots.snapshot(folder, "pydocs", key, which, anew, "cached")
 
 
 def build(
@@ -235,9 +172,8 @@ def build(
             "negatives": "one of the 20 nearest by TF-IDF, one of the 20 nearest by embedding, same tenth of the modules"
         },
         "topics": topic_notes,
-        "sha256": {},
     }
-    write_cache(folder, key, tables, notes)
+    snapshots.write(folder, "pydocs", key, tables, notes)
     say(
         f"pydocs: {len(items)} queries, {len(tables['pairs'])} pairs, {common['seconds']} s, kept in {folder}"
     )

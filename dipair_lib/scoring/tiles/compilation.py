@@ -10,13 +10,12 @@ import os
 import platform
 import shutil
 import subprocess
-import uuid
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from dipair_lib.system import machine
+from dipair_lib.system import disk, machine
 
 SOURCE = Path(__file__).with_name("tiles.cpp")
 HEADER = SOURCE.with_name("product.h")
@@ -83,12 +82,8 @@ def library() -> Any:
 
 def compile_to(path: Path, command: list[str]) -> None:
     """Compile the code under a name of its own, then rename."""
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    try:
+    with disk.replacing(path) as temporary:
         subprocess.run([*command, "-o", str(temporary), str(SOURCE)], check=True, capture_output=True)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @functools.cache
