@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, OpenAIGPTConfig
 
-from dipair_lib.evaluation import costs
-from dipair_lib.models import BiLSTM, CrossEncoder
+from dipair_lib.models import BiLSTM, CrossEncoder, costs
 from dipair_lib.models.cross_encoder import mean_of
 from dipair_lib.models.elmo import ELMo
 from dipair_lib.models.lstm_ways import head, packed_states, vectors_of

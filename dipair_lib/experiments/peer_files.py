@@ -76,7 +76,7 @@ def save_encoder(setting: Setting, path: Path) -> None:
     """The teacher's encoder and tokenizer in the layout of Hugging Face."""
     teacher = teacher_of(setting)
     teacher.encoder.save_pretrained(path)
-    models.tokenizer_of(teacher).save_pretrained(path)
+    teacher.tokenizer.save_pretrained(path)
 
 
 class Graph(torch.nn.Module):
@@ -96,7 +96,7 @@ class Graph(torch.nn.Module):
 def save_graph(setting: Setting, path: Path, texts: Sequence[Sequence[str]]) -> None:
     """The teacher as ONNX, any number of pairs of any length."""
     teacher = teacher_of(setting)
-    tokenizer: Any = models.tokenizer_of(teacher)
+    tokenizer: Any = teacher.tokenizer
     sample = tokenizer(
         *(list(side[:3]) for side in texts), padding=True, return_token_type_ids=True, return_tensors="pt"
     )
@@ -132,7 +132,7 @@ def calibrate_graph(
     import nncf
     import openvino
 
-    tokenizer: Any = models.tokenizer_of(teacher_of(setting))
+    tokenizer: Any = teacher_of(setting).tokenizer
 
     def batch(i: int) -> dict[str, np.ndarray]:
         encoded = tokenizer([texts[0][i]], [texts[1][i]], return_token_type_ids=True, return_tensors="np")

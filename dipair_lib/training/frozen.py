@@ -13,7 +13,7 @@ from dipair_lib.inference.device import synchronize
 from dipair_lib.inference.outputs import Stored, cut_stored, take
 from dipair_lib.inference.predict import gather
 from dipair_lib.models import DualEncoder
-from dipair_lib.models.heads import Kept, Prepared
+from dipair_lib.models.pair_model import Kept, Prepared
 from dipair_lib.system import progress
 from dipair_lib.training.loop import READ_EVERY, Pending
 from dipair_lib.training.optimizers import optimizer_of
