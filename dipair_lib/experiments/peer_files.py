@@ -31,9 +31,11 @@ class Setting(NamedTuple):
     threads: int
 
 
-def teacher_of(setting: Setting) -> Any:
+def teacher_of(setting: Setting) -> models.CrossEncoder:
     """The teacher, float32."""
-    return models.load(results.row_folder(setting.out, setting.teacher) / "model")
+    model = models.load(results.row_folder(setting.out, setting.teacher) / "model")
+    assert model.per_pair
+    return model
 
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -74,7 +76,7 @@ def make_all(setting: Setting, texts: Sequence[Sequence[str]]) -> None:
 
 def save_encoder(setting: Setting, path: Path) -> None:
     """The teacher's encoder and tokenizer in the layout of Hugging Face."""
-    teacher = teacher_of(setting)
+    teacher: Any = teacher_of(setting)
     teacher.encoder.save_pretrained(path)
     teacher.tokenizer.save_pretrained(path)
 
@@ -82,7 +84,7 @@ def save_encoder(setting: Setting, path: Path) -> None:
 class Graph(torch.nn.Module):
     """The teacher with the inputs that exported cross-encoders have."""
 
-    def __init__(self, teacher: Any) -> None:
+    def __init__(self, teacher: models.CrossEncoder) -> None:
         super().__init__()
         self.teacher = teacher
 

@@ -73,7 +73,7 @@ def stored_outputs(
     for field, (tokens, length) in enumerate(zip(texts.tokens, model.read_lengths, strict=True)):
         name = names[field if len(names) > 1 else 0]
         path = folder / f"{hash_of(name, length, dtype, tokens.ids, tokens.offsets)}.npy"
-        wanted = [path, *([path.with_suffix(".received.npy")] if model.select == "attention" else [])]
+        wanted = [path, *([path.with_suffix(".received.npy")] if model.needs_weights else [])]
         with machine.lock(f"{path}.lock"):
             if all(is_whole(file) for file in wanted):
                 counts["from_store"] += len(tokens)

@@ -22,6 +22,7 @@ class Constant(BaseModel):
     """The same logits for every row: the class frequencies of the training split, or the mean score. No ranking beats chance with it."""
 
     kind = "constant"
+    per_pair: Literal[False] = False
     reads_texts: Literal[True] = True
 
     def __init__(self, logits: list[float]) -> None:
@@ -56,6 +57,7 @@ class TfIdf(BaseModel):
     """
 
     kind = "tfidf"
+    per_pair: Literal[False] = False
     reads_texts: Literal[True] = True
 
     def __init__(self, vocabulary: list[str], weights: dict[str, np.ndarray], fields: int) -> None:

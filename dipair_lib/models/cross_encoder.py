@@ -92,10 +92,9 @@ class CrossEncoder(BaseModel):
         return {"model": name, "family": "cross-encoder", "backbone": backbone, "read_lengths": lengths}
 
     def costs(self, texts: Texts, sample: int = 8) -> dict[str, Any]:
-        known, rows = costs.count_parameters(self), costs.sampled(len(texts), sample)
-        flops = [
-            costs.count_flops(partial(self, *self.batch(texts, rows[i : i + 1]))) for i in range(len(rows))
-        ]
+        known = costs.count_parameters(self)
+        rows = np.linspace(0, len(texts) - 1, min(sample, len(texts))).astype(np.int64)
+        flops = [costs.count_flops(partial(self, *self.batch(texts, np.array([row])))) for row in rows]
         return {
             **known,
             "params_per_pair": known["params_total"],

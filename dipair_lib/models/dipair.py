@@ -128,6 +128,7 @@ class DualEncoder(PairModel):
                 f"projection: expected at most the encoder's width {width}, but got {max(widths)}"
             )
         self.pooled, self.keep, self.select = pooled, keep, select
+        self.needs_weights = select == "attention"
         out = [w or width for w in widths]
         one = shared and len(set(widths)) == 1
         self.projection: Any = nn.ModuleList(
@@ -139,7 +140,7 @@ class DualEncoder(PairModel):
 
     def encoder_of(self, field: int) -> Any:
         """The encoder that reads a field."""
-        return self.encoder[field] if isinstance(self.encoder, nn.ModuleList) else self.encoder
+        return self.encoders[0 if self.settings["shared"] else field]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -149,10 +150,6 @@ class DualEncoder(PairModel):
     @property
     def encoders(self) -> list[Any]:
         return list(self.encoder) if isinstance(self.encoder, nn.ModuleList) else [self.encoder]
-
-    @property
-    def needs_weights(self) -> bool:
-        return self.select == "attention"
 
     def describe(self) -> dict[str, Any]:
         settings, keep, head = self.settings, self.keep, self.settings["head"]
@@ -179,7 +176,7 @@ class DualEncoder(PairModel):
     def outputs_of(self, ids: torch.Tensor, mask: torch.Tensor, field: int) -> Outputs:
         """What the encoder gives, in the head's dtype (the encoder may run in a shorter one)."""
         dtype = self.final_bias.dtype
-        asked = {"output_attentions": True} if self.select == "attention" else {}
+        asked = {"output_attentions": True} if self.needs_weights else {}
         found = self.encoder_of(field)(input_ids=ids, attention_mask=mask, **asked)
         received = None
         if asked:
@@ -277,7 +274,8 @@ def check_settings(settings: dict[str, Any]) -> None:
         raise ValueError(f"keep: with pooled=false each field must keep at least one token, but got {keep}")
     if settings["residual"]:
         SimilarityHead.check(settings, "residual")
-        if head in SIMILARITIES:
-            correcting = " or ".join(name for name in HEADS if name not in SIMILARITIES)
-            raise ValueError(f"residual: expected head {correcting}, which correct it, but got head {head}")
+        correcting = [name for name, kind in HEADS.items() if kind.last is not Head.last]
+        if head not in correcting:
+            said = " or ".join(correcting)
+            raise ValueError(f"residual: expected head {said}, which correct it, but got head {head}")
     HEADS[head].check(settings)

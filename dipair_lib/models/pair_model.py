@@ -53,6 +53,7 @@ class BaseModel(nn.Module):
     Attributes:
         kind: its name in a stored ``config.json``. settings: what builds it, as JSON values.
         per_pair: everything is computed per pair (a cross-encoder). reads_texts: reads texts, not their ids (a baseline).
+        needs_weights: reads its transformers' attention weights, which only attention's plain form gives.
         notes: what a reader of the row should know of how a checkpoint was taken.
         start: what the encoder's weights started from, where it was not the backbone: see ``training.start_encoder``.
         tokenizer_folder: of a model that was saved with a tokenizer of its own.
@@ -62,6 +63,7 @@ class BaseModel(nn.Module):
     settings: dict[str, Any]
     per_pair: bool = False
     reads_texts: bool = False
+    needs_weights = False
     notes = ""
     start = ""
     tokenizer_folder: Path | None = None
@@ -93,11 +95,6 @@ class BaseModel(nn.Module):
     def encoders(self) -> list[Any]:
         """Its transformers: one, one for each field, or none."""
         return []
-
-    @property
-    def needs_weights(self) -> bool:
-        """Whether it reads its transformers' attention weights, which only attention's plain form gives."""
-        return False
 
     @property
     def sparse_tables(self) -> list[nn.Embedding]:
@@ -134,7 +131,10 @@ class BaseModel(nn.Module):
 
 
 class Head(nn.Module):
-    """What a pair model computes of a pair: ``prepare`` once per text, ``combine`` per pair; the sum of both is exactly the textbook form.
+    """What a pair model computes of a pair: ``prepare`` once per text, ``combine`` per pair; together exactly its textbook form.
+
+    A new one for dual encoders has ``of``, ``prepare``, ``combine`` and ``final_bias``, and an entry in ``heads.HEADS``; the rest it may
+    leave as it is. With ``last`` and ``features`` it can correct a similarity and match a teacher's features.
 
     Prepared tensors broadcast: [m, 1, ...] with [1, n, ...] scores a tile of m x n pairs.
 
@@ -244,7 +244,7 @@ class PairModel(BaseModel):
         return self.combine(*(self.prepare(k, field) for field, k in enumerate(kept)))
 
     def costs(self, texts: Texts, sample: int = 8) -> dict[str, Any]:
-        rows = costs.sampled(len(texts), sample)
+        rows = np.linspace(0, len(texts) - 1, min(sample, len(texts))).astype(np.int64)
         per_text, prepared = [], []
         for field, tokens in enumerate(texts.tokens):
             which = texts.index[rows, field]
@@ -257,11 +257,20 @@ class PairModel(BaseModel):
         flops = costs.count_flops(lambda: self.combine(*prepared)) / len(rows)
         return {
             **costs.count_parameters(self),
-            "params_per_pair": costs.params_in_combine(self, prepared),
+            "params_per_pair": self.params_in_combine(prepared),
             "flops_per_text": float(np.mean(per_text)),
             "flops_per_pair": flops + self.head.dot_flops(prepared[0]),
             "bytes_per_text": float(np.mean(bytes_per_field)),
         }
+
+    def params_in_combine(self, prepared: Sequence[Prepared]) -> int:
+        """Parameters that get a gradient when only ``combine`` runs."""
+        with torch.enable_grad():
+            self.zero_grad(set_to_none=True)
+            self.combine(*prepared).sum().backward()
+        used = sum(p.numel() for p in self.parameters() if p.grad is not None)
+        self.zero_grad(set_to_none=True)
+        return used
 
 
 def joined(numbers: list[int]) -> int | str:
