@@ -29,7 +29,6 @@ from transformers import (
 )
 
 from dipair_lib import inference, models, training
-from dipair_lib.evaluation import costs
 from dipair_lib.models import BackboneError, SequenceClassifier, bring
 from dipair_lib.models.sequence_classifier import longest_first
 from dipair_lib.models.tokens import read
@@ -122,7 +121,7 @@ def uneven() -> pd.DataFrame:
 
 @torch.no_grad()
 def logits(model: SequenceClassifier, frame: pd.DataFrame, rows: np.ndarray | None = None) -> np.ndarray:
-    texts = read(models.tokenizer_of(model), frame, FIELDS[: len(model.read_lengths)], model.read_lengths)
+    texts = read(model.tokenizer, frame, FIELDS[: len(model.read_lengths)], model.read_lengths)
     return model(*model.batch(texts, np.arange(len(frame)) if rows is None else rows)).numpy()
 
 
@@ -171,7 +170,7 @@ class TestTheOriginalsLogits:
         folder = checkpoint(kind, outputs, tmp_path / "ce", tiny_backbone)
         model = bring(str(folder), 2, ["0", "1", "2"][:outputs] if outputs > 1 else ())
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        texts = read(models.tokenizer_of(model), uneven, FIELDS, model.read_lengths)
+        texts = read(model.tokenizer, uneven, FIELDS, model.read_lengths)
         ids, mask, types = model.batch(texts, np.arange(len(uneven)))
         cut = 0
         for row, pair in enumerate(uneven[FIELDS].itertuples(index=False)):
@@ -201,7 +200,7 @@ def test_a_pair_alone_scores_as_in_a_padded_batch(
     model = bring(str(checkpoint(kind, 1, tmp_path, tiny_backbone)), 2)
     alone = np.concatenate([logits(model, uneven, np.array([i])) for i in range(len(uneven))])
     np.testing.assert_allclose(logits(model, uneven), alone, atol=1e-5)
-    texts = read(models.tokenizer_of(model), uneven, FIELDS, model.read_lengths)
+    texts = read(model.tokenizer, uneven, FIELDS, model.read_lengths)
     ids, mask, types = (
         torch.nn.functional.pad(t, (0, 5)) for t in model.batch(texts, np.arange(len(uneven)))
     )
@@ -359,7 +358,7 @@ class TestWithinTheLibrary:
         return bring(str(checkpoint("bert", 1, tmp_path / "ce", tiny_backbone)), 2, ["0", "1"])
 
     def rows(self, model: SequenceClassifier, pairs: pd.DataFrame) -> training.Data:
-        texts = read(models.tokenizer_of(model), pairs, FIELDS, model.read_lengths)
+        texts = read(model.tokenizer, pairs, FIELDS, model.read_lengths)
         return training.Data(texts, pairs["label"].to_numpy(), pairs["group"].to_numpy(), 2)
 
     def test_predict_in_both_dtypes(self, model: SequenceClassifier, pairs: pd.DataFrame) -> None:
@@ -386,10 +385,10 @@ class TestWithinTheLibrary:
         assert loss() < 0.5 * before
 
     def test_costs_and_name(self, model: SequenceClassifier, pairs: pd.DataFrame) -> None:
-        found = costs.costs(model, self.rows(model, pairs).texts)
+        found = model.costs(self.rows(model, pairs).texts)
         assert found["params_total"] == sum(p.numel() for p in model.parameters())
         assert found["flops_per_pair"] > 0 and found["flops_per_text"] is None
-        assert models.describe(model) == {"model": "teacher ce", "family": "cross-encoder", "backbone": "ce"}
+        assert model.describe() == {"model": "teacher ce", "family": "cross-encoder", "backbone": "ce"}
 
     def test_its_features_are_not_known(self, model: SequenceClassifier, pairs: pd.DataFrame) -> None:
         with pytest.raises(ValueError, match="match: the head of"):

@@ -110,7 +110,7 @@ class TestScores:
         self, kind: str, device: torch.device, tiny_backbone: str, pairs: pd.DataFrame, tmp_path: Path
     ) -> None:
         model = models.bring(str(checkpoint(kind, 2, tmp_path, tiny_backbone)), 2, ["0", "1"])
-        own = read(models.tokenizer_of(model), pairs[:36], FIELDS, model.read_lengths)
+        own = read(model.tokenizer, pairs[:36], FIELDS, model.read_lengths)
         with torch.no_grad():
             want = torch.cat([model(*model.batch(own, np.array([i]))) for i in range(len(own))]).numpy()
         found = inference.predict(model, own, device=device, dtype="float32", batch_tokens=200)
@@ -134,7 +134,7 @@ class TestScores:
         """With another device as the default of all that is made, every model gives what it gave."""
         networks: list[Any] = [student(tiny_backbone, **settings) for settings in STUDENTS.values()]
         for model in [*networks, bilstm()]:
-            some = read(models.tokenizer_of(model), pairs[:4], FIELDS, model.read_lengths)
+            some = read(model.tokenizer, pairs[:4], FIELDS, model.read_lengths)
             batches = [tokens.take(np.arange(len(tokens))) for tokens in some.tokens]
             with torch.no_grad():
                 want = [model.prepare(model.encode(*b, f), f) for f, b in enumerate(batches)]
@@ -229,7 +229,7 @@ class TestClocks:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         model: Any = student(tiny_backbone, keep=(2, 2)) if kind == "ffnn" else bilstm()
-        tokenizer = models.tokenizer_of(model)
+        tokenizer = model.tokenizer
         texts = read(tokenizer, pairs[:20], FIELDS, LENGTHS)
         there = ready(model, device, "float32")
         contestant = benchmarks.dual("r", there, tokenizer, [pairs[f][:20].tolist() for f in FIELDS], texts)

@@ -50,7 +50,7 @@ def saved(folder: Path, model: Any, frozen: bool = False, /, **fields: Any) -> P
     """A run's folder with a row and its model."""
     known: dict[str, Any] = {
         "run_id": "03_dipair-0.student", "created_utc": "2026-01-01T00:00:00+00:00", "notebook": "03_dipair", "suite": "demo",
-        "task": "toy", "split": "test", "model": models.describe(model)["model"], "family": models.describe(model)["family"],
+        "task": "toy", "split": "test", "model": model.describe()["model"], "family": model.describe()["family"],
         "metric": "auc", "quality": 0.8125, "quality_low": 0.7501, "quality_high": 0.8749, "retained": 0.9028, "retained_low": 0.85,
         "retained_high": 0.95, "n_boot": 1000, "n_train": 4321, "data_sha256": "ab" * 32, "data_notes": json.dumps({"source": "toy.csv"}),
         "parameters": json.dumps({"task": "toy"}), "seed": 3, "steps": 10, "combine_s_per_pair": 1e-6, "combine_s_per_pair_q1": 0.8e-6,
@@ -118,7 +118,7 @@ def test_onnx_gives_torchs_numbers(tiny_backbone: str, tmp_path: Path, name: str
     out = export.export(saved(tmp_path, model), tmp_path / "out", onnx=True)
     fed: dict[str, np.ndarray] = {}
     for field, texts in enumerate((LEFT, RIGHT)):
-        tokens = models.tokens.tokenize(models.tokenizer_of(model), texts, model.read_lengths[field])
+        tokens = models.tokens.tokenize(model.tokenizer, texts, model.read_lengths[field])
         ids, mask = tokens.take(np.arange(len(texts)), length=max(model.keep))
         session = runtime.InferenceSession(str(out / "onnx" / f"encoder-{field}.onnx"))
         found = session.run(None, {"ids": ids.numpy(), "mask": mask.numpy()})

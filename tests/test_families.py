@@ -169,7 +169,7 @@ def test_a_teacher_with_its_own_head_gives_its_librarys_logits_and_is_read_back(
     )
     folder = write(tmp_path / "ce", config, tiny_backbone, AutoModelForSequenceClassification)
     model = bring(str(folder), 2, ["0", "1", "2"])
-    texts = read(models.tokenizer_of(model), pairs[:6], FIELDS, model.read_lengths)
+    texts = read(model.tokenizer, pairs[:6], FIELDS, model.read_lengths)
     theirs = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
     tokenizer, rows = AutoTokenizer.from_pretrained(folder), np.arange(6)
     with torch.no_grad():

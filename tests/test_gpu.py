@@ -97,8 +97,8 @@ class TestScores:
         for p in model.head.parameters():
             torch.nn.init.normal_(p, std=0.3)
         if residual:
-            torch.nn.init.constant_(model.head.start.shift, 5.0)
-            torch.nn.init.constant_(model.head.start.scale, 10.0)
+            torch.nn.init.constant_(model.head.line.shift, 5.0)
+            torch.nn.init.constant_(model.head.line.scale, 10.0)
         scorer = Scorer(model)
         assert isinstance(scorer.compiled, gpu.Tile)
         left = scorer.prepare(pairs["query"].unique()[:5].tolist(), 0)

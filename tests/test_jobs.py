@@ -596,7 +596,7 @@ class TestOneScore:
     def test_the_dtype_is_the_one_that_was_asked_for(self, sides: Path) -> None:
         for dtype in ("float32", "bfloat16"):
             scorer = Scorer.load(sides / "s", "cpu", dtype)
-            assert next(scorer.encoder.encoder.parameters()).dtype == getattr(torch, dtype)
+            assert next(scorer.encoder.encoders[0].parameters()).dtype == getattr(torch, dtype)
             assert scorer.prepare(["red"], 0)[0].dtype == torch.float32
         with pytest.raises(ValueError, match="dtype: expected auto, float32 or bfloat16, but got 'int8'"):
             Scorer.load(sides / "s", "cpu", "int8")

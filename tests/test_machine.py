@@ -170,7 +170,7 @@ def test_without_a_compiler_the_reason_is_found_once(tmp_path: Path, monkeypatch
     monkeypatch.setattr(compilation, "compiler", lambda: None)
     assert compilation.unavailable_reason() == "there is no C++ compiler (g++ or clang++)"
     said = {
-        head: native.missing(SimpleNamespace(head=head))
+        head: native.missing(SimpleNamespace(head=head))  # type: ignore[arg-type]
         for head in (FFNNHead([8, 8], [4, 4], 1), SimilarityHead("cosine", 1))
     }
     assert list(said.values()) == [compilation.unavailable_reason(), ""]  # a cosine has no compiled code

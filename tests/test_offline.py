@@ -61,14 +61,14 @@ def test_a_model_of_an_unknown_name_is_an_error_at_once(
             Scorer.load(run)
         else:  # its weights are its own, its tokenizer is not
             loaded: Any = models.load(run / "model")
-            models.tokenizer_of(loaded)
+            _ = loaded.tokenizer
 
 
 def test_what_the_cache_holds_is_read_without_the_network(
     tiny_backbone: str, tmp_path: Path, cache: Path
 ) -> None:
     in_cache(tiny_backbone, cache)
-    scorer = Scorer.load(stored(tiny_backbone, tmp_path / "run"))
+    scorer: Any = Scorer.load(stored(tiny_backbone, tmp_path / "run"))
     own = models.DualEncoder(tiny_backbone, (8, 12), (0, 0), True, 0, "cosine")
     for name, weight in own.encoder.state_dict().items():
         assert torch.equal(scorer.model.encoder.state_dict()[name], weight), name

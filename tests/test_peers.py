@@ -96,7 +96,7 @@ class TestTeacher:
 class TestVectors:
     def test_the_backbones_cosine_by_two_libraries(self, setting: Setting, pairs: pd.DataFrame) -> None:
         texts = [pairs[name].tolist()[:50] for name in FIELDS]
-        frozen = models.load(results.row_folder(setting.out, FROZEN) / "model")
+        frozen: Any = models.load(results.row_folder(setting.out, FROZEN) / "model")
         theirs = built("st_vectors", "float32", setting)
         assert theirs.encode
         np.testing.assert_allclose(theirs.encode(texts[1]), peers.vectors_of(frozen, texts[1]), atol=1e-5)

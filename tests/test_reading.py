@@ -39,7 +39,7 @@ class TestUnknownWordPieces:
 
     def test_of_fields_without_special_tokens(self, tiny_backbone: str, tmp_path: Path) -> None:
         model = models.bring(str(checkpoint("bert", 1, tmp_path / "ce", tiny_backbone)), 2)
-        read = models.tokenizer_of(model)
+        read = model.tokenizer
         assert unknown_in(read, tokenize(read, ["red zzz house", "yyy"], 99)) == (2, 4)
 
     @pytest.mark.parametrize("end", ["<end>", "<unk>"])

@@ -87,7 +87,7 @@ class TestContent:
         found = encoding.encode(tmp_path / "s", source, 0, tmp_path / "c", shard_texts=7)
         texts = pd.read_parquet(source)["text"].drop_duplicates().tolist()
         assert len(found) == len(texts)
-        tokens = tokenize(models.tokenizer_of(model), texts, 10)
+        tokens = tokenize(model.tokenizer, texts, 10)
         with torch.no_grad():
             expected = model.prepare(model.encode(*tokens.take(np.arange(len(texts))), 0), 0)
         again = Collection.open(tmp_path / "c", manifest.student_hash(tmp_path / "s"), 0)

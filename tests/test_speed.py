@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dipair_lib import models
-from dipair_lib.evaluation import benchmarks, clocks, costs
+from dipair_lib.evaluation import benchmarks, clocks
 from dipair_lib.inference import device
 from dipair_lib.models.tokens import Texts, read
 from dipair_lib.system import progress
@@ -26,7 +26,7 @@ def texts(tiny_backbone: str, pairs: pd.DataFrame) -> Texts:
 class TestCosts:
     def test_ffnn_head_by_hand(self, tiny_backbone: str, texts: Texts) -> None:
         model = models.DualEncoder(tiny_backbone, (8, 12), (2, 2), projection=8, hidden=(16, 4))
-        found = costs.costs(model, texts)
+        found = model.costs(texts)
         # per pair only 16 -> 4 -> 1 remain, a multiplication and an addition each; biases are no products
         assert found["flops_per_pair"] == 2 * (16 * 4 + 4 * 1)
         assert found["params_per_pair"] == 16 * 4 + 4 + 4 + 1
@@ -35,7 +35,7 @@ class TestCosts:
 
     def test_the_cosine_costs_one_dot_product(self, tiny_backbone: str, texts: Texts) -> None:
         model = models.DualEncoder(tiny_backbone, (8, 12), (0, 0), True, 0, "cosine")
-        found = costs.costs(model, texts)
+        found = model.costs(texts)
         assert found["flops_per_pair"] == 2 * 32
         assert found["bytes_per_text"] == 32 * 4
         assert found["params_per_pair"] == 2
@@ -44,8 +44,8 @@ class TestCosts:
         self, tiny_backbone: str, texts: Texts
     ) -> None:
         per_pair = {
-            (head, k): costs.costs(
-                models.DualEncoder(tiny_backbone, (8, 12), (k, k), projection=8, head=head), texts
+            (head, k): models.DualEncoder(tiny_backbone, (8, 12), (k, k), projection=8, head=head).costs(
+                texts
             )["flops_per_pair"]
             for head in ("ffnn", "transformer")
             for k in (1, 6)
@@ -55,7 +55,7 @@ class TestCosts:
 
     def test_lstm_by_hand(self, texts: Texts) -> None:
         model = models.BiLSTM([f"w{i}" for i in range(30)], (8, 12), width=12, hidden=10, fc=6).eval()
-        found = costs.costs(model, texts)["flops_per_text"]
+        found = model.costs(texts)["flops_per_text"]
         tokens = np.mean(
             [
                 [
@@ -69,7 +69,7 @@ class TestCosts:
         assert found == pytest.approx(tokens * 2 * 4 * 10 * 10 * 2 + 20 * 6 * 2)
 
     def test_a_cross_encoder_has_no_cost_per_text(self, tiny_backbone: str, texts: Texts) -> None:
-        found = costs.costs(models.CrossEncoder(tiny_backbone, (8, 12)), texts)
+        found = models.CrossEncoder(tiny_backbone, (8, 12)).costs(texts)
         assert found["flops_per_text"] is None
         assert found["bytes_per_text"] is None
         assert found["flops_per_pair"] > 0

@@ -262,7 +262,7 @@ class TestRatesOfAStudent:
 
 
 def test_a_transformer_heads_positions_and_sides_start_at_the_tokens_scale() -> None:
-    model = models.DualEncoder("embedded", LENGTHS, (4, 4), head="transformer")
+    model: Any = models.DualEncoder("embedded", LENGTHS, (4, 4), head="transformer")
     found = models.load_tokenizer("embedded")(
         ["Return the number of rows of a table.", "Sort a list in place, the largest first."],
         return_tensors="pt", padding=True,

@@ -314,6 +314,6 @@ class TestNotebooks:
         assert student.teacher_s_per_pair == as_it_is.combine_s_per_pair
         task = load_task(tmp_path / "pairs.csv", **GIVEN)
         plain = models.bring(str(own), 2, task.classes)
-        texts = training.read_rows(task, task.test, models.tokenizer_of(plain), plain.read_lengths).texts
+        texts = training.read_rows(task, task.test, plain.tokenizer, plain.read_lengths).texts
         stored = results.load_logits(tmp_path / "mine", as_it_is.run_id).logits
         np.testing.assert_allclose(stored, inference.predict(plain, texts, device="cpu"), atol=1e-4)

@@ -104,7 +104,7 @@ class TestLosses:
     def test_probabilities_of_scores_are_refused(self, data: Data) -> None:
         scores = replace(data, classes=0)
         with pytest.raises(ValueError, match="loss 'kl' compares probabilities of classes"):
-            training.fit(None, scores, TrainConfig(loss="kl"))
+            training.fit(None, scores, TrainConfig(loss="kl"))  # type: ignore[arg-type]
 
     def test_scores_by_squared_error(self) -> None:
         loss = training.loss_of(self.logits, self.data([0.5, 3.0], 0), np.arange(2), TrainConfig(loss="hard"))
@@ -261,10 +261,10 @@ class TestOrderLosses:
     def test_without_groups_they_are_refused(self, data: Data) -> None:
         alone = replace(data, groups=np.arange(len(data.groups)))
         with pytest.raises(ValueError, match="no two rows share one: name the `group` column"):
-            training.fit(None, alone, TrainConfig(loss="margin"))
+            training.fit(None, alone, TrainConfig(loss="margin"))  # type: ignore[arg-type]
         several = replace(data, teacher=np.zeros((len(data.labels), 3), np.float32), classes=3)
         with pytest.raises(ValueError, match="orders rows by one score, but this task has 3 outputs"):
-            training.fit(None, several, TrainConfig(loss="listwise"))
+            training.fit(None, several, TrainConfig(loss="listwise"))  # type: ignore[arg-type]
 
 
 class TestBeyondThePaper:

@@ -124,15 +124,15 @@ class TestKept:
 
     def test_evenly_spaced_ones(self, tiny_backbone: str) -> None:
         model = dual(tiny_backbone, keep=(3, 3), projection=8, select="even")
-        tokens = tokenize(models.tokenizer_of(model), ["the old red car runs"], 10)  # 7 pieces
+        tokens = tokenize(model.tokenizer, ["the old red car runs"], 10)  # 7 pieces
         assert tryout_sides.kept_places(model, tokens, 0) == [0, 3, 6]
-        short = tokenize(models.tokenizer_of(model), [""], 10)
+        short = tokenize(model.tokenizer, [""], 10)
         assert tryout_sides.kept_places(model, short, 0) == [0, 1]
 
     @pytest.mark.parametrize("select", ["norm", "learned"])
     def test_those_that_weigh_most(self, tiny_backbone: str, select: str) -> None:
         model = dual(tiny_backbone, keep=(2, 2), projection=8, select=select)
-        tokens = tokenize(models.tokenizer_of(model), ["the old red car runs"], 10)
+        tokens = tokenize(model.tokenizer, ["the old red car runs"], 10)
         with torch.no_grad():
             hidden = model.encoder(tokens.take(np.array([0]))[0]).last_hidden_state[0]
         if select == "norm":
@@ -151,7 +151,7 @@ class TestAttention:
         self, tiny_backbone: str, settings: dict[str, Any]
     ) -> None:
         model = dual(tiny_backbone, keep=(2, 6), projection=8, head="transformer", pooled=True, **settings)
-        one = tryout_sides.Loaded("tsf", model, models.tokenizer_of(model))
+        one = tryout_sides.Loaded("tsf", model, model.tokenizer)
         weights = tryout_sides.attention(
             one, [QUERY, "river"]
         )  # the right side has 3 pieces where 6 could be kept
@@ -161,7 +161,7 @@ class TestAttention:
         crosses = [np.concatenate([line.get_xdata(), line.get_ydata()]).tolist() for line in axes.lines]
         assert crosses == [[0, 1, 2.5, 2.5], [2.5, 2.5, 0, 1]], "lines where the left side's three end"
         assert weights.sum(axis=1).tolist() == pytest.approx([1.0] * 7, abs=1e-5)
-        head = model.head.head if settings.get("residual") else model.head
+        head: Any = model.head.inner
         with torch.no_grad():
             sides = []
             for field, text in enumerate((QUERY, "river")):

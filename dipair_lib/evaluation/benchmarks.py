@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from dipair_lib import inference, models
-from dipair_lib.evaluation import costs, schema
+from dipair_lib.evaluation import schema
 from dipair_lib.inference.device import encoder_dtype, moved, placed_on, ready, synchronize
 from dipair_lib.inference.inputs import taking
-from dipair_lib.models import BiLSTM, Constant, CrossEncoder, DualEncoder, TfIdf
+from dipair_lib.models import Constant, CrossEncoder, PairModel, TfIdf, Tokenizer
 from dipair_lib.models.tokens import Texts, length_sorted, read
 
 BATCH_SIZES = {
@@ -101,13 +101,13 @@ def make_benchmarks(
     fields = list(json.loads(row.parameters).get("fields") or []) or [
         c for c in frame.columns if c not in {"label", "group", "gain"}
     ]
-    if isinstance(model, Constant | TfIdf):
+    if model.reads_texts:
         return [baseline(row.run_id, model, [frame[f].tolist() for f in fields])]
-    tokenizer = models.tokenizer_of(model)
+    tokenizer = model.tokenizer
     texts = read(tokenizer, frame, fields, model.read_lengths)
     of_pool = read(tokenizer, pool, fields, model.read_lengths)
     words = [frame[f].tolist() for f in fields]
-    if isinstance(model, CrossEncoder):
+    if model.per_pair:
         dtypes = ("float32", "bfloat16") if is_teacher and gains else ("float32",)
         words = [pool[f].tolist() for f in fields]
         return [
@@ -140,13 +140,13 @@ def average_rows(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
     return float(sum(lengths[batch].sum() for batch in batches) / lengths.mean())
 
 
-def tokenize_call(tokenizer: Any, words: list[list[str]], lengths: Sequence[int]) -> Callable[[], Any]:
+def tokenize_call(tokenizer: Tokenizer, words: list[list[str]], lengths: Sequence[int]) -> Callable[[], Any]:
     """Tokenise the sample of every field."""
     return lambda: [tokenizer(w, truncation=True, max_length=n) for w, n in zip(words, lengths, strict=True)]
 
 
 def cross_encoder(
-    run_id: str, model: CrossEncoder, dtype: str, tokenizer: Any, words: list[list[str]], texts: Texts
+    run_id: str, model: CrossEncoder, dtype: str, tokenizer: Tokenizer, words: list[list[str]], texts: Texts
 ) -> Benchmark:
     """A cross-encoder on the clock: tokenisation (on a CPU) and the whole pass are per pair."""
     device, n, candidates = placed_on(model), len(texts), CANDIDATES if len(words) > 1 else 1
@@ -192,8 +192,8 @@ def filled(n: int, most: int) -> np.ndarray:
 
 def dual(
     run_id: str,
-    model: DualEncoder | BiLSTM,
-    tokenizer: Any,
+    model: PairModel,
+    tokenizer: Tokenizer,
     words: list[list[str]],
     texts: Texts,
     pool: Texts | None = None,
@@ -219,7 +219,7 @@ def dual(
     def encode_all(size: int) -> None:
         for number, batches in enumerate(planned[size]):
             for batch in map(take[number], batches):
-                costs.encode_and_prepare(model, batch, number)
+                model.encode_and_prepare(*batch, number)
 
     with torch.inference_mode():
         size = best_size(sizes["encode"], encode_all, device, units)
@@ -238,7 +238,7 @@ def dual(
         query = words[0][number % len(words[0])]
         encoded = tokenizer([query], truncation=True, max_length=lengths[0])["input_ids"]
         ids = torch.tensor(encoded).to(device)
-        asked = model.prepare(model.encode(ids, torch.ones_like(ids, dtype=torch.bool), 0), 0)
+        asked = model.encode_and_prepare(ids, torch.ones_like(ids, dtype=torch.bool), 0)
         rows = [(number + np.arange(CANDIDATES)) % len(t) for t in texts.tokens]
         found = [inference.gather(p, r) for p, r in zip(prepared[1:], rows[1:], strict=True)]
         model.combine(asked, *found).cpu()
@@ -255,7 +255,7 @@ def dual(
     )
 
 
-def combine_tiles(model: Any, prepared: Sequence[models.Prepared], units: int) -> Callable[[int], None]:
+def combine_tiles(model: PairModel, prepared: Sequence[models.Prepared], units: int) -> Callable[[int], None]:
     """Score so many pairs in tiles of a number of pairs each, every left text of a block with every right one: how two collections meet,
     and one query its candidates. Each tile takes its texts from all over the cache, and its logits are made."""
     random = np.random.default_rng(0)
@@ -272,7 +272,7 @@ def combine_tiles(model: Any, prepared: Sequence[models.Prepared], units: int) -
     return combine
 
 
-def combine_list(model: Any, prepared: Sequence[models.Prepared], units: int) -> Callable[[int], None]:
+def combine_list(model: PairModel, prepared: Sequence[models.Prepared], units: int) -> Callable[[int], None]:
     """Score so many tuples of any texts (or single texts) in batches."""
     random = np.random.default_rng(0)
     rows = [random.integers(0, len(p[0]), units) for p in prepared]

@@ -46,7 +46,7 @@ class Entry:
     name: str
     device: str
     dtype: str
-    model: Any
+    model: paper_systems.System
     flops: tuple[float, float]
     batches: list[Batch] = field(default_factory=list)
     looked_up: list[torch.Tensor] = field(default_factory=list)
@@ -124,7 +124,7 @@ def enter(
 
     It gets as many sentences, in doublings from 128 (ELMo: 256, see ``batches_of``), as one pass of some seconds can take.
     """
-    model: Any = paper_systems.build(name, size)
+    model = paper_systems.build(name, size)
     if isinstance(model, BiLSTM):
         model.gates()  # once per vocabulary: part of no sentence
     entry = Entry(name, device, "float32", model, paper_systems.flops_of(model))

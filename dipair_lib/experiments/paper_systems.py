@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, OpenAIGPTConfig
 
-from dipair_lib.evaluation import costs
-from dipair_lib.models import BiLSTM, CrossEncoder
+from dipair_lib.models import BiLSTM, CrossEncoder, costs
 from dipair_lib.models.cross_encoder import mean_of
 from dipair_lib.models.elmo import ELMo
 from dipair_lib.models.lstm_ways import head, packed_states, vectors_of
@@ -33,9 +32,10 @@ SIZES: dict[str, Callable[[], Any]] = {
     "BiLSTM 150": lambda: {"hidden": 150, "fc": 200},
 }
 Batch = tuple[torch.Tensor, torch.Tensor]
+System = CrossEncoder | ELMo | BiLSTM
 
 
-def build(name: str, size: Any = None) -> nn.Module:
+def build(name: str, size: Any = None) -> System:
     """A system of the paper with random weights, in float32 and evaluation mode.
 
     Args:
@@ -44,7 +44,7 @@ def build(name: str, size: Any = None) -> nn.Module:
     if name not in SIZES:
         raise ValueError(f"systems: expected some of {', '.join(SIZES)}, but got {name!r}")
     size = size or SIZES[name]()
-    model: nn.Module
+    model: System
     if name == "ELMo":
         model = ELMo(**(size or {}))
     elif name.startswith("BiLSTM"):
@@ -71,7 +71,7 @@ def zipf(generator: torch.Generator, vocabulary: int, shape: tuple[int, ...]) ->
     return (vocabulary ** torch.rand(shape, generator=generator)).long() % vocabulary
 
 
-def batches_of(model: Any, lengths: np.ndarray, batch_size: int) -> list[Batch]:
+def batches_of(model: System, lengths: np.ndarray, batch_size: int) -> list[Batch]:
     """ids [n, tokens] (ELMo: characters [n, words, 50]) and mask of sentences of these lengths, longest first.
 
     A batch holds at most ``batch_size`` sentences, and at most an eighth of all tokens, so that little of it is padding. ELMo computes no
@@ -98,7 +98,7 @@ def batches_of(model: Any, lengths: np.ndarray, batch_size: int) -> list[Batch]:
     return found
 
 
-def look_up(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def look_up(model: System, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """What a system fetches for each word on its own: vectors, of ELMo the character network's, of the BiLSTM on a CPU its gates."""
     if isinstance(model, ELMo):
         return model.look_up(ids, mask)
@@ -107,7 +107,7 @@ def look_up(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return model.encoder.get_input_embeddings()(ids)  # type: ignore[no-any-return]
 
 
-def rest(model: Any, looked_up: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def rest(model: System, looked_up: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The logits [n, 2] from what was looked up."""
     if isinstance(model, ELMo):
         return model.read(looked_up, mask)
@@ -119,12 +119,12 @@ def rest(model: Any, looked_up: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
     return model.output(mean_of(hidden, mask))  # type: ignore[no-any-return]
 
 
-def whole(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def whole(model: System, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The logits [n, 2] from ids."""
     return rest(model, look_up(model, ids, mask), mask)
 
 
-def parameters_of(model: Any) -> tuple[int, int]:
+def parameters_of(model: System) -> tuple[int, int]:
     """All parameters, and those of them that only ``look_up`` reads (with a transformer's positions and types)."""
     tables: list[Any]
     if isinstance(model, ELMo):
@@ -148,7 +148,7 @@ def count_parameters(systems: Sequence[str] = tuple(SIZES)) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def flops_of(model: nn.Module) -> tuple[float, float]:
+def flops_of(model: System) -> tuple[float, float]:
     """FLOPs per sentence of matrix products, whole and without look-up: mean of 8 sentences of the distribution, without padding."""
     counts = []
     for length in lengths_like_sst2(8):

@@ -31,9 +31,11 @@ class Setting(NamedTuple):
     threads: int
 
 
-def teacher_of(setting: Setting) -> Any:
+def teacher_of(setting: Setting) -> models.CrossEncoder:
     """The teacher, float32."""
-    return models.load(results.row_folder(setting.out, setting.teacher) / "model")
+    model = models.load(results.row_folder(setting.out, setting.teacher) / "model")
+    assert model.per_pair
+    return model
 
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -74,15 +76,15 @@ def make_all(setting: Setting, texts: Sequence[Sequence[str]]) -> None:
 
 def save_encoder(setting: Setting, path: Path) -> None:
     """The teacher's encoder and tokenizer in the layout of Hugging Face."""
-    teacher = teacher_of(setting)
+    teacher: Any = teacher_of(setting)
     teacher.encoder.save_pretrained(path)
-    models.tokenizer_of(teacher).save_pretrained(path)
+    teacher.tokenizer.save_pretrained(path)
 
 
 class Graph(torch.nn.Module):
     """The teacher with the inputs that exported cross-encoders have."""
 
-    def __init__(self, teacher: Any) -> None:
+    def __init__(self, teacher: models.CrossEncoder) -> None:
         super().__init__()
         self.teacher = teacher
 
@@ -96,7 +98,7 @@ class Graph(torch.nn.Module):
 def save_graph(setting: Setting, path: Path, texts: Sequence[Sequence[str]]) -> None:
     """The teacher as ONNX, any number of pairs of any length."""
     teacher = teacher_of(setting)
-    tokenizer: Any = models.tokenizer_of(teacher)
+    tokenizer: Any = teacher.tokenizer
     sample = tokenizer(
         *(list(side[:3]) for side in texts), padding=True, return_token_type_ids=True, return_tensors="pt"
     )
@@ -132,7 +134,7 @@ def calibrate_graph(
     import nncf
     import openvino
 
-    tokenizer: Any = models.tokenizer_of(teacher_of(setting))
+    tokenizer: Any = teacher_of(setting).tokenizer
 
     def batch(i: int) -> dict[str, np.ndarray]:
         encoded = tokenizer([texts[0][i]], [texts[1][i]], return_token_type_ids=True, return_tensors="np")

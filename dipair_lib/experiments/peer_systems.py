@@ -124,12 +124,11 @@ def own_teacher(entry: Entry, setting: Setting) -> Peer:
     return Peer(lambda left, right: scored(model, left, right))
 
 
-def scored(model: Any, *sides: Sequence[str]) -> np.ndarray:
+def scored(model: models.Network, *sides: Sequence[str]) -> np.ndarray:
     """Scores [pairs] of raw texts by one of our models in its own dtype."""
     frame = pd.DataFrame({str(n): list(texts) for n, texts in enumerate(sides)})
-    tokenizer = models.tokenizer_of(model)
-    texts = models.tokens.read(tokenizer, frame, list(frame), model.read_lengths)
-    dtype = str(next(model.encoder.parameters()).dtype).removeprefix("torch.")
+    texts = models.tokens.read(model.tokenizer, frame, list(frame), model.read_lengths)
+    dtype = str(next(model.encoders[0].parameters()).dtype).removeprefix("torch.")
     return inference.predict(model, texts, dtype=dtype, device="cpu", what="")[:, 0]
 
 
@@ -161,7 +160,7 @@ def st_teacher(entry: Entry, setting: Setting) -> Peer:
 
 def joined(setting: Setting, run: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Peer:
     """The teacher's graph: pairs tokenised together, in batches sorted by length."""
-    tokenizer: Any = models.tokenizer_of(peer_files.teacher_of(setting))
+    tokenizer: Any = peer_files.teacher_of(setting).tokenizer
 
     def score(left: Sequence[str], right: Sequence[str]) -> np.ndarray:
         encoded = tokenizer(list(left), list(right), return_token_type_ids=True)

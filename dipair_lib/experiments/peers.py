@@ -241,9 +241,9 @@ def encoding(out: Path | str, run: str, n: int = 512, turns: int = 5) -> pd.Data
     )
 
 
-def vectors_of(model: Any, texts: Sequence[str]) -> np.ndarray:
+def vectors_of(model: models.PairModel, texts: Sequence[str]) -> np.ndarray:
     """Unit vectors float32 [texts, width] of the right field's texts by a cosine student."""
-    tokens = tokenize(models.tokenizer_of(model), list(texts), model.read_lengths[1])
+    tokens = tokenize(model.tokenizer, list(texts), model.read_lengths[1])
     with torch.inference_mode():
         return inference.prepare_all(model, tokens, 1, what="")[0].numpy()
 

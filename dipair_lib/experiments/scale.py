@@ -16,8 +16,8 @@ import pyarrow as pa
 import torch
 
 from dipair_lib.data import loading
-from dipair_lib.evaluation import benchmarks, clocks, costs, results, schema
-from dipair_lib.models import Prepared
+from dipair_lib.evaluation import benchmarks, clocks, results, schema
+from dipair_lib.models import Prepared, costs
 from dipair_lib.models.heads import FFNNHead
 from dipair_lib.reporting import criteria, derived, guard, selection, wording
 from dipair_lib.scoring import block_search, collection, encoding, jobs, manifest, top_k

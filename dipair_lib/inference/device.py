@@ -9,10 +9,13 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from dipair_lib.models import BaseModel
+
+M = TypeVar("M", bound=BaseModel)
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -38,9 +41,9 @@ def device_of(asked: str | torch.device = "auto") -> torch.device:
     return torch.device(asked)
 
 
-def placed_on(model: Any) -> torch.device:
+def placed_on(model: torch.nn.Module) -> torch.device:
     """The device a model's weights are on; a model without any computes on the CPU."""
-    first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    first = next(model.parameters(), None)
     return torch.device("cpu") if first is None else first.device
 
 
@@ -92,10 +95,9 @@ PROBES: dict[str, Callable[[], bool]] = {
 }
 
 
-def in_dtype(model: Any, dtype: str) -> Any:
+def in_dtype(model: M, dtype: str) -> M:
     """The model with its encoder in another dtype, a copy; the model itself where it is in that dtype, or has no encoder (a BiLSTM)."""
-    encoder = getattr(model, "encoder", None)
-    if encoder is None or next(encoder.parameters()).dtype == getattr(torch, dtype):
+    if not model.encoders or next(model.encoders[0].parameters()).dtype == getattr(torch, dtype):
         return model.eval()
     fast = copy.copy(model)
     fast._modules = dict(model._modules)
@@ -103,32 +105,24 @@ def in_dtype(model: Any, dtype: str) -> Any:
     return fast.eval()
 
 
-def encoders_of(model: Any) -> list[Any]:
-    """The transformers of a model: one, one for each field, or none."""
-    encoder = getattr(model, "encoder", None)
-    if encoder is None:
-        return []
-    return list(encoder) if isinstance(encoder, torch.nn.ModuleList) else [encoder]
-
-
-def place(model: Any, device: torch.device) -> Any:
+def place(model: M, device: torch.device) -> M:
     """Move a network to a device, in place. On a GPU its attention is one kernel (SDPA); on a CPU the plain form's backward is faster.
 
     A model that selects tokens by attention keeps the plain form, which alone gives the weights.
     """
-    fused = device.type != "cpu" and getattr(model, "select", "") != "attention"
-    for encoder in encoders_of(model):
+    fused = device.type != "cpu" and not model.needs_weights
+    for encoder in model.encoders:
         if getattr(encoder, "_supports_sdpa", False):
             encoder.set_attn_implementation("sdpa" if fused else "eager")
     return model.to(device)
 
 
-def ready(model: Any, device: torch.device, dtype: str) -> Any:
+def ready(model: M, device: torch.device, dtype: str) -> M:
     """A network in evaluation mode on a device, its encoder in a dtype: itself where it is so, else a copy."""
     if placed_on(model).type == device.type:
         return in_dtype(model, dtype)
     fast = copy.deepcopy(model)
-    for encoder in encoders_of(fast):
+    for encoder in fast.encoders:
         encoder.to(getattr(torch, dtype))
     return place(fast, device).eval()
 

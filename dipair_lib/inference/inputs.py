@@ -7,14 +7,13 @@ longer for its batch than it computes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from dipair_lib.inference.device import moved
-from dipair_lib.models import CrossEncoder
+from dipair_lib.models import Network
 from dipair_lib.models.cross_encoder import joined_lengths
 from dipair_lib.models.tokens import Texts, Tokens
 
@@ -28,15 +27,16 @@ class Inputs:
         model: a cross-encoder or what encodes each field alone. texts: of the rows. device: where the batches are wanted.
     """
 
-    def __init__(self, model: Any, texts: Texts, device: torch.device) -> None:
+    def __init__(self, model: Network, texts: Texts, device: torch.device) -> None:
         self.model, self.texts, self.device = model, texts, device
         self.fields = [OnDevice(tokens, device) for tokens in texts.tokens] if device.type != "cpu" else []
 
     def rows(self, rows: np.ndarray) -> list[torch.Tensor]:
         """A cross-encoder's joined input of some rows: what ``CrossEncoder.batch`` gives, wider where padding helps."""
+        assert self.model.per_pair
         if not self.fields:
             return list(self.model.batch(self.texts, rows))
-        if type(self.model).batch is not CrossEncoder.batch:  # joins in its own way
+        if self.model.joins_itself:
             return [wider(tensor) for tensor in moved(list(self.model.batch(self.texts, rows)), self.device)]
         lengths = joined_lengths(self.texts, rows)
         width = up(int(lengths.max(initial=1)))

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dipair_lib.inference.device import device_of, encoder_dtype, encoders_of, placed_on, ready
+from dipair_lib.inference.device import device_of, encoder_dtype, placed_on, ready
 from dipair_lib.inference.inputs import taking
 from dipair_lib.models import DualEncoder
 from dipair_lib.models.backbone import config_as_dict
 from dipair_lib.models.cross_encoder import mean_of
 from dipair_lib.models.dipair import Outputs
-from dipair_lib.models.heads import Kept, Prepared, SimilarityHead
+from dipair_lib.models.pair_model import Head, Kept, Prepared
+from dipair_lib.models.similarities import SimilarityHead
 from dipair_lib.models.tokens import BATCH_TOKENS, Texts, Tokens, in_batches
 from dipair_lib.system import contents, machine, progress
 from dipair_lib.system.disk import hashed
@@ -66,13 +67,13 @@ def stored_outputs(
     there = device_of(device)
     dtype = encoder_dtype("auto", there)
     fast = None
-    names = [encoder_hash(encoder) for encoder in encoders_of(model)]
+    names = [encoder_hash(encoder) for encoder in model.encoders]
     counts = {"encoded": 0, "from_store": 0}
     stored = []
     for field, (tokens, length) in enumerate(zip(texts.tokens, model.read_lengths, strict=True)):
         name = names[field if len(names) > 1 else 0]
         path = folder / f"{hash_of(name, length, dtype, tokens.ids, tokens.offsets)}.npy"
-        wanted = [path, *([path.with_suffix(".received.npy")] if model.select == "attention" else [])]
+        wanted = [path, *([path.with_suffix(".received.npy")] if model.needs_weights else [])]
         with machine.lock(f"{path}.lock"):
             if all(is_whole(file) for file in wanted):
                 counts["from_store"] += len(tokens)
@@ -97,7 +98,7 @@ def is_whole(path: Path) -> bool:
     )
 
 
-def encoder_hash(encoder: Any) -> str:
+def encoder_hash(encoder: torch.nn.Module) -> str:
     """The sha256 of an encoder's weights (name, dtype, shape, bytes) and of what its configuration has for its outputs; a tenth of a second
     for MiniLM."""
     config = {name: value for name, value in config_as_dict(encoder).items() if name not in NO_OUTPUT}
@@ -199,7 +200,7 @@ def prepare_stored(
     model: DualEncoder,
     stored: Stored,
     field: int,
-    head: Any = None,
+    head: Head | None = None,
     texts: np.ndarray | None = None,
     chunk: int = 1024,
 ) -> Prepared:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,7 @@ import torch
 from dipair_lib.inference.device import device_of, encoder_dtype, placed_on, ready
 from dipair_lib.inference.inputs import Inputs, taking
 from dipair_lib.inference.outputs import prepare_stored, stored_outputs
-from dipair_lib.models import Constant, CrossEncoder, DualEncoder, Model, TfIdf
-from dipair_lib.models.heads import Prepared
+from dipair_lib.models import CrossEncoder, DualEncoder, Model, PairModel, Prepared
 from dipair_lib.models.tokens import BATCH_TOKENS, Texts, Tokens, in_batches
 from dipair_lib.system import progress
 
@@ -41,12 +39,12 @@ def predict(
         with torch.inference_mode():
             prepared = [prepare_stored(model, one, field) for field, one in enumerate(outputs)]
             return combine_all(model, prepared, texts)
-    if isinstance(model, Constant | TfIdf):
+    if model.reads_texts:
         return model.predict(texts)
     there = device_of(device)
     fast = ready(model, there, dtype_of(model, there) if dtype == "auto" else dtype)
     with torch.inference_mode():
-        if isinstance(fast, CrossEncoder):
+        if fast.per_pair:
             return score_rows(fast, texts, fast, batch_tokens, what)
         prepared = [
             prepare_all(fast, tokens, field, batch_tokens, what) for field, tokens in enumerate(texts.tokens)
@@ -77,7 +75,7 @@ def batches_for(lengths: np.ndarray, device: torch.device, batch_tokens: int = 0
     return in_batches(lengths, batch_tokens or (BATCH_TOKENS if device.type == "cpu" else GPU_TOKENS))
 
 
-def combine_all(model: Any, prepared: Sequence[Prepared], texts: Texts, chunk: int = 0) -> np.ndarray:
+def combine_all(model: PairModel, prepared: Sequence[Prepared], texts: Texts, chunk: int = 0) -> np.ndarray:
     """Logits float32 [rows, outputs] of every row, from its texts' prepared tensors, so many rows at a time."""
     chunk = chunk or (2048 if prepared[0][0].device.type == "cpu" else 65_536)
     parts = np.array_split(np.arange(len(texts)), max(1, len(texts) // chunk))
@@ -100,18 +98,18 @@ def teacher_features(teacher: CrossEncoder, texts: Texts, device: str | torch.de
 
 def dtype_of(model: Model, device: str | torch.device = "auto") -> str:
     """The dtype of the arithmetic that ``predict`` uses for a model on a device, weights aside."""
-    return encoder_dtype("auto", device_of(device)) if hasattr(model, "encoder") else "float32"
+    return encoder_dtype("auto", device_of(device)) if model.encoders else "float32"
 
 
 def prepare_all(
-    model: Any, tokens: Tokens, field: int, batch_tokens: int = 0, what: str = "encoding"
+    model: PairModel, tokens: Tokens, field: int, batch_tokens: int = 0, what: str = "encoding"
 ) -> Prepared:
     """Encode and prepare every text of a field, length-sorted; tensors [texts, ...] in the texts' own order, where the model is."""
     device = placed_on(model)
     take = taking(tokens, device)
     batches = batches_for(tokens.lengths, device, batch_tokens)
     tracked = progress.track(batches, what)
-    return in_order([model.prepare(model.encode(*take(texts), field), field) for texts in tracked], batches)
+    return in_order([model.encode_and_prepare(*take(texts), field) for texts in tracked], batches)
 
 
 def in_order(parts: Sequence[Prepared], batches: Sequence[np.ndarray]) -> Prepared:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,16 +10,24 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
+from dipair_lib.models.pair_model import BaseModel
 from dipair_lib.models.tokens import Texts
 
+NO_COSTS = dict.fromkeys(
+    ("params_embedding", "params_per_pair", "flops_per_text", "flops_per_pair", "bytes_per_text")
+)
 
-class Constant:
+
+class Constant(BaseModel):
     """The same logits for every row: the class frequencies of the training split, or the mean score. No ranking beats chance with it."""
 
     kind = "constant"
+    per_pair: Literal[False] = False
+    reads_texts: Literal[True] = True
 
     def __init__(self, logits: list[float]) -> None:
-        self.config: dict[str, Any] = {"logits": [float(x) for x in logits]}
+        super().__init__()
+        self.settings = {"logits": [float(x) for x in logits]}
 
     @classmethod
     def fit(cls, labels: np.ndarray, classes: int) -> Constant:
@@ -33,19 +41,28 @@ class Constant:
 
     def predict(self, texts: Texts) -> np.ndarray:
         """float32 [rows, outputs]."""
-        return np.tile(np.asarray(self.config["logits"], np.float32), (len(texts), 1))
+        return np.tile(np.asarray(self.settings["logits"], np.float32), (len(texts), 1))
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": "constant", "family": "constant"}
+
+    def costs(self, texts: Texts, sample: int = 8) -> dict[str, Any]:
+        return {**NO_COSTS, "params_total": len(self.settings["logits"])}
 
 
-class TfIdf:
+class TfIdf(BaseModel):
     """Lexical baseline: for pairs the cosine of the TF-IDF vectors, for single texts a linear classifier on them.
 
     Scale and shift (or the classifier) are fitted on the training split, so that its logits have a threshold that was not chosen on test.
     """
 
     kind = "tfidf"
+    per_pair: Literal[False] = False
+    reads_texts: Literal[True] = True
 
     def __init__(self, vocabulary: list[str], weights: dict[str, np.ndarray], fields: int) -> None:
-        self.config: dict[str, Any] = {"vocabulary": vocabulary, "fields": fields}
+        super().__init__()
+        self.settings = {"vocabulary": vocabulary, "fields": fields}
         self.weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
         self.vectorizer = vectorizer(vocabulary)
         self.vectorizer.idf_ = self.weights["idf"]
@@ -88,8 +105,17 @@ class TfIdf:
             *(self.prepare(t)[texts.index[:, field]] for field, t in enumerate(texts.distinct))
         )
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The fitted numbers, for a safetensors file."""
+    def describe(self) -> dict[str, Any]:
+        return {"model": "TF-IDF", "family": "lexical"}
+
+    def costs(self, texts: Texts, sample: int = 8) -> dict[str, Any]:
+        """A sparse vector's bytes are its stored entries (8 bytes of value, 4 of index)."""
+        entries = [self.prepare(t[:500]).nnz / min(500, len(t)) for t in texts.distinct]
+        total = sum(w.size for w in self.weights.values())
+        return {**NO_COSTS, "params_total": total, "bytes_per_text": float(np.mean(entries)) * 12}
+
+    def tensors(self, frozen_encoder: bool = False) -> dict[str, torch.Tensor]:
+        """The fitted numbers."""
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in self.weights.items()}
 
 

@@ -11,13 +11,15 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from dipair_lib.models.heads import CompareHead, Kept, Prepared
+from dipair_lib.models.heads import CompareHead
+from dipair_lib.models.pair_model import Kept, PairModel
+from dipair_lib.models.tokens import Texts
 from dipair_lib.models.words import FIRST, SPREAD, WIDTH, WordTokenizer
 
 WORDS_ROUNDED_TO = 128
 
 
-class BiLSTM(nn.Module):
+class BiLSTM(PairModel):
     """Single-layer BiLSTM over words, last forward and backward states, no attention, no layer norm (Tang et al. 2019, section 3.1).
 
     Two channels of word vectors, one frozen, one trained. One text goes to the fully connected layer as it is, several are compared as
@@ -32,6 +34,7 @@ class BiLSTM(nn.Module):
     """
 
     kind = "bilstm"
+    head: CompareHead
 
     def __init__(
         self,
@@ -48,7 +51,7 @@ class BiLSTM(nn.Module):
             raise ValueError(
                 f"table: expected shape [{len(words)}, {width}] (words, width), but got {list(table.shape)}"
             )
-        self.settings: dict[str, Any] = {
+        self.settings = {
             "words": list(words),
             "read_lengths": list(read_lengths),
             "width": width,
@@ -67,23 +70,21 @@ class BiLSTM(nn.Module):
         self.folded: tuple[list[int], torch.Tensor, torch.Tensor] = ([], torch.empty(0), torch.empty(0))
 
     @property
-    def config(self) -> dict[str, Any]:
-        """Everything that builds this architecture again, as JSON values."""
-        return self.settings
-
-    @property
-    def read_lengths(self) -> list[int]:
-        return self.settings["read_lengths"]  # type: ignore[no-any-return]
-
-    @property
     def tokenizer(self) -> WordTokenizer:
         """Texts to the ids of this model's words."""
         return WordTokenizer(self.settings["words"])
 
     @property
-    def final_bias(self) -> nn.Parameter:
-        """The shift of the logits [outputs]."""
-        return self.head.output.bias
+    def sparse_tables(self) -> list[nn.Embedding]:
+        return [self.trained]
+
+    def describe(self) -> dict[str, Any]:
+        name, lengths = f"BiLSTM {self.settings['hidden']}", "+".join(map(str, self.read_lengths))
+        return {"model": name, "family": "bilstm", "head": "compare", "read_lengths": lengths}
+
+    def costs(self, texts: Texts, sample: int = 8) -> dict[str, Any]:
+        self.gates()  # computed once per vocabulary: not part of any text
+        return super().costs(texts, sample)
 
     def encode(self, ids: torch.Tensor, mask: torch.Tensor, field: int) -> Kept:
         """Once per text: ids, mask [texts, words] -> the last states of both directions as Kept [texts, 1, 2 * hidden]."""
@@ -186,16 +187,6 @@ class BiLSTM(nn.Module):
                     table[number, new] = x @ w.T + (b + c)
                 known[new] = True
         return table
-
-    def prepare(self, kept: Kept, field: int) -> Prepared:
-        return self.head.prepare(kept, field)
-
-    def combine(self, *prepared: Prepared) -> torch.Tensor:
-        return self.head.combine(*prepared)
-
-    def score(self, *kept: Kept) -> torch.Tensor:
-        """Logits [rows, outputs] of aligned texts."""
-        return self.combine(*(self.prepare(k, field) for field, k in enumerate(kept)))
 
 
 class Recurrence(torch.autograd.Function):

@@ -7,20 +7,24 @@ backbone by name); the truncated-input teacher is one that reads only the first 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from dipair_lib.models import costs
 from dipair_lib.models.backbone import build_backbone, config_as_dict, load_backbone, positions_of
 from dipair_lib.models.folders import EMBEDDED, DoesNotApply
+from dipair_lib.models.pair_model import BaseModel
 from dipair_lib.models.tokens import Texts
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class CrossEncoder(nn.Module):
+class CrossEncoder(BaseModel):
     """[CLS] a [SEP] b [SEP] -> encoder -> mean of the outputs -> logits.
 
     The mean is read, not [CLS], because the embedded backbone was trained with mean pooling and has no trained [CLS] (the papers' BERT has;
@@ -36,7 +40,9 @@ class CrossEncoder(nn.Module):
     """
 
     kind = "cross_encoder"
-    notes = ""  # what a reader of the row should know of how the checkpoint was taken
+    per_pair: Literal[True] = True
+    reads_texts: Literal[False] = False
+    joins_itself = False  # in another way than ``joined_lengths`` says
 
     def __init__(
         self,
@@ -76,8 +82,26 @@ class CrossEncoder(nn.Module):
         return {**self.settings, "backbone_config": config_as_dict(self.encoder)}
 
     @property
-    def read_lengths(self) -> list[int]:
-        return self.settings["read_lengths"]  # type: ignore[return-value]
+    def encoders(self) -> list[Any]:
+        return [self.encoder]
+
+    def describe(self) -> dict[str, Any]:
+        settings = self.settings
+        name = f"cross-encoder {settings['layers']} layers" if settings["layers"] else "teacher"
+        backbone, lengths = Path(settings["backbone"]).name, "+".join(map(str, self.read_lengths))
+        return {"model": name, "family": "cross-encoder", "backbone": backbone, "read_lengths": lengths}
+
+    def costs(self, texts: Texts, sample: int = 8) -> dict[str, Any]:
+        known = costs.count_parameters(self)
+        rows = np.linspace(0, len(texts) - 1, min(sample, len(texts))).astype(np.int64)
+        flops = [costs.count_flops(partial(self, *self.batch(texts, np.array([row])))) for row in rows]
+        return {
+            **known,
+            "params_per_pair": known["params_total"],
+            "flops_per_text": None,
+            "flops_per_pair": float(np.mean(flops)),
+            "bytes_per_text": None,
+        }
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
         """ids, mask, types [pairs, tokens] -> logits [pairs, outputs]."""

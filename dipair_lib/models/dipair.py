@@ -16,17 +16,10 @@ from torch.nn import functional as F
 from dipair_lib.models.backbone import build_backbone, config_as_dict, load_backbone, positions_of
 from dipair_lib.models.cross_encoder import mean_of
 from dipair_lib.models.folders import EMBEDDED, DoesNotApply
-from dipair_lib.models.heads import (
-    SIMILARITIES,
-    FFNNHead,
-    Kept,
-    Prepared,
-    ResidualHead,
-    SimilarityHead,
-    TransformerHead,
-)
+from dipair_lib.models.heads import HEADS
+from dipair_lib.models.pair_model import Head, Kept, PairModel, joined
+from dipair_lib.models.similarities import SIMILARITIES, ResidualHead, SimilarityHead
 
-HEADS = (*SIMILARITIES, "ffnn", "transformer")
 SELECT = ("first", "even", "norm", "attention", "learned")
 RESIDUAL = ("", *SIMILARITIES)
 
@@ -46,7 +39,7 @@ class Outputs(NamedTuple):
     received: torch.Tensor | None = None
 
 
-class DualEncoder(nn.Module):
+class DualEncoder(PairModel):
     """An encoder; of each text k of its outputs, projected, and/or the mean of all outputs; a head over both sides.
 
     Args:
@@ -75,8 +68,6 @@ class DualEncoder(nn.Module):
     CHOICES = (
         "backbone", "layers", "shared", "head", "keep", "select", "pooled", "residual", "projection", "hidden", "head_layers", "head_ffn",
     )  # fmt: skip
-    tokenizer_folder: Path | None = None  # of an exported student, which brings its own tokenizer
-    start = ""  # what the encoder's weights started from, where it was not the backbone: see ``training.start_encoder``
 
     def __init__(
         self,
@@ -137,6 +128,7 @@ class DualEncoder(nn.Module):
                 f"projection: expected at most the encoder's width {width}, but got {max(widths)}"
             )
         self.pooled, self.keep, self.select = pooled, keep, select
+        self.needs_weights = select == "attention"
         out = [w or width for w in widths]
         one = shared and len(set(widths)) == 1
         self.projection: Any = nn.ModuleList(
@@ -144,11 +136,11 @@ class DualEncoder(nn.Module):
         )
         queries = [torch.randn(k, width) * width**-0.5 for k in keep] if select == "learned" else []
         self.queries = nn.ParameterList(nn.Parameter(q) for q in queries)
-        self.head: Any = build_head(self.settings, out, width)
+        self.head = build_head(self.settings, out, width)
 
     def encoder_of(self, field: int) -> Any:
         """The encoder that reads a field."""
-        return self.encoder[field] if isinstance(self.encoder, nn.ModuleList) else self.encoder
+        return self.encoders[0 if self.settings["shared"] else field]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -156,18 +148,35 @@ class DualEncoder(nn.Module):
         return {**self.settings, "backbone_config": config_as_dict(self.encoder_of(0))}
 
     @property
-    def read_lengths(self) -> list[int]:
-        return self.settings["read_lengths"]  # type: ignore[no-any-return]
+    def encoders(self) -> list[Any]:
+        return list(self.encoder) if isinstance(self.encoder, nn.ModuleList) else [self.encoder]
 
-    @property
-    def final_bias(self) -> nn.Parameter:
-        """The shift of the logits [outputs]."""
-        return self.head.final_bias  # type: ignore[no-any-return]
+    def describe(self) -> dict[str, Any]:
+        settings, keep, head = self.settings, self.keep, self.settings["head"]
+        layers = f"{settings['layers']} layers" if settings["layers"] else ""
+        backbone = " ".join(filter(None, [Path(settings["backbone"]).name, layers]))
+        common = {"backbone": backbone, "read_lengths": "+".join(map(str, self.read_lengths))}
+        encoder = [f"{settings['layers']} encoder layers"] if layers else []
+        encoder += [] if settings["shared"] else ["separate encoders"]
+        plus = f" + {settings['residual']}" if settings["residual"] else ""
+        inner, tokens = self.head.inner, head != "cosine" and any(keep)
+        if not tokens:
+            name = " ".join([inner.name(tokens), *inner.sizes([])]) + plus
+            return {"model": ", ".join([name, *encoder]), "family": "dual-encoder", "head": head, **common}
+        kept = {"keep": joined(keep), "projection": joined(settings["projection"]) or None}
+        sizes = inner.sizes([f"w={kept['projection'] or 'full'}"] if kept["projection"] != 128 else [])
+        sizes += [self.select] if self.select != "first" else []
+        pooled = self.pooled and not head.startswith("cosine")  # which reads the mean anyway
+        # Rows of one head differ in the tokens they keep, and in nothing else of the head.
+        label = " ".join([head + ("+pooled" if pooled else ""), *sizes])
+        name = " ".join([f"{inner.name(tokens)} k={kept['keep']}", *sizes])
+        name += (" + pooled" if pooled else "") + plus
+        return {"model": ", ".join([name, *encoder]), "family": "dipair", "head": label, **kept, **common}
 
     def outputs_of(self, ids: torch.Tensor, mask: torch.Tensor, field: int) -> Outputs:
         """What the encoder gives, in the head's dtype (the encoder may run in a shorter one)."""
         dtype = self.final_bias.dtype
-        asked = {"output_attentions": True} if self.select == "attention" else {}
+        asked = {"output_attentions": True} if self.needs_weights else {}
         found = self.encoder_of(field)(input_ids=ids, attention_mask=mask, **asked)
         received = None
         if asked:
@@ -221,7 +230,7 @@ class DualEncoder(nn.Module):
             vectors = scores.masked_fill(~mask[:, None], float("-inf")).softmax(-1) @ vectors
             mask = mask.any(1, keepdim=True).expand(-1, vectors.shape[1])
         vectors = projection(vectors) * mask[..., None].to(vectors.dtype)
-        if self.settings["head"] == "transformer" and kept.pooled is not None:
+        if self.head.inner.reads_mean and kept.pooled is not None:
             token = projection(10 * F.normalize(kept.pooled, dim=-1))[:, None]
             vectors = torch.cat([token, vectors], dim=1)
             mask = F.pad(mask, (1, 0), value=True)
@@ -231,38 +240,12 @@ class DualEncoder(nn.Module):
         """Once per text: ids, mask [texts, tokens] -> Kept. Costly, cacheable."""
         return self.project(self.cut(self.outputs_of(ids, mask, field), field), field)
 
-    def prepare(self, kept: Kept, field: int) -> Prepared:
-        return self.head.prepare(kept, field)  # type: ignore[no-any-return]
 
-    def features(self, *prepared: Prepared) -> torch.Tensor:
-        """What the head's last layer reads of each pair, [pairs, width]; the cosine and MaxSim have none."""
-        return self.head.features(*prepared)  # type: ignore[no-any-return]
-
-    def combine(self, *prepared: Prepared) -> torch.Tensor:
-        return self.head.combine(*prepared)  # type: ignore[no-any-return]
-
-    def score(self, *kept: Kept) -> torch.Tensor:
-        """Logits [pairs, outputs] of aligned texts, the seam in one line."""
-        return self.combine(*(self.prepare(k, field) for field, k in enumerate(kept)))
-
-
-def build_head(settings: dict[str, Any], widths: Sequence[int], encoder_width: int) -> nn.Module:
+def build_head(settings: dict[str, Any], widths: list[int], encoder_width: int) -> Head:
     """The head of a model's settings over kept vectors of these widths, one per field."""
-    kind, keep, outputs = settings["head"], settings["keep"], settings["outputs"]
-    pooled = settings["pooled"]
-    if kind in SIMILARITIES:
-        return SimilarityHead(kind, outputs)
-    head: FFNNHead | TransformerHead
-    if kind == "ffnn":
-        flat = [k * w + (encoder_width if pooled else 0) for k, w in zip(keep, widths, strict=True)]
-        head = FFNNHead(flat, settings["hidden"], outputs)
-    else:
-        tokens = [k + int(pooled) for k in keep]
-        head = TransformerHead(
-            tokens, widths[0], outputs, layers=settings["head_layers"], ffn=settings["head_ffn"]
-        )
+    head = HEADS[settings["head"]].of(settings, widths, encoder_width)
     residual = settings["residual"]
-    return ResidualHead(head, SimilarityHead(residual, outputs)) if residual else head
+    return ResidualHead(head, SimilarityHead(residual, settings["outputs"])) if residual else head
 
 
 def check_settings(settings: dict[str, Any]) -> None:
@@ -289,28 +272,10 @@ def check_settings(settings: dict[str, Any]) -> None:
         raise ValueError(f"projection: expected 0 (none) or a width, but got {min(settings['projection'])}")
     if not pooled and not all(keep):
         raise ValueError(f"keep: with pooled=false each field must keep at least one token, but got {keep}")
-    for name, kind in (("head", head), ("residual", settings["residual"])):
-        if kind in SIMILARITIES and fields != 2:
-            raise ValueError(f"{name} {kind}: compares two fields, but the task has {fields}")
-        if kind.startswith("cosine") and not pooled:
-            raise ValueError(
-                f"{name} {kind}: expected pooled=true, whose means it compares, but got pooled=false"
-            )
-        if kind.endswith("maxsim") and (not all(keep) or len(set(settings["projection"])) > 1):
-            raise ValueError(
-                f"{name} {kind}: expected at least one token of each field and one projection width, but got keep={keep} and "
-                f"projection={settings['projection']}"
-            )
-        if kind.endswith("maxsim") and pooled and head == "transformer":
-            raise ValueError(
-                f"residual {kind}: expected pooled=false with the transformer head, where the mean would count as a token"
-            )
-    if settings["residual"] and head not in {"ffnn", "transformer"}:
-        raise ValueError(
-            f"residual: expected head ffnn or transformer, which correct it, but got head {head}"
-        )
-    if head == "transformer" and (not all(keep) or len(set(settings["projection"])) > 1):
-        raise ValueError(
-            f"head transformer: expected at least one token of each field and one projection width, but got keep={keep} and "
-            f"projection={settings['projection']}"
-        )
+    if settings["residual"]:
+        SimilarityHead.check(settings, "residual")
+        correcting = [name for name, kind in HEADS.items() if kind.last is not Head.last]
+        if head not in correcting:
+            said = " or ".join(correcting)
+            raise ValueError(f"residual: expected head {said}, which correct it, but got head {head}")
+    HEADS[head].check(settings)

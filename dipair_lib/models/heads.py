@@ -11,150 +11,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-Prepared = tuple[torch.Tensor, ...]
+from dipair_lib.models.pair_model import Head, Kept, Prepared
+from dipair_lib.models.similarities import SIMILARITIES, ResidualHead, SimilarityHead, require_tokens
+
+__all__ = [
+    "HEADS",
+    "CompareHead",
+    "FFNNHead",
+    "Kept",
+    "Prepared",
+    "ResidualHead",
+    "SimilarityHead",
+    "TransformerHead",
+]
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What an encoder hands on of one field's texts.
-
-    Attributes:
-        vectors: [texts, k, width], the first k outputs, projected; zero where masked.
-        mask: bool [texts, k], False where the text has fewer than k word pieces.
-        pooled: [texts, encoder width], the mean of all outputs, unprojected; None if the model does not keep it.
-    """
-
-    vectors: torch.Tensor
-    mask: torch.Tensor
-    pooled: torch.Tensor | None = None
-
-    def to(self, device: torch.device | str) -> Kept:
-        """The same on another device."""
-        pooled = None if self.pooled is None else self.pooled.to(device)
-        return Kept(self.vectors.to(device), self.mask.to(device), pooled)
-
-
-def cosine_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Dot products of unit vectors, [pairs, 1]; of a tile ([m, 1, width] with [1, n, width]) by one matrix product, [m, n, 1]."""
-    if a.dim() == b.dim() == 3 and a.shape[1] == b.shape[0] == 1:
-        return (a[:, 0] @ b[0].T)[..., None]
-    return (a * b).sum(-1, keepdim=True)
-
-
-def maxsim_of(a: torch.Tensor, inside: torch.Tensor, b: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Mean over the real tokens of a of their best dot product with a real token of b, [pairs, 1]; unit tokens, bool masks. Of a tile
-    ([m, 1, k, width] with [1, n, k, width]) by one matrix product, [m, n, 1]."""
-    if a.dim() == b.dim() == 4 and a.shape[1] == b.shape[0] == 1:
-        m, n, k = len(a), b.shape[1], a.shape[2]
-        # A right text's tokens are rows, so that its maximum is of whole rows; what masks them is where the product's sum starts.
-        start = b.new_zeros(b[0, ..., 0].shape).masked_fill(~real[0], float("-inf"))
-        scores = torch.addmm(start.view(-1, 1), b.flatten(0, 2), a.flatten(0, 2).T)  # [n x k, m x k]
-        best = scores.view(n, -1, m * k).amax(1).view(n, m, k).transpose(0, 1)
-    else:
-        best = (a @ b.transpose(-1, -2)).masked_fill(~real[..., None, :], float("-inf")).amax(-1)
-    weights = inside.to(best.dtype)
-    return (best * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True).clamp(min=1)
-
-
-SIMILARITIES = ("cosine", "maxsim", "cosine+maxsim")
-
-
-class SimilarityHead(nn.Module):
-    """A line of one or two similarities of two texts: scale * similarity + shift. What needs one side only is done in ``prepare``.
-
-    ``cosine`` is DE-Cos, of the pooled vectors: per pair one dot product. ``maxsim`` is late interaction (Khattab and Zaharia 2020,
-    ColBERT): the mean over the left tokens of their best cosine on the right; the mean in place of ColBERT's sum, so that left texts of
-    different lengths stay comparable. ``cosine+maxsim`` is a weighted sum of both (in neither paper).
-
-    Args:
-        kind: one of ``SIMILARITIES``. outputs: logits per pair. scale: of one similarity at the start; two share it.
-    """
-
-    def __init__(self, kind: str = "cosine", outputs: int = 1, scale: float = 10.0) -> None:
-        super().__init__()
-        self.cosine, self.maxsim = kind.startswith("cosine"), kind.endswith("maxsim")
-        similarities = self.cosine + self.maxsim
-        self.scale = nn.Parameter(torch.full((outputs, similarities), scale / similarities))
-        self.shift = nn.Parameter(torch.zeros(outputs))
-
-    @property
-    def final_bias(self) -> nn.Parameter:
-        return self.shift
-
-    @property
-    def tensors(self) -> int:
-        """How many ``prepare`` gives."""
-        return 2 * self.maxsim + self.cosine
-
-    def prepare(self, kept: Kept, field: int) -> Prepared:
-        """For MaxSim the unit tokens [texts, k, width] (zero where masked) and the mask [texts, k]; for the cosine, last, the unit mean
-        [texts, encoder width]."""
-        prepared: Prepared = ()
-        if self.maxsim:
-            prepared = F.normalize(kept.vectors, dim=-1), kept.mask
-        if self.cosine:
-            assert kept.pooled is not None
-            prepared = (*prepared, F.normalize(kept.pooled, dim=-1))
-        return prepared
-
-    def similarity(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """[pairs, similarities], each between -1 and 1."""
-        if not self.maxsim:
-            return cosine_of(left[0], right[0])
-        best = maxsim_of(*left[:2], *right[:2])
-        return torch.cat([cosine_of(left[2], right[2]), best], dim=-1) if self.cosine else best
-
-    def combine(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """Logits [pairs, outputs]."""
-        found = self.similarity(left, right)
-        if found.shape[-1] == 1:
-            return found * self.scale[:, 0] + self.shift
-        return F.linear(found, self.scale, self.shift)
-
-
-class ResidualHead(nn.Module):
-    """A head that corrects a simpler one: logits = start + head, where the head's last layer begins at zero (not in the paper).
-
-    So an untrained student scores as its start does: the frozen encoder's cosine, MaxSim, or both.
-    """
-
-    def __init__(self, head: FFNNHead | TransformerHead, start: SimilarityHead) -> None:
-        super().__init__()
-        nn.init.zeros_(head.last.weight)
-        nn.init.zeros_(head.last.bias)
-        self.head, self.start = head, start
-
-    @property
-    def final_bias(self) -> nn.Parameter:
-        return self.start.final_bias
-
-    def prepare(self, kept: Kept, field: int) -> Prepared:
-        """The head's tensors, then the start's."""
-        return (*self.head.prepare(kept, field), *self.start.prepare(kept, field))
-
-    def parts(self, prepared: Sequence[Prepared]) -> tuple[list[Prepared], list[Prepared]]:
-        """The tensors of each, per field."""
-        n = self.start.tensors
-        return [p[:-n] for p in prepared], [p[-n:] for p in prepared]
-
-    def features(self, *prepared: Prepared) -> torch.Tensor:
-        """What the correction's last layer reads, [pairs, width]."""
-        return self.head.features(*self.parts(prepared)[0])
-
-    def combine(self, *prepared: Prepared) -> torch.Tensor:
-        """Logits [pairs, outputs]."""
-        own, start = self.parts(prepared)
-        return self.head.combine(*own) + self.start.combine(*start)
-
-
-class FFNNHead(nn.Module):
+class FFNNHead(Head):
     """Feed-forward net over the concatenation of everything kept of all fields (DiPair-FFNN; DE-FFNN where only the pooled vector is kept).
 
     The first layer is linear in the concatenation, so each field's share of it is computed once per text; per pair remain an addition,
@@ -179,6 +57,19 @@ class FFNNHead(nn.Module):
         rest = [nn.Linear(a, b) for a, b in itertools.pairwise([*hidden, outputs])]
         self.first: Any = nn.ModuleList(first)
         self.rest: Any = nn.ModuleList(rest)
+
+    @classmethod
+    def of(cls, settings: dict[str, Any], widths: Sequence[int], encoder_width: int) -> FFNNHead:
+        mean = encoder_width if settings["pooled"] else 0
+        inputs = [k * w + mean for k, w in zip(settings["keep"], widths, strict=True)]
+        return cls(inputs, settings["hidden"], settings["outputs"])
+
+    def name(self, tokens: bool) -> str:
+        return "DiPair-FFNN" if tokens else "DE-FFNN"
+
+    def sizes(self, width: list[str]) -> list[str]:
+        hidden = [layer.in_features for layer in self.rest]
+        return [*([f"h={'-'.join(map(str, hidden))}"] if hidden != [256, 128] else []), *width]
 
     @property
     def last(self) -> nn.Linear:
@@ -220,7 +111,7 @@ def flatten(kept: Kept) -> torch.Tensor:
 TOKEN_SPREAD = 0.2  # standard deviation of a token of the embedded backbone, projected
 
 
-class TransformerHead(nn.Module):
+class TransformerHead(Head):
     """DiPair-TSF: a small transformer over the kept tokens of all fields, with position and segment embeddings.
 
     The first token's output is the pair.
@@ -235,6 +126,9 @@ class TransformerHead(nn.Module):
         keep: tokens kept of each field. width: of the kept vectors. outputs: logits per pair.
         heads, layers, ffn: attention heads, layers, and hidden width of the feed-forward part (the paper's values are not known).
     """
+
+    attends = True
+    reads_mean = True
 
     def __init__(
         self,
@@ -257,6 +151,31 @@ class TransformerHead(nn.Module):
         self.layers: Any = nn.ModuleList(Layer(width, heads, ffn) for _ in range(layers))
         self.leave = nn.LayerNorm(width)
         self.output = nn.Linear(width, outputs)
+
+    @classmethod
+    def of(cls, settings: dict[str, Any], widths: Sequence[int], encoder_width: int) -> TransformerHead:
+        tokens = [k + int(settings["pooled"]) for k in settings["keep"]]
+        layers, ffn = settings["head_layers"], settings["head_ffn"]
+        return cls(tokens, widths[0], settings["outputs"], layers=layers, ffn=ffn)
+
+    @classmethod
+    def check(cls, settings: dict[str, Any], name: str = "head") -> None:
+        if settings["residual"].endswith("maxsim") and settings["pooled"]:
+            raise ValueError(
+                f"residual {settings['residual']}: expected pooled=false with the transformer head, where the mean would count as a token"
+            )
+        require_tokens(settings, "head transformer")
+
+    def name(self, tokens: bool) -> str:
+        return "DiPair-TSF"
+
+    def sizes(self, width: list[str]) -> list[str]:
+        layers, ffn = len(self.layers), self.layers[0].up.out_features
+        return [
+            *width,
+            *([f"{layers} layers"] if layers != 1 else []),
+            *([f"ffn={ffn}"] if ffn != 256 else []),
+        ]
 
     @property
     def last(self) -> nn.Linear:
@@ -339,7 +258,7 @@ def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([part.expand(*lead, *part.shape[-trailing:]) for part in parts], dim=-trailing)
 
 
-class CompareHead(nn.Module):
+class CompareHead(Head):
     """Tang et al. 2019, section 3.2: [h1, h2, h1 * h2, |h1 - h2|] -> linear, ReLU -> logits; for one sentence h -> linear, ReLU -> logits.
 
     Per text: its own share of the first layer. Per pair: the product, the difference and their share.
@@ -355,6 +274,10 @@ class CompareHead(nn.Module):
         self.both = nn.Linear(2 * width, hidden, bias=False) if fields == 2 else None
         self.output = nn.Linear(hidden, outputs)
 
+    @property
+    def final_bias(self) -> nn.Parameter:
+        return self.output.bias
+
     def prepare(self, kept: Kept, field: int) -> Prepared:
         """The state h [texts, width] and its share of the first layer [texts, hidden]."""
         h = kept.vectors[:, 0]
@@ -367,3 +290,11 @@ class CompareHead(nn.Module):
             (left, _), (right, share) = prepared
             x = x + share + self.both(torch.cat([left * right, (left - right).abs()], dim=-1))
         return self.output(F.relu(x))
+
+
+# A dual encoder's heads by the name that its settings and 03_dipair's parameter have for them.
+HEADS: dict[str, type[Head]] = {
+    **dict.fromkeys(SIMILARITIES, SimilarityHead),
+    "ffnn": FFNNHead,
+    "transformer": TransformerHead,
+}

@@ -54,7 +54,7 @@ class SequenceClassifier(CrossEncoder):
     """
 
     kind = "sequence_classifier"
-    tokenizer_folder: Path | None = None  # of a saved model: its tokenizer, read when first asked for
+    joins_itself = True
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class SequenceClassifier(CrossEncoder):
         encoder: nn.Module | None = None,
     ) -> None:
         nn.Module.__init__(self)
-        self.settings: dict[str, Any] = {
+        self.settings = {
             "backbone": backbone, "read_lengths": list(read_lengths), "outputs": outputs, "layers": layers,
             "readout": [list(row) for row in readout], "max_length": max_length, "joined": joined, "truncate_left": truncate_left,
             "token_types": token_types, "pad": pad, "prompt": prompt, "pooling": list(pooling), "dense": list(dense),
@@ -107,10 +107,16 @@ class SequenceClassifier(CrossEncoder):
             self.own_tokenizer = stored_tokenizer(self.tokenizer_folder)
         return FieldTokenizer(self.own_tokenizer, self.settings["prompt"])
 
-    def save_tokenizer(self, folder: Path) -> dict[str, str]:
+    def save_beside(self, folder: Path) -> dict[str, Any]:
         """Write the tokenizer; each file's name and sha256."""
+        folder = folder / "tokenizer"
         self.tokenizer.tokenizer.save_pretrained(folder)
-        return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+        return {"tokenizer": {path.name: sha256_of(path) for path in sorted(folder.iterdir())}}
+
+    def describe(self) -> dict[str, Any]:
+        backbone, lengths = Path(self.settings["backbone"]).name, self.read_lengths
+        known = {"model": f"teacher {backbone}", "family": "cross-encoder", "backbone": backbone}
+        return known if WHOLE in lengths else {**known, "read_lengths": "+".join(map(str, lengths))}
 
     def features(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
         """What another's head reads is not known: ``match`` needs a teacher trained here."""

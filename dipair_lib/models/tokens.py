@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerBase
+
+
+class Tokenizer(Protocol):
+    """What turns texts into the ids a network reads: a transformers tokenizer, one of single fields, or a BiLSTM's of words."""
+
+    def __call__(self, *texts: Any, **asked: Any) -> Any: ...
+
+    def convert_ids_to_tokens(self, ids: list[int], /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class Tokens:
         return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(mask)
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> Tokens:
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> Tokens:
     """Word pieces of texts, [CLS] and [SEP] included, cut to at most ``length``.
 
     A tokenizer that does not put one token before and one behind every text (GPT's puts none) gets its ``separator`` in both places.
@@ -70,18 +78,19 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: i
         )
     if len(texts) == 0:
         return Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
-    bare = is_bare(tokenizer)
-    asked = {"add_special_tokens": False, "max_length": length - 2} if bare else {"max_length": length}
-    encoded = tokenizer(list(texts), truncation=True, return_attention_mask=False, **asked)["input_ids"]
-    if bare:
+    asked: dict[str, Any] = {"truncation": True, "return_attention_mask": False}
+    if is_bare(tokenizer):
         mark = separator(tokenizer)
-        encoded = [[mark, *ids, mark] for ids in encoded]
+        pieces = tokenizer(list(texts), add_special_tokens=False, max_length=length - 2, **asked)["input_ids"]
+        encoded = [[mark, *ids, mark] for ids in pieces]
+    else:
+        encoded = tokenizer(list(texts), max_length=length, **asked)["input_ids"]
     offsets = np.cumsum([0, *(len(e) for e in encoded)], dtype=np.int64)
     ids = np.fromiter((i for e in encoded for i in e), dtype=np.int32, count=int(offsets[-1]))
     return Tokens(ids, offsets)
 
 
-def is_bare(tokenizer: Any) -> bool:
+def is_bare(tokenizer: Tokenizer) -> TypeGuard[PreTrainedTokenizerBase]:
     """Whether a tokenizer puts anything else than one token before and one behind a text: GPT's puts none, T5's and Qwen's one, XLNet's two
     behind. A BiLSTM's words are no pieces: nothing stands around them."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -90,12 +99,11 @@ def is_bare(tokenizer: Any) -> bool:
     return not (len(mask) > 2 and mask[0] == mask[-1] == 1 == 3 - sum(mask))
 
 
-def unknown_in(tokenizer: Any, tokens: Tokens) -> tuple[int, int]:
+def unknown_in(tokenizer: Tokenizer, tokens: Tokens) -> tuple[int, int]:
     """Word pieces of texts that a backbone's tokenizer does not know ([UNK]), and all of them, special ones left out; (0, 0) of words."""
     whole = isinstance(tokenizer, PreTrainedTokenizerBase)
-    own = (
-        tokenizer if whole else getattr(tokenizer, "tokenizer", None)
-    )  # of single fields, without special tokens
+    # Of single fields there are no special tokens.
+    own: Any = tokenizer if whole else getattr(tokenizer, "tokenizer", None)
     if own is None:
         return 0, 0
     around = 2 * len(tokens) if whole else 0
@@ -153,9 +161,7 @@ class Texts:
         return Texts(tuple(tokens), index, tuple(distinct))
 
 
-def read(
-    tokenizer: PreTrainedTokenizerBase, frame: pd.DataFrame, fields: Sequence[str], lengths: Sequence[int]
-) -> Texts:
+def read(tokenizer: Tokenizer, frame: pd.DataFrame, fields: Sequence[str], lengths: Sequence[int]) -> Texts:
     """Tokenise the rows of a task's split.
 
     Args:

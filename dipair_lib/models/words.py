@@ -72,6 +72,11 @@ class WordTokenizer:
             ]
         }
 
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Words as text."""
+        words = {number: word for word, number in self.index.items()}
+        return [words.get(number, "[unknown]") for number in ids]
+
     def num_special_tokens_to_add(self) -> int:
         """None: a text begins with its first word."""
         return 0

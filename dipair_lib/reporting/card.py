@@ -56,7 +56,7 @@ def card(
         data_licence=data_licence(notes),
         backbone_licence=licence,
         lengths=model.read_lengths,
-        words=len(model.settings["words"]) if isinstance(model, models.BiLSTM) else 0,
+        words=len(model.settings.get("words", ())),
         onnx_error=onnx_error,
         shortest=[]
         if onnx_error is None
@@ -97,7 +97,7 @@ def data_licence(notes: list[tuple[str, str]]) -> str:
     return "; ".join(told) or "unknown: the data's notes do not say; ask its source, above"
 
 
-def backbone_licence(model: Any) -> str:
+def backbone_licence(model: models.PairModel) -> str:
     """What the backbone's package or directory says of its licence; else that it is unknown."""
     backbone = model.settings.get("backbone")
     if backbone is None:

@@ -73,7 +73,7 @@ def export(run: Path | str, out: Path | str, *, onnx: bool = False) -> Path:
             "its folder says which)"
         )
     scorer = Scorer.load(run)
-    if onnx and isinstance(scorer.model, models.BiLSTM):
+    if onnx and not scorer.model.encoders:
         raise ExportError(
             f"{run}: a BiLSTM steps through a text word by word, which torch's exporter does not follow: export it without --onnx"
         )
@@ -153,16 +153,17 @@ def save_student(scorer: Scorer, folder: Path, row: schema.Result) -> None:
     """Weights, config and tokenizer; of where they lay on this machine only the last name is kept."""
     model = scorer.model
     further: dict[str, Any] = {"exported": row.run_id, "threshold": row.threshold}
-    if isinstance(model, models.DualEncoder):
+    if model.encoders:
+        tokenizer: Any = scorer.tokenizer
         try:
             with quiet_transformers():
-                scorer.tokenizer.save_pretrained(folder / "tokenizer")
+                tokenizer.save_pretrained(folder / "tokenizer")
         except Exception as error:  # tokenizers raises nothing more precise where a disk is full
             raise ExportError(f"{folder / 'tokenizer'}: could not be written ({error})") from error
         further["tokenizer"] = {path.name: sha256_of(path) for path in (folder / "tokenizer").iterdir()}
         model.settings["backbone"] = Path(model.settings["backbone"]).name
-        for field in range(len(model.read_lengths)):
-            model.encoder_of(field).config._name_or_path = ""
+        for encoder in model.encoders:
+            encoder.config._name_or_path = ""
     try:
         models.save(model, folder, **further)
     except models.ModelError as error:  # the folder it names is a temporary one
@@ -188,13 +189,13 @@ def require_same(of_run: Scorer, exported: Scorer, run: Path) -> None:
 # --- bfloat16 ---------------------------------------------------------------------------------------------------------------------
 
 
-def rounding_of(model: Any, texts: int = 48, pairs: int = 2048) -> dict[str, float] | None:
+def rounding_of(model: models.PairModel, texts: int = 48, pairs: int = 2048) -> dict[str, float] | None:
     """What an encoder in bfloat16 changes of the scores of random pairs of sentences, on this machine's CPU: ``largest``, ``rms``, beside
     the ``spread`` (standard deviation) of the scores and the number of ``pairs``. None where there is no encoder.
 
     The sentences are this package's own docstrings: English of many lengths that is always at hand.
     """
-    if not hasattr(model, "encoder"):
+    if not model.encoders:
         return None
     modules = [importlib.import_module(name) for name in SPOKEN]
     found = [inspect.getdoc(one) for module in modules for one in vars(module).values() if callable(one)]

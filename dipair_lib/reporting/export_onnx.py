@@ -37,27 +37,27 @@ def require_onnx() -> None:
 class Encoder(torch.nn.Module):
     """What is computed once per text of a field: ids int64, mask bool [texts, tokens] -> tensors [texts, ...]."""
 
-    def __init__(self, model: Any, field: int) -> None:
+    def __init__(self, model: models.PairModel, field: int) -> None:
         super().__init__()
         self.model, self.field = model, field
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> models.Prepared:
-        return self.model.prepare(self.model.encode(ids, mask, self.field), self.field)  # type: ignore[no-any-return]
+        return self.model.encode_and_prepare(ids, mask, self.field)
 
 
 class Head(torch.nn.Module):
     """What is computed per pair: each field's tensors, one after the other, [pairs, ...] -> logits [pairs, outputs]."""
 
-    def __init__(self, model: Any, tensors: int) -> None:
+    def __init__(self, model: models.PairModel, tensors: int) -> None:
         super().__init__()
         self.model, self.tensors = model, tensors
 
     def forward(self, *prepared: torch.Tensor) -> torch.Tensor:
         n = self.tensors
-        return self.model.combine(*(prepared[i : i + n] for i in range(0, len(prepared), n)))  # type: ignore[no-any-return]
+        return self.model.combine(*(prepared[i : i + n] for i in range(0, len(prepared), n)))
 
 
-def save_graphs(model: Any, folder: Path) -> float:
+def save_graphs(model: models.PairModel, folder: Path) -> float:
     """Write a graph of each field's encoder and one of the head. Returns the largest difference between ONNX Runtime and torch.
 
     Raises:
@@ -66,7 +66,7 @@ def save_graphs(model: Any, folder: Path) -> float:
     folder.mkdir()
     fields = range(len(model.read_lengths))
     model = model.eval()
-    most = getattr(model.encoder_of(0).config, "max_position_embeddings", None)
+    most = getattr(model.encoders[0].config, "max_position_embeddings", None)
     with torch.inference_mode():
         prepared = [Encoder(model, field)(*some_pieces(model, field, 3, seed=0)) for field in fields]
     texts, pairs = torch.export.Dim("texts"), torch.export.Dim("pairs")
@@ -98,17 +98,19 @@ def names_of(field: int, tensors: int) -> list[str]:
     return [f"field{field}_{i}" for i in range(tensors)]
 
 
-def shortest(model: Any, field: int) -> int:
+def shortest(model: models.PairModel, field: int) -> int:
     """Tokens a batch has at least: shorter texts are padded to the k outputs that are kept, mask False."""
     return max(2, model.settings["keep"][field])
 
 
-def some_pieces(model: Any, field: int, texts: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def some_pieces(
+    model: models.PairModel, field: int, texts: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """ids, mask [texts, tokens] of random word pieces: the first text as long as is read, the others of any length."""
     random = np.random.default_rng(seed)
     longest = model.read_lengths[field]
     lengths = np.array([longest, *random.integers(3, longest + 1, texts - 1)])
-    ids = random.integers(0, model.encoder_of(field).config.vocab_size, (texts, longest))
+    ids = random.integers(0, model.encoders[0].config.vocab_size, (texts, longest))
     mask = np.arange(longest)[None, :] < lengths[:, None]
     return torch.from_numpy(np.where(mask, ids, 0)), torch.from_numpy(mask)
 
@@ -136,7 +138,7 @@ def save_graph(
     program.save(path)
 
 
-def largest_difference(model: Any, folder: Path) -> float:
+def largest_difference(model: models.PairModel, folder: Path) -> float:
     """Between ONNX Runtime and torch, over what is cached of texts and over pairs' logits, at other numbers of texts than were exported."""
     import onnxruntime
 

@@ -19,7 +19,6 @@ import torch
 from dipair_lib import inference, models
 from dipair_lib.evaluation import metrics, results
 from dipair_lib.inference.device import device_of, encoder_dtype, placed_on, ready, synchronize
-from dipair_lib.models import CrossEncoder
 from dipair_lib.models.tokens import read
 from dipair_lib.reporting import identity, tryout_sides
 from dipair_lib.reporting.criteria import Choice
@@ -74,7 +73,7 @@ def load(folder: str, run: str, device: str = "auto") -> Loaded:
     model: Any = models.load(path)
     there = device_of(device)
     fast = ready(model, there, encoder_dtype("auto", there))
-    return Loaded(results.load_result(folder, run).model, fast, models.tokenizer_of(model))
+    return Loaded(results.load_result(folder, run).model, fast, model.tokenizer)
 
 
 def given_texts(data: pd.DataFrame, query: str) -> list[str]:
@@ -112,7 +111,7 @@ def score(one: Loaded, frame: pd.DataFrame) -> tuple[np.ndarray, dict[str, float
         begun = time.perf_counter()
         texts = read(one.tokenizer, frame, list(frame.columns), one.model.read_lengths)
         with torch.inference_mode():
-            if isinstance(one.model, CrossEncoder):
+            if one.model.per_pair:
                 between = begun
                 logits = inference.predict(one.model, texts, device=device, what="")
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from dipair_lib import models
 from dipair_lib.inference.device import moved, placed_on
-from dipair_lib.models import BiLSTM, CrossEncoder, DualEncoder
-from dipair_lib.models.heads import ResidualHead, TransformerHead, join
+from dipair_lib.models import DualEncoder
+from dipair_lib.models.heads import join
 from dipair_lib.models.tokens import Tokens, tokenize
 from dipair_lib.reporting.wording import plain
 
@@ -22,8 +22,8 @@ class Loaded(NamedTuple):
     """A model of a results folder, ready to score."""
 
     name: str
-    model: Any
-    tokenizer: Any
+    model: models.Network
+    tokenizer: models.Tokenizer
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------------------
@@ -50,22 +50,18 @@ def side(one: Loaded, text: str, field: int) -> Side:
     """What a model reads and keeps of one text."""
     tokens = tokenize(one.tokenizer, [text], one.model.read_lengths[field])
     pieces = pieces_of(one.tokenizer, tokens)
-    if isinstance(one.model, CrossEncoder):
+    if one.model.per_pair:
         return Side(pieces, [], "read together with the other side")
-    if isinstance(one.model, BiLSTM):
+    if not isinstance(one.model, DualEncoder):
         return Side(pieces, [], "the last state of each direction")
     mean = f"the mean of all {len(pieces)}" if one.model.pooled else ""
     learned = "the pieces that the learned queries weigh most" if one.model.select == "learned" else ""
     return Side(pieces, kept_places(one.model, tokens, field), " and ".join(n for n in (learned, mean) if n))
 
 
-def pieces_of(tokenizer: Any, tokens: Tokens) -> list[str]:
+def pieces_of(tokenizer: models.Tokenizer, tokens: Tokens) -> list[str]:
     """Word pieces, or of a BiLSTM words, as text."""
-    ids = tokens.ids.tolist()
-    if isinstance(tokenizer, models.WordTokenizer):
-        words = {number: word for word, number in tokenizer.index.items()}
-        return [words.get(number, "[unknown]") for number in ids]
-    return [str(piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
+    return [str(piece) for piece in tokenizer.convert_ids_to_tokens(tokens.ids.tolist())]
 
 
 def kept_places(model: DualEncoder, tokens: Tokens, field: int) -> list[int]:
@@ -86,26 +82,23 @@ def attention(one: Loaded, texts: Sequence[str]) -> pd.DataFrame | None:
     each line adds up to one. The first line is what the score is read from. ``attrs["sides"]`` counts the tokens of each side. None for
     other heads."""
     model = one.model
-    head = getattr(model, "head", None)
-    inner = head.head if isinstance(head, ResidualHead) else head
-    if not isinstance(inner, TransformerHead):
+    if not isinstance(model, DualEncoder) or not model.head.inner.attends:
         return None
     prepared, names, ends = [], [], []
     with torch.inference_mode():
         for field, text in enumerate(texts):
             tokens = tokenize(one.tokenizer, [text], model.read_lengths[field])
-            batch = moved(tokens.take(np.array([0])), placed_on(model))
-            prepared.append(model.prepare(model.encode(*batch, field), field))
+            ids, mask = moved(tokens.take(np.array([0])), placed_on(model))
+            prepared.append(model.encode_and_prepare(ids, mask, field))
             pieces = pieces_of(one.tokenizer, tokens)
             kept = [pieces[place] for place in kept_places(model, tokens, field)]
             if model.select == "learned":
                 kept = [f"query {number}" for number in range(model.keep[field])]
             names += [*(["[mean]"] if model.pooled else []), *kept]
             ends.append(len(names))
-        if isinstance(head, ResidualHead):
-            prepared = head.parts(prepared)[0]
-        real = join([tensors[-1] for tensors in prepared])[0]
-        weights = inner.attention(*prepared)[0].mean(0)[real][:, real].cpu()
+        own = model.head.parts(prepared)[0]
+        real = join([tensors[-1] for tensors in own])[0]
+        weights = model.head.inner.attention(*own)[0].mean(0)[real][:, real].cpu()
     found = pd.DataFrame(weights.numpy(), index=names, columns=names)
     found.attrs["sides"] = np.diff(ends, prepend=0).tolist()
     return found

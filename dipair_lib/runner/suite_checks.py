@@ -125,7 +125,7 @@ def values_of(name: str) -> Collection[Any]:
         return STARTS
     from dipair_lib.models import dipair
 
-    return {"head": dipair.HEADS, "select": dipair.SELECT, "residual": dipair.RESIDUAL}[name]
+    return {"head": tuple(dipair.HEADS), "select": dipair.SELECT, "residual": dipair.RESIDUAL}[name]
 
 
 def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:

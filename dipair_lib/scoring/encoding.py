@@ -74,17 +74,15 @@ def encode(
     if dtype not in DTYPES:
         raise CollectionError(f"--dtype: expected one of {', '.join(DTYPES)}, but got {dtype!r}")
     folder, source, out, there = student_folder(student), Path(source), Path(out), device_of(device)
-    model: Any = models.load(folder)
-    if not hasattr(model, "prepare") or not hasattr(model, "read_lengths"):
-        raise CollectionError(
-            f"{folder}: a {models.describe(model)['model']} has nothing to encode once per text"
-        )
+    model = models.load(folder)
+    if not isinstance(model, models.PairModel):
+        raise CollectionError(f"{folder}: a {model.describe()['model']} has nothing to encode once per text")
     if not 0 <= side < len(model.read_lengths):
         raise CollectionError(f"--field: expected 0 to {len(model.read_lengths) - 1}, but got {side}")
     made = {
         "format": FORMAT,
         "student": student_hash(folder),
-        "model": models.describe(model)["model"],
+        "model": model.describe()["model"],
         "field": side,
         "read_length": model.read_lengths[side],
         "dtype": dtype,
@@ -157,9 +155,11 @@ def begin_manifest(
 class Writer:
     """Adds texts to a collection, shard by shard."""
 
-    def __init__(self, out: Path, manifest: dict[str, Any], model: Any, shard_texts: int) -> None:
+    def __init__(
+        self, out: Path, manifest: dict[str, Any], model: models.PairModel, shard_texts: int
+    ) -> None:
         self.out, self.manifest, self.model = out, manifest, model
-        self.tokenizer = models.tokenizer_of(model)
+        self.tokenizer = model.tokenizer
         self.most = max(1, min(shard_texts, SHARD_BYTES // self.bytes_of_text()))
         self.known: dict[bytes, int] = {}
         self.ids: dict[Any, int] = {}

@@ -24,7 +24,7 @@ import torch
 from dipair_lib import inference, models
 from dipair_lib.evaluation import provenance
 from dipair_lib.inference.device import device_of, encoder_dtype, ready
-from dipair_lib.models import Prepared
+from dipair_lib.models import PairModel, Prepared
 from dipair_lib.models.tokens import tokenize
 from dipair_lib.scoring import manifest
 from dipair_lib.scoring.tiles import gpu, native, torch_tile
@@ -45,19 +45,20 @@ class Scorer:
         ModelError: the student does not encode each text once, or has several scores. ValueError: no such device or dtype.
     """
 
-    def __init__(self, model: Any, device: str | torch.device = "auto", dtype: str = "auto") -> None:
-        if not hasattr(model, "prepare") or not hasattr(model, "read_lengths"):
+    def __init__(
+        self, model: models.BaseModel, device: str | torch.device = "auto", dtype: str = "auto"
+    ) -> None:
+        if not isinstance(model, PairModel):
             raise models.ModelError(
-                f"{models.describe(model)['model']}: expected a student that encodes each text once"
+                f"{model.describe()['model']}: expected a student that encodes each text once"
             )
-        if model.settings["outputs"] != 1:
-            raise models.ModelError(
-                f"expected a student with one score, but it has {model.settings['outputs']} classes"
-            )
+        if model.outputs != 1:
+            raise models.ModelError(f"expected a student with one score, but it has {model.outputs} classes")
         self.model, self.device = model, device_of(device)
         self.encoder = ready(model, self.device, encoder_dtype(dtype, self.device))
-        self.compiled: Any = (gpu.Tile.of(model) if str(device) != "cpu" else None) or native.Tile.of(model)
-        self.tokenizer = models.tokenizer_of(model)
+        on_gpu = gpu.Tile.of(model) if str(device) != "cpu" else None
+        self.compiled: Any = on_gpu or native.Tile.of(model)
+        self.tokenizer = model.tokenizer
 
     @classmethod
     def load(cls, run: Path | str, device: str | torch.device = "auto", dtype: str = "auto") -> Scorer:

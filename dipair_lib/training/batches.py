@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from dipair_lib.models import BiLSTM, CrossEncoder, DualEncoder
+from dipair_lib.models import Network
 from dipair_lib.training.rows import Data
 from dipair_lib.training.settings import TrainConfig
 
 
-def epochs_of(model: Any, data: Data, config: TrainConfig) -> Iterator[list[np.ndarray]]:
+def epochs_of(model: Network, data: Data, config: TrainConfig) -> Iterator[list[np.ndarray]]:
     """The rows of each step, pass by pass: all in random order, each once before any comes again.
 
     Where a batch encodes its distinct texts once, rows that share them stay together (``pieces_of``). A cross-encoder reads rows one by
     one, texts of similar length together; so does a BiLSTM single texts.
     """
     random = np.random.default_rng(config.seed)
-    joined = isinstance(model, CrossEncoder)
-    members = [np.array([i]) for i in range(len(data.groups))] if joined else pieces_of(data)
+    alone = [np.array([i]) for i in range(len(data.groups))]
+    members = alone if model.per_pair else pieces_of(data)
     of_all = len(members) * (config.epoch_rows / len(data.groups) if config.epoch_rows else 1)
-    of_batch = texts_per_row(data) if isinstance(model, DualEncoder) else np.ones(len(data.groups))
+    of_batch = texts_per_row(data) if model.encoders else np.ones(len(data.groups))
     left = config.pairs / len(data.groups) if config.pairs else config.epochs
     queue = np.empty(0, np.int64)
     while left > 1e-9:
@@ -31,9 +30,9 @@ def epochs_of(model: Any, data: Data, config: TrainConfig) -> Iterator[list[np.n
             queue = np.concatenate([queue, random.permutation(len(members))])
         rows = np.concatenate([members[i] for i in queue[:wanted]])
         queue = queue[wanted:] if config.epoch_rows else queue[:0]
-        if joined:
+        if model.per_pair:
             yield list(similar_lengths(model.pair_lengths(data.texts), rows, config.batch_size, random))
-        elif isinstance(model, BiLSTM) and len(data.texts.tokens) == 1:
+        elif not model.encoders and len(data.texts.tokens) == 1:
             lengths = data.texts.tokens[0].lengths[data.texts.index[:, 0]]
             yield list(similar_lengths(lengths, rows, config.batch_size, random))
         else:

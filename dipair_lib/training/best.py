@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 from dipair_lib.evaluation import metrics
 from dipair_lib.inference.device import placed_on
 from dipair_lib.inference.predict import predict
+from dipair_lib.models import Model
 from dipair_lib.training.rows import Data
 
 
@@ -80,7 +80,7 @@ class BestCheckpoint:
         """What a checkpoint keeps."""
         return {f"best {name}": weight for name, weight in self.weights.items()}
 
-    def look(self, model: Any) -> None:
+    def look(self, model: Model) -> None:
         """Score dev and remember the weights if no earlier look was better. An undefined metric counts as the worst."""
         if self.dev is None:
             return
@@ -103,13 +103,13 @@ class BestCheckpoint:
         """Whether the last look is better than all before by more than that."""
         return len(self.seen) > 1 and self.seen[-1] > max(self.seen[:-1]) + by
 
-    def restore(self, model: Any) -> None:
+    def restore(self, model: Model) -> None:
         """Put the remembered weights back."""
         if self.weights:
             model.load_state_dict(self.weights)
 
 
-def dev_metric(model: Any, dev: Data, metric: str) -> float:
+def dev_metric(model: Model, dev: Data, metric: str) -> float:
     """A metric of a model in evaluation mode on dev rows; -inf where it is undefined."""
     found = metrics.evaluate(
         [metric], dev.labels, predict(model, dev.texts, device=placed_on(model), what="")

@@ -30,8 +30,7 @@ def takes_cosine_start(model: DualEncoder) -> bool:
     line of its own). An encoder at random is left without: a start that knows the trained backbone's cosine would answer for it."""
     settings = model.settings
     return (
-        settings["head"] in {"ffnn", "transformer"}
-        and not settings["residual"]
+        model.head.line is None
         and len(settings["read_lengths"]) == 2
         and settings["outputs"] == 1
         and not model.start.startswith("random")

@@ -13,7 +13,7 @@ from dipair_lib.inference.device import synchronize
 from dipair_lib.inference.outputs import Stored, cut_stored, take
 from dipair_lib.inference.predict import gather
 from dipair_lib.models import DualEncoder
-from dipair_lib.models.heads import Kept, Prepared
+from dipair_lib.models.pair_model import Kept, Prepared
 from dipair_lib.system import progress
 from dipair_lib.training.loop import READ_EVERY, Pending
 from dipair_lib.training.optimizers import optimizer_of
@@ -29,11 +29,7 @@ def head_parameters(model: DualEncoder) -> list[nn.Parameter]:
 
 def cut_all(model: DualEncoder, stored: Sequence[Stored], device: torch.device) -> list[Kept]:
     """What the head reads of every text of each field, unprojected, whole on the device."""
-    found = [cut_stored(model, one, field) for field, one in enumerate(stored)]
-    return [
-        Kept(k.vectors.to(device), k.mask.to(device), None if k.pooled is None else k.pooled.to(device))
-        for k in found
-    ]
+    return [cut_stored(model, one, field).to(device) for field, one in enumerate(stored)]
 
 
 def prepared_rows(model: DualEncoder, kept: Sequence[Kept], index: np.ndarray) -> list[Prepared]:

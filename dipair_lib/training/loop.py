@@ -16,7 +16,7 @@ from torch import nn
 from dipair_lib.inference.device import device_of, encoder_dtype, moved, place, placed_on
 from dipair_lib.inference.inputs import Inputs
 from dipair_lib.inference.outputs import hash_of
-from dipair_lib.models import CrossEncoder
+from dipair_lib.models import Network
 from dipair_lib.system import progress
 from dipair_lib.training.batches import epochs_of
 from dipair_lib.training.best import BestCheckpoint, WeightAverager, dev_metric
@@ -38,7 +38,7 @@ RISING = 5e-4  # a last look that is better than all before by more than this wa
 
 
 def fit(
-    model: Any,
+    model: Network,
     data: Data,
     config: TrainConfig,
     *,
@@ -71,7 +71,7 @@ def fit(
 
 
 def fit_there(
-    model: Any,
+    model: Network,
     data: Data,
     config: TrainConfig,
     what: str,
@@ -207,7 +207,7 @@ def smooth(running: float, value: float) -> float:
     return value if np.isnan(running) else 0.98 * running + 0.02 * value
 
 
-def built_batches(model: Any, data: Data, batches: Any, device: torch.device) -> Any:
+def built_batches(model: Network, data: Data, batches: Any, device: torch.device) -> Any:
     """Of each step the number of its rows and (inputs, targets) on the device."""
     step, inputs = Step(model), Inputs(model, data.texts, device)
     for rows in batches:
@@ -215,7 +215,7 @@ def built_batches(model: Any, data: Data, batches: Any, device: torch.device) ->
 
 
 def backward_of(
-    model: Any,
+    model: Network,
     data: Data,
     config: TrainConfig,
     dtype: str,
@@ -230,7 +230,7 @@ def backward_of(
         return loss_to(logits, given, data.classes, config) + match_loss(features, given, config, matcher)
 
     plain_loss = config.loss not in {"margin", "listwise"}
-    if placed_on(model).type == "cuda" and isinstance(model, CrossEncoder) and plain_loss:
+    if placed_on(model).type == "cuda" and model.per_pair and plain_loss:
         graphed = GraphedBackward(
             lambda *given: loss_at(given[: -len(Targets._fields)], given[-len(Targets._fields) :]), weights
         )

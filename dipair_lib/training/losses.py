@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dipair_lib.models import Network
 from dipair_lib.training.rows import Data
 from dipair_lib.training.settings import TrainConfig
 
@@ -110,20 +111,20 @@ def log_sums(values: torch.Tensor, place: torch.Tensor, n: int) -> torch.Tensor:
     return high + sums((values - high[place]).exp(), place, n).log()
 
 
-def matcher_of(model: Any, data: Data, config: TrainConfig) -> nn.Module:
+def matcher_of(model: Network, data: Data, config: TrainConfig) -> nn.Module:
     """The linear map of ``TrainConfig.match`` from the head's features to the teacher's; without it, a module of no parameters."""
     if not config.match:
         return nn.Identity()
-    if data.features is None or not hasattr(model, "features"):
+    if data.features is None or model.per_pair or not model.encoders:
         raise ValueError(
             "match: expected the teacher's features and a student whose head has features, but one is missing"
         )
-    last = getattr(model.head, "head", model.head)
-    if not hasattr(last, "last"):
+    last = model.head.inner.last
+    if last is None:
         raise ValueError(
             "match: expected head ffnn or transformer: the cosine and MaxSim have no features to match"
         )
-    return nn.Linear(last.last.in_features, data.features.shape[1])
+    return nn.Linear(last.in_features, data.features.shape[1])
 
 
 def match_loss(

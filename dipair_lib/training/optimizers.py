@@ -8,18 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from dipair_lib.inference.device import encoders_of
-from dipair_lib.models import BiLSTM
+from dipair_lib.models import BaseModel
 from dipair_lib.training.settings import TrainConfig
 
 
-def trainable(model: nn.Module, config: TrainConfig) -> list[nn.Parameter]:
+def trainable(model: BaseModel, config: TrainConfig) -> list[nn.Parameter]:
     """All parameters that need gradients; a transformer's word-piece embeddings are switched off unless they are asked for or random."""
-    words = config.train_words or getattr(model, "start", "").startswith("random")
-    for encoder in encoders_of(model):
+    words = config.train_words or model.start.startswith("random")
+    for encoder in model.encoders:
         encoder.get_input_embeddings().weight.requires_grad_(words)
-    if isinstance(model, BiLSTM):
-        model.trained.sparse = config.optimizer == "adadelta"  # AdamW takes dense gradients only
+    for table in model.sparse_tables:
+        table.sparse = config.optimizer == "adadelta"  # AdamW takes dense gradients only
     return [p for p in model.parameters() if p.requires_grad]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from dipair_lib.evaluation.schema import Result
 from dipair_lib.models import load_tokenizer
 from dipair_lib.models.backbone import positions_of_backbone
 from dipair_lib.models.folders import BackboneError
-from dipair_lib.models.tokens import Texts, read, tokenize, unknown_in
+from dipair_lib.models.tokens import Texts, Tokenizer, read, tokenize, unknown_in
 
 MOST_UNKNOWN = 0.2  # of a field's word pieces: from there on a model reads too little of the texts
 MULTILINGUAL = "intfloat/multilingual-e5-small"
@@ -54,7 +53,10 @@ class Data:
 
 
 def read_splits(
-    task: Task, tokenizer: Any, read_lengths: Sequence[int], teacher: dict[str, np.ndarray] | None = None
+    task: Task,
+    tokenizer: Tokenizer | str,
+    read_lengths: Sequence[int],
+    teacher: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Data]:
     """Tokenise a task's train, dev and test rows, with the teacher's logits beside them if there are any.
 
@@ -81,7 +83,7 @@ def read_splits(
     return splits
 
 
-def tell_unknown(task: Task, name: str, tokenizer: Any, splits: Sequence[Texts]) -> None:
+def tell_unknown(task: Task, name: str, tokenizer: Tokenizer, splits: Sequence[Texts]) -> None:
     """Put the share of unknown word pieces of each field into the task's notes; warn from 1 % on, raise from ``MOST_UNKNOWN`` on."""
     shares = {}
     for number, field in enumerate(task.fields):
@@ -105,7 +107,7 @@ def tell_unknown(task: Task, name: str, tokenizer: Any, splits: Sequence[Texts])
 def read_rows(
     task: Task,
     frame: pd.DataFrame,
-    tokenizer: Any,
+    tokenizer: Tokenizer | str,
     read_lengths: Sequence[int],
     logits: np.ndarray | None = None,
 ) -> Data:
@@ -130,7 +132,7 @@ def check_teacher(task: Task, split: str, frame: pd.DataFrame, logits: np.ndarra
 
 
 def choose_read_lengths(
-    task: Task, tokenizer: Any, asked: Sequence[int] = (), most: int = 128, sample: int = 2000
+    task: Task, tokenizer: Tokenizer | str, asked: Sequence[int] = (), most: int = 128, sample: int = 2000
 ) -> list[int]:
     """Word pieces (or words) to read of each field: as asked (one number is for all), or enough to read 95 % of the texts whole; then no
     more of all fields together than the backbone has positions, which the task's notes say.
@@ -146,7 +148,7 @@ def choose_read_lengths(
             )
         return [int(n) for n in asked]
     name = tokenizer if isinstance(tokenizer, str) else ""
-    tokenizer = load_tokenizer(name) if name else tokenizer
+    tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     frame = task.train.sample(min(sample, len(task.train)), random_state=0)
     wanted = [  # 3 is the least that `tokenize` takes; texts of two words are read whole with it too
         max(3, int(np.ceil(np.quantile(tokenize(tokenizer, frame[f].tolist(), most).lengths, 0.95))))

@@ -22,7 +22,7 @@ from dipair_lib.training.loop import RISING, fit
 from dipair_lib.training.losses import Targets, loss_to, match_loss, matcher_of, require_targets, targets_of
 from dipair_lib.training.rows import Data
 from dipair_lib.training.settings import Fitted, TrainConfig
-from dipair_lib.training.start import similarity_of, start_head
+from dipair_lib.training.start import start_head
 
 
 def fit_head(
@@ -161,7 +161,7 @@ def fit_stages(
     one = two = begun = None
     counts = {"encoded": 0, "from_store": 0}
     cosine = cosine_pairs if takes_cosine_start(model) else 0
-    if first or cosine or similarity_of(model):
+    if first or cosine or model.head.line:
         device = (first or second or TrainConfig()).device
         stored, counts = stored_outputs(model, data.texts, folder, device)
         if cosine:

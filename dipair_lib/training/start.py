@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from torch import nn
 
 from dipair_lib import models
 from dipair_lib.evaluation.schema import Result
@@ -16,7 +15,7 @@ from dipair_lib.inference.outputs import Stored, hash_of, prepare_stored
 from dipair_lib.inference.predict import gather
 from dipair_lib.models import CrossEncoder, DualEncoder
 from dipair_lib.models.backbone import build_backbone
-from dipair_lib.models.heads import SimilarityHead
+from dipair_lib.models.pair_model import Head
 from dipair_lib.models.tokens import Texts
 from dipair_lib.training.rows import Data
 from dipair_lib.training.settings import TrainConfig
@@ -31,7 +30,6 @@ def start_encoder(model: DualEncoder, start: str, teacher: CrossEncoder | None =
     embeddings are trained, too: see ``trainable``). Sets ``model.start``, by which stored outputs are told apart."""
     if start not in STARTS:
         raise ValueError(f"start: expected one of {', '.join(STARTS)}, but got {start!r}")
-    encoders = model.encoder if isinstance(model.encoder, nn.ModuleList) else [model.encoder]
     if start == "teacher":
         if teacher is None or teacher.settings["backbone"] != model.settings["backbone"]:
             raise ValueError(
@@ -39,12 +37,12 @@ def start_encoder(model: DualEncoder, start: str, teacher: CrossEncoder | None =
                 f"{teacher.settings['backbone'] if teacher else None!r}"
             )
         weights = teacher.encoder.state_dict()
-        for encoder in encoders:
+        for encoder in model.encoders:
             encoder.load_state_dict({name: weights[name] for name in encoder.state_dict()})
         model.start = f"teacher {hash_of(*(w.cpu().numpy() for w in weights.values()))}"
     elif start == "random":
         torch.manual_seed(seed)
-        for encoder in encoders:
+        for encoder in model.encoders:
             fresh = build_backbone(models.backbone.config_as_dict(encoder), layers=model.settings["layers"])
             encoder.load_state_dict(fresh.state_dict())
         model.start = f"random {seed}"
@@ -53,7 +51,7 @@ def start_encoder(model: DualEncoder, start: str, teacher: CrossEncoder | None =
 def start_head(model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig) -> None:
     """Put a head where its targets are: a similarity on its line (``start_residual``), any other by its final bias, so that its mean on
     the rows is that of their targets. Otherwise the first thing a training does is to get there."""
-    if similarity_of(model) is not None:
+    if model.head.line is not None:
         start_residual(model, stored, data, config)
         return
     rows = some_rows(data, 2_000)
@@ -67,7 +65,7 @@ def start_residual(model: DualEncoder, stored: Sequence[Stored], data: Data, con
 
     With any other line the first thing a training would do is to bend the encoder towards the targets' mean and spread.
     """
-    start = similarity_of(model)
+    start = model.head.line
     if start is None:
         return
     some = some_rows(data, 20_000)
@@ -77,11 +75,6 @@ def start_residual(model: DualEncoder, stored: Sequence[Stored], data: Data, con
     with torch.no_grad():
         start.scale.copy_(torch.from_numpy(np.atleast_2d(line.coef_)))
         start.shift.copy_(torch.from_numpy(np.ravel(line.intercept_)))
-
-
-def similarity_of(model: DualEncoder) -> SimilarityHead | None:
-    """The cosine or MaxSim that a head is or holds."""
-    return next((m for m in model.head.modules() if isinstance(m, SimilarityHead)), None)
 
 
 def some_rows(data: Data, n: int) -> np.ndarray:
@@ -94,7 +87,7 @@ def of_rows(
     stored: Sequence[Stored],
     texts: Texts,
     rows: np.ndarray,
-    head: Any,
+    head: Head,
     combine: Callable[..., torch.Tensor],
     chunk: int = 2048,
 ) -> np.ndarray:

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dipair_lib.inference.device import encoders_of, placed_on
+from dipair_lib.inference.device import M, placed_on
 from dipair_lib.inference.inputs import Inputs
 from dipair_lib.inference.predict import gather
-from dipair_lib.models import BiLSTM, CrossEncoder
+from dipair_lib.models import Network
 from dipair_lib.models.tokens import length_sorted
 from dipair_lib.training.rows import Data
 from dipair_lib.training.settings import TrainConfig
@@ -30,16 +30,16 @@ WIDTHS = (
 class Step(nn.Module):
     """A model's forward pass from a batch to logits, as a module, so that its parameters can be swapped for shorter ones."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
         self.model = model
 
     def batch(self, inputs: Inputs, rows: np.ndarray) -> list[Any]:
         """What ``forward`` reads of some rows: a cross-encoder's joined input, or per field the batches of its distinct texts, each beside
         others of about its length, and where each row finds its text."""
-        if isinstance(self.model, CrossEncoder):
+        if self.model.per_pair:
             return inputs.rows(rows)
-        size = (LSTM_SUB_BATCH if isinstance(self.model, BiLSTM) else SUB_BATCH)[inputs.device.type]
+        size = (SUB_BATCH if self.model.encoders else LSTM_SUB_BATCH)[inputs.device.type]
         fields = []
         for field, tokens in enumerate(inputs.texts.tokens):
             distinct, place = np.unique(inputs.texts.index[rows, field], return_inverse=True)
@@ -52,17 +52,17 @@ class Step(nn.Module):
 
     def forward(self, batch: Any, features: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits [rows, outputs], and the head's features if asked; each distinct text of the batch is encoded once."""
-        if isinstance(self.model, CrossEncoder):
+        if self.model.per_pair:
             return self.model(*batch), None
         prepared = []
         for field, (parts, place) in enumerate(batch):
-            done = [self.model.prepare(self.model.encode(*part, field), field) for part in parts]
+            done = [self.model.encode_and_prepare(ids, mask, field) for ids, mask in parts]
             prepared.append(gather(tuple(torch.cat(t) for t in zip(*done, strict=True)), place))
         return self.model.combine(*prepared), self.model.features(*prepared) if features else None
 
 
 def outputs_in(
-    model: Any, batch: Any, dtype: str, features: bool = False
+    model: Network, batch: Any, dtype: str, features: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """float32 logits (and the head's features) of a batch from ``Step.batch``, with the encoder's arithmetic in ``dtype`` and its weights,
     and their gradients, in float32.
@@ -73,7 +73,7 @@ def outputs_in(
     step = Step(model)
     if dtype == "float32":
         return step(batch, features)  # type: ignore[no-any-return]
-    if not hasattr(model, "encoder"):  # an LSTM's kernel wants one dtype: autocast sees to that
+    if not model.encoders:  # an LSTM's kernel wants one dtype: autocast sees to that
         with torch.autocast(placed_on(model).type, getattr(torch, dtype)):
             logits, _ = step(batch)
             return logits.float(), None
@@ -86,9 +86,9 @@ def outputs_in(
 
 
 @contextlib.contextmanager
-def with_dropout(model: Any, share: float) -> Iterator[Any]:
+def with_dropout(model: M, share: float) -> Iterator[M]:
     """Within it, a transformer drops that share of its activations and of its attention while it trains."""
-    layers = [m for encoder in encoders_of(model) for m in encoder.modules() if isinstance(m, nn.Dropout)]
+    layers = [m for encoder in model.encoders for m in encoder.modules() if isinstance(m, nn.Dropout)]
     before = [layer.p for layer in layers]
     for layer in layers:
         layer.p = share
@@ -99,7 +99,7 @@ def with_dropout(model: Any, share: float) -> Iterator[Any]:
             layer.p = p
 
 
-def start_bias(model: Any, data: Data, config: TrainConfig, *, sample: int = 256) -> None:
+def start_bias(model: Network, data: Data, config: TrainConfig, *, sample: int = 256) -> None:
     """Shift the model's outputs so that what it says on average is what its targets are on average, on a sample of the rows: the mean of
     scores and of a teacher's logits, the shares of classes. With a small learning rate it would take much of a run to get there. What is
     right already (after stage 1, of a trained checkpoint) stays. Tang et al. start at zero: so do classes with their AdaDelta."""

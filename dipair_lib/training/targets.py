@@ -190,7 +190,7 @@ def stored_of_teacher(
     path = teacher_file(out, teacher.run_id).with_suffix("") / f"{name}.npz"
     with machine.locked(path):
         if not path.exists():
-            model: Any = load()
-            data = read_rows(task, rows.assign(label=0), models.tokenizer_of(model), model.read_lengths)
+            model = load()
+            data = read_rows(task, rows.assign(label=0), model.tokenizer, model.read_lengths)
             save_teacher_logits(path, digest, {"train": compute(model, data.texts)})
         return load_teacher_logits(path, digest)["train"]

@@ -90,7 +90,9 @@ def draw_teacher(ax: Axes, teacher: pd.Series | None) -> list[Bar]:
 def draw_row(ax: Axes, run: str, row: pd.Series, speed: str, ringed: bool) -> list[Bar]:
     """Draw one row with both intervals, and a ring if it is chosen. Returns the bar of its quality."""
     x, y, bars = row[speed], max(row["quality"], ax.get_ylim()[0]), []
-    low, high = (row["pairs_per_s_low"], row["pairs_per_s_high"]) if speed == "pairs_per_s" else (np.nan, np.nan)
+    low, high = (
+        (row["pairs_per_s_low"], row["pairs_per_s_high"]) if speed == "pairs_per_s" else (np.nan, np.nan)
+    )
     if wording.known(low) and wording.known(high):
         ax.plot([low, high], [y, y], color=style.INK, lw=0.9, zorder=3)
     if wording.known(row["quality_low"]) and row["family"] != "constant":

@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from dipair_lib.models import Prepared
-from dipair_lib.models.heads import FFNNHead, ResidualHead, SimilarityHead
+from dipair_lib.models import PairModel, Prepared
+from dipair_lib.models.heads import FFNNHead, SimilarityHead
 from dipair_lib.scoring.collection import Collection
 
 ROWS = 128  # right texts of a program: the lines of its matrix product
@@ -85,11 +85,9 @@ class Tile:
         self.scale = float(start.scale.detach()) if start else None
 
     @classmethod
-    def of(cls, model: Any) -> Tile | None:
+    def of(cls, model: PairModel) -> Tile | None:
         """None for models without such a head, or where the kernel cannot run."""
-        corrects = isinstance(model.head, ResidualHead)
-        head: Any = model.head.head if corrects else model.head
-        start: Any = model.head.start if corrects else None
+        head, start = model.head.inner, model.head.line
         if not (isinstance(head, FFNNHead) and len(head.rest) == 2 and head.last.out_features == 1):
             return None
         if (start is not None and start.maxsim) or unavailable_reason():
@@ -99,7 +97,7 @@ class Tile:
         needed = 2 * up(second.in_features) * (up(second.out_features) + ROWS) + (8 << 10)
         return cls(head, start) if needed <= shared() else None
 
-    def __call__(self, model: Any, left: Prepared, right: Prepared) -> torch.Tensor:
+    def __call__(self, model: PairModel, left: Prepared, right: Prepared) -> torch.Tensor:
         """What ``head.prepare`` gave of m and n texts, to scores float32 [m, n] in the computer's memory."""
         return self.scores(self.side(left), self.side(right)).cpu()
 

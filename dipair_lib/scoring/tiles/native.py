@@ -11,20 +11,20 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from dipair_lib.models import Prepared
+from dipair_lib.models import Head, PairModel, Prepared
 from dipair_lib.models.heads import (
     CompareHead,
     FFNNHead,
-    ResidualHead,
     SimilarityHead,
     TransformerHead,
-    cosine_of,
 )
+from dipair_lib.models.similarities import cosine_of
 from dipair_lib.scoring.tiles import compilation
 from dipair_lib.scoring.tiles.layout import (
     at,
@@ -264,35 +264,30 @@ def gelu_bump() -> torch.Tensor:
 
 
 Compiled = FFNNTile | CompareTile | MaxSimTile | TransformerTile
+# Of which heads there is code, and for which of them: always for pairs with one output.
+TILES: dict[type[Head], tuple[type[Compiled], Callable[[Any], bool]]] = {
+    FFNNHead: (FFNNTile, lambda head: (len(head.first), len(head.rest)) == (2, 2)),
+    SimilarityHead: (MaxSimTile, lambda head: head.maxsim),
+    TransformerHead: (TransformerTile, lambda head: (len(head.position), len(head.layers)) == (2, 1)),
+    CompareHead: (CompareTile, lambda head: head.both is not None),
+}
 
 
-def tile_of(head: Any) -> type[Any] | None:
+def tile_of(head: Head) -> type[Any] | None:
     """What computes a head for pairs with one output as compiled code; None where there is none."""
-    if isinstance(head, FFNNHead) and (len(head.first), len(head.rest), head.last.out_features) == (2, 2, 1):
-        return FFNNTile
-    if isinstance(head, SimilarityHead) and head.maxsim and len(head.shift) == 1:
-        return MaxSimTile
-    if (
-        isinstance(head, TransformerHead)
-        and (len(head.position), len(head.layers)) == (2, 1)
-        and head.last.out_features == 1
-    ):
-        return TransformerTile
-    if isinstance(head, CompareHead) and head.both is not None and head.output.out_features == 1:
-        return CompareTile
-    return None
+    kind, fits = TILES.get(type(head), (None, None))
+    return kind if fits and fits(head) and len(head.final_bias) == 1 else None
 
 
-def compiled(head: Any) -> Compiled | None:
+def compiled(head: Head) -> Compiled | None:
     """A head's compiled code, with its weights."""
     kind = tile_of(head)
     return kind(head) if kind else None
 
 
-def missing(model: Any) -> str:
+def missing(model: PairModel) -> str:
     """Why a model whose head has compiled code is computed by torch here; empty otherwise. The scores are the same, the time is not."""
-    head = model.head.head if isinstance(model.head, ResidualHead) else model.head
-    return compilation.unavailable_reason() if tile_of(head) else ""
+    return compilation.unavailable_reason() if tile_of(model.head.inner) else ""
 
 
 class Tile:
@@ -302,21 +297,21 @@ class Tile:
         self.head, self.start = head, start
 
     @classmethod
-    def of(cls, model: Any) -> Tile | None:
+    def of(cls, model: PairModel) -> Tile | None:
         """None for models without, or where the code cannot run."""
         if compilation.unavailable_reason():
             return None
-        corrects = isinstance(model.head, ResidualHead)
-        head = compiled(model.head.head if corrects else model.head)
-        return None if head is None else cls(head, compiled(model.head.start) if corrects else None)
+        inner, line = model.head.inner, model.head.line
+        head = compiled(inner)
+        return None if head is None else cls(head, compiled(line) if line not in {None, inner} else None)
 
-    def __call__(self, model: Any, left: Prepared, right: Prepared) -> torch.Tensor:
+    def __call__(self, model: PairModel, left: Prepared, right: Prepared) -> torch.Tensor:
         """Scores float32 [m, n]; a cosine that is corrected is torch's."""
-        if not isinstance(model.head, ResidualHead):
-            return self.head(left, right)
         own, start = model.head.parts([left, right])
         scores = self.head(*own)
+        if not start:
+            return scores
         if self.start:
             return scores.add_(self.start(*start))
         one, other = tuple(t[:, None] for t in start[0]), tuple(t[None] for t in start[1])
-        return scores + model.head.start.combine(one, other)[..., 0]
+        return scores + model.head.line.combine(one, other)[..., 0]

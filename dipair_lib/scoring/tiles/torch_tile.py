@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
-from dipair_lib.models import Prepared
+from dipair_lib.models import PairModel, Prepared
 
 LINES = 32  # left texts of its pieces, at least: a right text's tokens are read once for all of them
 
 
-def tile(model: Any, left: Prepared, right: Prepared, pairs: int = 0) -> torch.Tensor:
+def tile(model: PairModel, left: Prepared, right: Prepared, pairs: int = 0) -> torch.Tensor:
     """``model.combine`` of each left with each right text, float32 [m, n], in pieces of so many pairs; 0 for ``piece_of``.
 
     A piece has at least 32 left texts if there are as many.
@@ -29,7 +28,7 @@ def tile(model: Any, left: Prepared, right: Prepared, pairs: int = 0) -> torch.T
     return found
 
 
-def piece_of(model: Any) -> int:
+def piece_of(model: PairModel) -> int:
     """Pairs of a tile computed together, few enough that what the head makes of them stays in the caches.
 
     Measured on a Xeon with 2 MB of second-level cache per core, where four times as many or as few cost up to twice the time. By head and
