@@ -10,6 +10,7 @@ with cross-encoders and baselines, which have no seam.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,7 @@ class Kept:
         return Kept(self.vectors.to(device), self.mask.to(device), pooled)
 
 
-class BaseModel(nn.Module):
+class BaseModel(nn.Module, ABC):
     """What can be asked of every model; the answers here are those of one without a transformer and without words of its own.
 
     Attributes:
@@ -101,10 +102,11 @@ class BaseModel(nn.Module):
         """Word vectors that can have sparse gradients."""
         return []
 
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """The model group of a result row: display name, family, backbone, head, keep, read_lengths, projection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def costs(self, texts: Texts, sample: int = 8) -> dict[str, Any]:
         """What it costs by arithmetic, not by clock, on some rows' own texts without padding.
 
@@ -113,7 +115,6 @@ class BaseModel(nn.Module):
             flops_per_pair (multiplications and additions of matrix products, the mean of the sample), bytes_per_text (float32 ``Prepared``,
             mean over the fields). None where it has no such part.
         """
-        raise NotImplementedError
 
     def tensors(self, frozen_encoder: bool = False) -> dict[str, torch.Tensor]:
         """What goes into the weights file, by name; without an encoder's weights that were never trained."""
@@ -130,7 +131,7 @@ class BaseModel(nn.Module):
         return {}
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """What a pair model computes of a pair: ``prepare`` once per text, ``combine`` per pair; together exactly its textbook form.
 
     A new one for dual encoders has ``of``, ``prepare``, ``combine`` and ``final_bias``, and an entry in ``heads.HEADS``; the rest it may
@@ -148,7 +149,7 @@ class Head(nn.Module):
     @classmethod
     def of(cls, settings: dict[str, Any], widths: list[int], encoder_width: int) -> Head:
         """The head of a dual encoder's settings over kept vectors of these widths, one per field."""
-        raise NotImplementedError
+        raise TypeError(f"{cls.__name__}: is of no dual encoder")
 
     @classmethod
     def check(cls, settings: dict[str, Any], name: str = "head") -> None:
@@ -180,11 +181,11 @@ class Head(nn.Module):
     @property
     def final_bias(self) -> nn.Parameter:
         """The shift of the logits [outputs]."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__}: has no final bias")
 
+    @abstractmethod
     def prepare(self, kept: Kept, field: int) -> Prepared:
         """Once per text: everything that needs only one side, tensors [texts, ...]."""
-        raise NotImplementedError
 
     def parts(self, prepared: Sequence[Prepared]) -> tuple[list[Prepared], list[Prepared]]:
         """Each field's tensors of ``inner``, and of the similarity that is corrected."""
@@ -192,15 +193,15 @@ class Head(nn.Module):
 
     def features(self, *prepared: Prepared) -> torch.Tensor:
         """What the last layer reads of each pair, [pairs, width]."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__}: has no features")
 
+    @abstractmethod
     def combine(self, *prepared: Prepared) -> torch.Tensor:
         """Per pair: logits [pairs, outputs]."""
-        raise NotImplementedError
 
     def attention(self, *prepared: Prepared) -> torch.Tensor:
         """What the last layer's tokens attend to, [pairs, heads, tokens, tokens]."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__}: has no attention")
 
     def dot_flops(self, prepared: Prepared) -> float:
         """Operations of a pair's dot products, which are no matrix product to the counter."""
@@ -219,9 +220,9 @@ class PairModel(BaseModel):
         """The shift of the logits [outputs]: a training starts it at the mean of its targets."""
         return self.head.final_bias
 
+    @abstractmethod
     def encode(self, ids: torch.Tensor, mask: torch.Tensor, field: int) -> Kept:
         """Once per text: ids, mask [texts, tokens] -> Kept. Costly, cacheable."""
-        raise NotImplementedError
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
         """Once per text, cheap: what the head needs of one side."""
