@@ -7,8 +7,6 @@ import csv
 import gzip
 import json
 import lzma
-import random
-import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -435,35 +433,3 @@ class TestUnlabelled:
         pd.DataFrame(rows, columns=COLUMNS[:2]).to_csv(tmp_path / "more.csv", index=False)
         with pytest.warns(UserWarning, match="1 rows with an empty text left out"):
             assert len(load_unlabelled(tmp_path / "more.csv", task)) == 60
-
-
-def test_the_data_floor_imports_only_downward() -> None:
-    """Nothing of the library but itself, and within it only what stands further down in its own list."""
-    folder = Path(tables.__file__).parent
-    order = re.findall(r"^(\w+) {2,}\w", (folder / "__init__.py").read_text(encoding="utf8"), re.M)
-    assert sorted(order) == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-    for name in order:
-        text = (folder / f"{name}.py").read_text(encoding="utf8")
-        used = re.findall(r"^ *from \.(\w+) import", text, re.M)
-        used += [
-            one.strip()
-            for line in re.findall(r"^ *from \. import (.+)$", text, re.M)
-            for one in line.split(",")
-        ]
-        assert all(order.index(one) > order.index(name) for one in used), name
-        assert "from .." not in text and "dipair_lib" not in text, name
-
-
-def test_large_tables_stay_quick(tmp_path: Path) -> None:
-    """Quotes, blanks and commas in 30,000 rows: what tells their kinds is linear in the text."""
-    import time
-
-    random.seed(0)
-    rows = [[f'"open {i}' if i % 3 else f"q {i}", f'a "word" {i}, more', str(i % 2)] for i in range(30_000)]
-    path = put(tmp_path / "p.tsv", lines([COLUMNS, *rows], "\t"))
-    broken = put(tmp_path / "q.tsv", lines([COLUMNS, *rows, ["a", "b"]], "\t"))
-    started = time.process_time()
-    assert len(read_table(path)) == 30_000
-    with pytest.raises(TaskError, match="row 30001"):
-        read_table(broken)
-    assert time.process_time() - started < 5
