@@ -48,7 +48,7 @@ def test_a_student_with_it_is_saved_loaded_and_scores(
     models.save(model, tmp_path / "model")
     texts = ["red car", "blue house"]
     scores = [Scorer(one).score(texts, texts) for one in (model, models.load(tmp_path / "model"))]
-    np.testing.assert_array_equal(*scores)
+    np.testing.assert_array_equal(scores[0], scores[1])
 
 
 def test_its_suite_is_one(outer: type[models.Head], tmp_path: Path) -> None:
