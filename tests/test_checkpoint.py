@@ -40,7 +40,6 @@ def rows(tiny_backbone: str, pairs: pd.DataFrame) -> Data:
     return replace(
         data,
         teacher=random.normal(size=(len(pairs), 1)).astype(np.float32),
-        features=random.normal(size=(len(pairs), 6)).astype(np.float32),
     )
 
 
@@ -73,8 +72,6 @@ def same(one: Any, other: Any) -> bool:
 
 CASES = {
     "student": (student, PLAIN),
-    "averaged": (student, replace(PLAIN, average=0.7)),
-    "matched": (student, replace(PLAIN, match=0.5)),
     "cross-encoder with dropout": (teacher, replace(PLAIN, loss="hard")),
 }
 

@@ -276,7 +276,7 @@ class TestDiPair:
         more.to_csv(tmp_path / "more.csv", index=False)
         student = {
             "pooled": True, "residual": "cosine", "select": "learned", "shared": False, "start": "teacher", "teachers": 2, "pool": 128,
-            "unlabelled": str(tmp_path / "more.csv"), "loss": "margin", "alpha": 0.2, "match": 0.5, "average": 0.5, "n_seeds": 2,
+            "unlabelled": str(tmp_path / "more.csv"), "loss": "margin", "alpha": 0.2, "n_seeds": 2,
         }  # fmt: skip
         students = [
             {"notebook": "03_dipair", "parameters": student},

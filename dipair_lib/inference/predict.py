@@ -85,17 +85,6 @@ def combine_all(model: PairModel, prepared: Sequence[Prepared], texts: Texts, ch
     return torch.cat(found).float().cpu().numpy()
 
 
-def teacher_features(teacher: CrossEncoder, texts: Texts, device: str | torch.device = "auto") -> np.ndarray:
-    """What the teacher's last layer reads of each row, float32 [rows, width], centred and scaled to unit spread: targets of
-    ``TrainConfig.match``."""
-    there = device_of(device)
-    fast = ready(teacher, there, encoder_dtype("auto", there))
-    with torch.inference_mode():
-        found = score_rows(fast, texts, fast.features, what="teacher's features")
-    found -= found.mean(axis=0)
-    return found / max(float(found.std()), 1e-12)
-
-
 def dtype_of(model: Model, device: str | torch.device = "auto") -> str:
     """The dtype of the arithmetic that ``predict`` uses for a model on a device, weights aside."""
     return encoder_dtype("auto", device_of(device)) if model.encoders else "float32"

@@ -37,8 +37,6 @@ NUMBERS = {
     "loss",
     "alpha",
     "temperature",
-    "match",
-    "average",
     "batch_size",
     "head_rate",
 }  # fields of a ``TrainConfig``

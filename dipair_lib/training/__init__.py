@@ -7,7 +7,6 @@ stored.
 from dataclasses import replace
 
 from dipair_lib.training.batches import epochs_of
-from dipair_lib.training.best import WeightAverager
 from dipair_lib.training.checkpoint import Checkpoint, CheckpointError, State
 from dipair_lib.training.cosine import cosine_start, draw_pairs, nearest, takes_cosine_start
 from dipair_lib.training.loop import fit, smooth
@@ -39,7 +38,6 @@ from dipair_lib.training.start import RATES, STARTS, rates_of, start_encoder, st
 from dipair_lib.training.step import Step, outputs_in
 from dipair_lib.training.targets import (
     load_teacher_logits,
-    matched_features,
     require_model,
     save_teacher_logits,
     score_logits,
@@ -77,7 +75,6 @@ __all__ = [
     "TeacherError",
     "TrainConfig",
     "Trained",
-    "WeightAverager",
     "budget_of",
     "choose_read_lengths",
     "cosine_start",
@@ -94,7 +91,6 @@ __all__ = [
     "lengths_of",
     "load_teacher_logits",
     "loss_of",
-    "matched_features",
     "nearest",
     "outputs_for",
     "outputs_in",

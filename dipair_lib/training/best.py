@@ -1,4 +1,4 @@
-"""Which of a training's weights are kept: those best on dev, or the mean of the last steps'."""
+"""Which of a training's weights are kept: those best on dev."""
 
 from __future__ import annotations
 
@@ -6,52 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from dipair_lib.evaluation import metrics
 from dipair_lib.inference.device import placed_on
 from dipair_lib.inference.predict import predict
 from dipair_lib.models import Model
 from dipair_lib.training.rows import Data
-
-
-class WeightAverager:
-    """The mean of the weights over the last steps of a training; with a share of 0 it does nothing.
-
-    Args:
-        seen, others: of a training that goes on: how many were summed up, and the sums, from ``tensors``.
-    """
-
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        share: float,
-        steps: int,
-        seen: int,
-        others: Mapping[str, torch.Tensor],
-    ) -> None:
-        self.parameters, self.begin, self.seen = parameters, steps - round(share * steps), seen
-        known = [others.get(f"sum {i}") for i in range(len(parameters))]
-        zeros = [torch.zeros_like(p) for p in parameters] if share else []
-        self.sums = [zero if sum is None else sum for zero, sum in zip(zeros, known, strict=False)]
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint keeps."""
-        return {f"sum {i}": total for i, total in enumerate(self.sums)} if self.seen else {}
-
-    @torch.no_grad()
-    def look(self, step: int) -> None:
-        """Take in the weights after a step, counted from 1."""
-        if self.sums and step > self.begin:
-            torch._foreach_add_(self.sums, list(self.parameters))
-            self.seen += 1
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the mean in place of the last weights."""
-        if self.seen:
-            for parameter, total in zip(self.parameters, self.sums, strict=True):
-                parameter.copy_(total / self.seen)
 
 
 class BestCheckpoint:
@@ -80,7 +40,7 @@ class BestCheckpoint:
         """What a checkpoint keeps."""
         return {f"best {name}": weight for name, weight in self.weights.items()}
 
-    def look(self, model: Model) -> None:
+    def update(self, model: Model) -> None:
         """Score dev and remember the weights if no earlier look was better. An undefined metric counts as the worst."""
         if self.dev is None:
             return

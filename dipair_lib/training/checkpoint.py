@@ -27,15 +27,13 @@ class State:
     """What a training has come to after a step.
 
     Attributes:
-        step: steps done. loss: running mean. seconds: spent on them. seen: the dev metric at each epoch's end. averaged: steps whose
-            weights are in the mean.
+        step: steps done. loss: running mean. seconds: spent on them. seen: the dev metric at each epoch's end.
     """
 
     step: int = 0
     loss: float = float("nan")
     seconds: float = 0.0
     seen: list[float] = field(default_factory=list)
-    averaged: int = 0
 
 
 class Checkpoint:

@@ -19,16 +19,16 @@ from dipair_lib.inference.outputs import hash_of
 from dipair_lib.models import Network
 from dipair_lib.system import progress
 from dipair_lib.training.batches import epochs_of
-from dipair_lib.training.best import BestCheckpoint, WeightAverager, dev_metric
+from dipair_lib.training.best import BestCheckpoint, dev_metric
 from dipair_lib.training.checkpoint import Checkpoint, State
 from dipair_lib.training.graphs import GraphedBackward
-from dipair_lib.training.losses import Targets, loss_to, match_loss, matcher_of, require_targets, targets_of
+from dipair_lib.training.losses import Targets, loss_to, require_targets, targets_of
 from dipair_lib.training.optimizers import optimizer_of, trainable
 from dipair_lib.training.rows import Data, some
 from dipair_lib.training.settings import Fitted, TrainConfig
 from dipair_lib.training.step import Step, outputs_in, start_bias, with_dropout
 
-LOOKED_AT = 512  # dev rows scored for a training's curve
+DEV_CURVE_SAMPLE = 512  # dev rows scored for a training's curve
 READ_EVERY = (
     25  # steps whose losses are fetched from a GPU together: reading one waits for all that was ordered
 )
@@ -88,22 +88,22 @@ def fit_there(
     epochs = list(epochs_of(model, data, config))
     batches = [rows for epoch in epochs for rows in epoch]
     looks = looks_of([len(epoch) for epoch in epochs], config) if dev else []
-    matcher = matcher_of(model, data, config).to(device)
-    weights = [*parameters, *matcher.parameters()]
     ours = {id(p) for name, p in model.named_parameters() if name.startswith("encoder.")}
     optimizer, schedule = optimizer_of(
-        [p for p in weights if id(p) in ours], config, len(batches), [p for p in weights if id(p) not in ours]
+        [p for p in parameters if id(p) in ours],
+        config,
+        len(batches),
+        [p for p in parameters if id(p) not in ours],
     )
-    name = identity(data, dev, metric, config, weights) if keep else ""
-    checkpoint = Checkpoint(keep, name, weights, optimizer, schedule)
+    name = identity(data, dev, metric, config, parameters) if keep else ""
+    checkpoint = Checkpoint(keep, name, parameters, optimizer, schedule)
     state, others = checkpoint.load()
     seen_rows = np.cumsum([len(rows) for rows in batches])
     looked = some(dev, looked_rows(int(seen_rows[-1]), len(looks))) if dev and looks else None
     best = BestCheckpoint(metric, looked, state.seen, others, config.patience, against)
-    mean = WeightAverager(parameters, config.average, len(batches), state.averaged, others)
     curves = progress.Curves(what, len(batches), metric if dev else "")
     pending = Pending(state.loss, READ_EVERY if device.type != "cpu" else 1)
-    backward = backward_of(model, data, config, dtype, matcher, weights)
+    backward = backward_of(model, data, config, dtype, parameters)
     begun = time.perf_counter() - state.seconds
     step, ended = state.step, best.ended
     model.train()
@@ -115,18 +115,17 @@ def fit_there(
                 nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            mean.look(step)
             if step in looks:
-                best.look(model.eval())
+                best.update(model.eval())
             if dev and step in curves.looks:
-                curves.dev.append((step, dev_metric(model.eval(), dev.first(LOOKED_AT), metric)))
+                curves.dev.append((step, dev_metric(model.eval(), dev.first(DEV_CURVE_SAMPLE), metric)))
             model.train()
             curves.add(step, pending.running, rows)
             ended = best.ended
             stopping = interrupted() or checkpoint.due(ended or step == len(batches))
             if stopping:
-                state = State(step, pending.read(), time.perf_counter() - begun, best.seen, mean.seen)
-                checkpoint.save(state, {**best.tensors(), **mean.tensors()})
+                state = State(step, pending.read(), time.perf_counter() - begun, best.seen)
+                checkpoint.save(state, best.tensors())
             if interrupted():
                 best.restore(model.eval())
                 raise progress.Stopped(what, step, len(batches), goes_on=keep is not None)
@@ -134,9 +133,6 @@ def fit_there(
                 break
     curves.end()
     loss = pending.read()
-    mean.restore()
-    if mean.seen:
-        best.look(model.eval())  # the mean is one more candidate beside the epochs
     best.restore(model)
     pairs = int(seen_rows[step - 1]) if step else 0
     return Fitted(
@@ -147,7 +143,7 @@ def fit_there(
         dev=tuple(best.seen),
         pairs=pairs,
         passes=pairs / len(data.labels),
-        best_at=looks[int(np.argmax(best.seen))] / len(batches) if best.seen and not mean.seen else None,
+        best_at=looks[int(np.argmax(best.seen))] / len(batches) if best.seen else None,
         rising=best.rising(RISING) if best.seen and step == len(batches) else None,
         device=device.type,
         learning_rate=config.learning_rate,
@@ -219,15 +215,12 @@ def backward_of(
     data: Data,
     config: TrainConfig,
     dtype: str,
-    matcher: nn.Module,
     weights: Sequence[nn.Parameter],
 ) -> Any:
     """A function from (inputs, targets) to the loss, which leaves its gradients in the weights; on a GPU recorded where that can be."""
 
     def loss_at(inputs: Any, targets: Any) -> torch.Tensor:
-        logits, features = outputs_in(model, inputs, dtype, config.match > 0)
-        given = Targets(*targets)
-        return loss_to(logits, given, data.classes, config) + match_loss(features, given, config, matcher)
+        return loss_to(outputs_in(model, inputs, dtype), Targets(*targets), data.classes, config)
 
     plain_loss = config.loss not in {"margin", "listwise"}
     if placed_on(model).type == "cuda" and model.per_pair and plain_loss:
@@ -255,7 +248,7 @@ def identity(
     for rows in (data, dev) if dev else (data,):
         pieces = [array for tokens in rows.texts.tokens for array in (tokens.ids, tokens.offsets)]
         arrays += [*pieces, rows.texts.index, rows.labels, rows.groups]
-    given = [array for array in (data.teacher, data.features) if array is not None]
+    given = [] if data.teacher is None else [data.teacher]
     return hash_of(
         asdict(config),
         metric,

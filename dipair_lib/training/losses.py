@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from dipair_lib.models import Network
 from dipair_lib.training.rows import Data
 from dipair_lib.training.settings import TrainConfig
 
@@ -41,18 +39,17 @@ class Targets(NamedTuple):
     """What the rows of a step are to meet.
 
     Attributes:
-        labels: [rows]. groups: int64 [rows]. teacher: float32 [rows, outputs] or []. features: float32 [rows, width] or [].
+        labels: [rows]. groups: int64 [rows]. teacher: float32 [rows, outputs] or [].
     """
 
     labels: torch.Tensor
     groups: torch.Tensor
     teacher: torch.Tensor
-    features: torch.Tensor
 
 
 def targets_of(data: Data, rows: np.ndarray) -> list[torch.Tensor]:
     """The fields of ``Targets`` of some rows, on the CPU."""
-    given = [np.asarray(data.labels), data.groups, data.teacher, data.features]
+    given = [np.asarray(data.labels), data.groups, data.teacher]
     return [torch.from_numpy(np.zeros(0, np.float32) if array is None else array[rows]) for array in given]
 
 
@@ -109,31 +106,6 @@ def log_sums(values: torch.Tensor, place: torch.Tensor, n: int) -> torch.Tensor:
     """Log of the sum of exponentials of values [rows] per group [n]."""
     high = values.new_full((n,), float("-inf")).scatter_reduce(0, place, values.detach(), "amax")
     return high + sums((values - high[place]).exp(), place, n).log()
-
-
-def matcher_of(model: Network, data: Data, config: TrainConfig) -> nn.Module:
-    """The linear map of ``TrainConfig.match`` from the head's features to the teacher's; without it, a module of no parameters."""
-    if not config.match:
-        return nn.Identity()
-    if data.features is None or model.per_pair or not model.encoders:
-        raise ValueError(
-            "match: expected the teacher's features and a student whose head has features, but one is missing"
-        )
-    last = model.head.inner.last
-    if last is None:
-        raise ValueError(
-            "match: expected head ffnn or transformer: the cosine and MaxSim have no features to match"
-        )
-    return nn.Linear(last.in_features, data.features.shape[1])
-
-
-def match_loss(
-    features: torch.Tensor | None, targets: Targets, config: TrainConfig, matcher: nn.Module
-) -> torch.Tensor | float:
-    """Weighted MSE between the mapped features of a step's rows and the teacher's; 0 where nothing is matched."""
-    if features is None or not config.match:
-        return 0.0
-    return config.match * F.mse_loss(matcher(features), targets.features)
 
 
 def soft_loss(logits: torch.Tensor, teacher: torch.Tensor, config: TrainConfig) -> torch.Tensor:

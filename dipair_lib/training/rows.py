@@ -36,7 +36,6 @@ class Data:
         groups: int64 [rows]; rows of one group stay in one batch, so that a query is encoded once.
         classes: number of classes, 0 for scores.
         teacher: float32 [rows, outputs] raw logits, or None.
-        features: float32 [rows, width], what the teacher's last layer reads of each row, or None.
     """
 
     texts: Texts
@@ -44,12 +43,11 @@ class Data:
     groups: np.ndarray
     classes: int
     teacher: np.ndarray | None = None
-    features: np.ndarray | None = None
 
     def first(self, n: int) -> Data:
         """The first n rows."""
-        targets = (None if array is None else array[:n] for array in (self.teacher, self.features))
-        return Data(self.texts.first(n), self.labels[:n], self.groups[:n], self.classes, *targets)
+        teacher = None if self.teacher is None else self.teacher[:n]
+        return Data(self.texts.first(n), self.labels[:n], self.groups[:n], self.classes, teacher)
 
 
 def read_splits(
@@ -194,8 +192,8 @@ def some(data: Data, n: int) -> Data:
         tokens.append(every.select(which))
         distinct.append([data.texts.distinct[field][i] for i in which])
     texts = Texts(tuple(tokens), np.stack(index, axis=1), tuple(distinct))
-    targets = (None if array is None else array[rows] for array in (data.teacher, data.features))
-    return Data(texts, data.labels[rows], data.groups[rows], data.classes, *targets)
+    teacher = None if data.teacher is None else data.teacher[rows]
+    return Data(texts, data.labels[rows], data.groups[rows], data.classes, teacher)
 
 
 def part_of(frame: pd.DataFrame, share: float) -> np.ndarray:

@@ -28,9 +28,6 @@ class TrainConfig:
             2020) and ``listwise`` (KL of the softmax over a group's rows) look at the order within a query only.
         alpha: weight of the hard loss beside it: alpha * CE + (1 - alpha) * distance to the teacher. The paper found 0 best.
         temperature: of ``soft``, ``kl`` and ``listwise``; their loss is multiplied by its square, so that gradients keep their size.
-        match: weight of a second loss: a linear map of what the head's last layer reads is to meet what the teacher's reads (MSE, the
-            teacher's features scaled to unit spread); needs ``Data.features``. Not in the papers.
-        average: share of the last steps whose weights are averaged; 0 keeps the last step's (Izmailov et al. 2018, SWA).
         pairs: budget in pairs seen; it takes the place of ``epochs`` where it is more than 0.
         looks: how often per pass dev is looked at (where there are dev rows); 0 looks after each of several epochs.
         patience: looks without a better dev metric after which the training ends before its budget; 0 never does.
@@ -52,8 +49,6 @@ class TrainConfig:
     loss: str = "logits"
     alpha: float = 0.0
     temperature: float = 1.0
-    match: float = 0.0
-    average: float = 0.0
     pairs: int = 0
     looks: float = 0.0
     patience: int = 0
@@ -72,10 +67,6 @@ class TrainConfig:
             raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, but got {self.loss!r}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha: expected 0 to 1, but got {self.alpha}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average: expected 0 to less than 1, but got {self.average}")
-        if self.match < 0:
-            raise ValueError(f"match: expected 0 or more, but got {self.match}")
         if self.optimizer not in {"adamw", "adadelta"}:
             raise ValueError(f"optimizer: expected adamw or adadelta, but got {self.optimizer!r}")
         if self.epoch_rows < 0:
@@ -171,8 +162,6 @@ def training_name(parameters: Mapping[str, Any], cosine: bool = False) -> str:
     parts += {"pretrained": [], "teacher": ["from the teacher"], "random": ["random start"]}[p["start"]]
     parts += [p["loss"]] if p["loss"] != "logits" else []
     parts += [f"+ {p['alpha']:g} labels"] if p["alpha"] else []
-    parts += [f"match {p['match']:g}"] if p["match"] else []
-    parts += [f"average {p['average']:g}"] if p["average"] else []
     parts += [f"{p['teachers']} teachers"] if p["teachers"] > 1 else []
     parts += ["unlabelled"] if p["unlabelled"] else []
     parts += [f"{p['pool']:,} {p['pool_kind']} pairs"] if p["pool"] else []

@@ -19,7 +19,7 @@ from dipair_lib.training.batches import epochs_of
 from dipair_lib.training.cosine import cosine_start, takes_cosine_start
 from dipair_lib.training.frozen import cut_all, descend, head_parameters, logits_on, prepared_rows
 from dipair_lib.training.loop import RISING, fit
-from dipair_lib.training.losses import Targets, loss_to, match_loss, matcher_of, require_targets, targets_of
+from dipair_lib.training.losses import Targets, loss_to, require_targets, targets_of
 from dipair_lib.training.rows import Data
 from dipair_lib.training.settings import Fitted, TrainConfig
 from dipair_lib.training.start import start_head
@@ -53,17 +53,14 @@ def fit_head(
     kept = cut_all(model, stored, device)
     model.to(device).train()
     batches, passes = steps_of(model, data, config)
-    matcher = matcher_of(model, data, config).to(device)
-    weights = [*head_parameters(model), *matcher.parameters()]
+    weights = list(head_parameters(model))
     looks = Looks(weights, len(batches) if dev else 0, config.looks * passes or passes)
     dev_kept = cut_all(model, dev_stored, device) if dev else []
 
     def loss_at(rows: np.ndarray) -> torch.Tensor:
         prepared = prepared_rows(model, kept, data.texts.index[rows])
         targets = Targets(*moved(targets_of(data, rows), device))
-        features = model.features(*prepared) if config.match else None
-        loss = loss_to(model.combine(*prepared), targets, data.classes, config)
-        return loss + match_loss(features, targets, config, matcher)
+        return loss_to(model.combine(*prepared), targets, data.classes, config)
 
     def look(step: int) -> None:
         if dev and step in looks.steps:

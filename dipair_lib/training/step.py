@@ -50,21 +50,19 @@ class Step(nn.Module):
             )
         return fields
 
-    def forward(self, batch: Any, features: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits [rows, outputs], and the head's features if asked; each distinct text of the batch is encoded once."""
+    def forward(self, batch: Any) -> torch.Tensor:
+        """Logits [rows, outputs]; each distinct text of the batch is encoded once."""
         if self.model.per_pair:
-            return self.model(*batch), None
+            return self.model(*batch)  # type: ignore[no-any-return]
         prepared = []
         for field, (parts, place) in enumerate(batch):
             done = [self.model.encode_and_prepare(ids, mask, field) for ids, mask in parts]
             prepared.append(gather(tuple(torch.cat(t) for t in zip(*done, strict=True)), place))
-        return self.model.combine(*prepared), self.model.features(*prepared) if features else None
+        return self.model.combine(*prepared)
 
 
-def outputs_in(
-    model: Network, batch: Any, dtype: str, features: bool = False
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """float32 logits (and the head's features) of a batch from ``Step.batch``, with the encoder's arithmetic in ``dtype`` and its weights,
+def outputs_in(model: Network, batch: Any, dtype: str) -> torch.Tensor:
+    """float32 logits of a batch from ``Step.batch``, with the encoder's arithmetic in ``dtype`` and its weights,
     and their gradients, in float32.
 
     The encoder's parameters are cast for the pass; the cast is differentiable, so gradients arrive at the float32 ones. On two
@@ -72,17 +70,15 @@ def outputs_in(
     """
     step = Step(model)
     if dtype == "float32":
-        return step(batch, features)  # type: ignore[no-any-return]
+        return step(batch)  # type: ignore[no-any-return]
     if not model.encoders:  # an LSTM's kernel wants one dtype: autocast sees to that
         with torch.autocast(placed_on(model).type, getattr(torch, dtype)):
-            logits, _ = step(batch)
-            return logits.float(), None
+            return step(batch).float()  # type: ignore[no-any-return]
     short = getattr(torch, dtype)
     cast = {
         f"model.{name}": p.to(short) for name, p in model.named_parameters() if name.startswith("encoder.")
     }
-    logits, found = torch.func.functional_call(step, cast, (batch, features))
-    return logits.float(), None if found is None else found.float()
+    return torch.func.functional_call(step, cast, (batch,)).float()  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
@@ -108,7 +104,7 @@ def start_bias(model: Network, data: Data, config: TrainConfig, *, sample: int =
     rows = np.unique(np.linspace(0, len(data.labels) - 1, sample).astype(np.int64))
     with torch.no_grad():
         inputs = Inputs(model, data.texts, placed_on(model))
-        found = Step(model.eval())(Step(model).batch(inputs, rows))[0].float().cpu()
+        found = Step(model.eval())(Step(model).batch(inputs, rows)).float().cpu()
     with torch.no_grad():
         model.final_bias.add_(shift_to_targets(found, data, rows, config).to(model.final_bias.device))
 

@@ -16,7 +16,7 @@ from dipair_lib.data.task import Task
 from dipair_lib.evaluation.results import row_folder
 from dipair_lib.evaluation.schema import Result
 from dipair_lib.inference.outputs import hash_of
-from dipair_lib.inference.predict import predict, teacher_features
+from dipair_lib.inference.predict import predict
 from dipair_lib.models import CrossEncoder
 from dipair_lib.models.folders import DoesNotApply
 from dipair_lib.models.tokens import Texts
@@ -125,8 +125,8 @@ def require_model(teachers: Sequence[Result], parameters: Mapping[str, Any]) -> 
     """Raise if a student's parameters ask of its teachers what a column of scores, or a checkpoint with its own head, cannot give.
 
     Raises:
-        DoesNotApply: further rows are to be scored, but a teacher is a column of scores; or the student is to match or to start from a
-            teacher that was not trained here.
+        DoesNotApply: further rows are to be scored, but a teacher is a column of scores; or the student is to start from a teacher
+            that was not trained here.
     """
     scores = [row.model for row in teachers if row.teacher_kind == "scores"]
     foreign = [row.model for row in teachers[:1] if row.teacher_kind in {"brought", "scores"}]
@@ -136,15 +136,11 @@ def require_model(teachers: Sequence[Result], parameters: Mapping[str, Any]) -> 
                 f"{name}: {scores[0]} has no model that could score further rows: leave {name} at {without!r}, or put the rows with their "
                 "scores into the data"
             )
-    for name, asked in (
-        ("match", bool(parameters.get("match"))),
-        ("start", parameters.get("start") == "teacher"),
-    ):
-        if foreign and asked:
-            raise DoesNotApply(
-                f"{name}: {foreign[0]} was not trained here, so {'what its head reads' if name == 'match' else 'its encoder'} cannot be "
-                f"used: leave {name} at its default, or train the teacher here"
-            )
+    if foreign and parameters.get("start") == "teacher":
+        raise DoesNotApply(
+            f"start: {foreign[0]} was not trained here, so its encoder cannot be used: leave start at its default, or train the "
+            "teacher here"
+        )
 
 
 def synthetic_logits(
@@ -158,7 +154,7 @@ def synthetic_logits(
     for number, rows in synthetic.groupby("round", sort=False):
         compute = functools.partial(predict, what=f"teacher on synthetic rows, round {number + 1}")
         each = [
-            stored_of_teacher(out, teacher, load, task, rows, "logits", compute)
+            stored_of_teacher(out, teacher, load, task, rows, compute)
             for teacher, load in zip(teachers, loaded, strict=True)
         ]
         parts.append(np.mean(each, axis=0))
@@ -170,24 +166,17 @@ def loader_of(out: Path, teacher: Result) -> Callable[[], Any]:
     return functools.cache(lambda: models.load(row_folder(out, teacher.run_id) / "model"))
 
 
-def matched_features(out: Path, teacher: Result, task: Task, rows: pd.DataFrame) -> np.ndarray:
-    """``teacher_features`` of some rows, stored beside the teacher's logits."""
-    return stored_of_teacher(out, teacher, loader_of(out, teacher), task, rows, "features", teacher_features)
-
-
 def stored_of_teacher(
     out: Path,
     teacher: Result,
     load: Callable[[], CrossEncoder],
     task: Task,
     rows: pd.DataFrame,
-    kind: str,
     compute: Callable[[CrossEncoder, Texts], np.ndarray],
 ) -> np.ndarray:
-    """An array of a teacher for some rows: read where it was computed for the same texts before, else computed and stored."""
+    """A teacher's logits of some rows: read where it was computed for the same texts before, else computed and stored."""
     digest = hash_of(*(text for field in task.fields for text in rows[field]))
-    name = digest if kind == "logits" else f"{digest}.{kind}"
-    path = teacher_file(out, teacher.run_id).with_suffix("") / f"{name}.npz"
+    path = teacher_file(out, teacher.run_id).with_suffix("") / f"{digest}.npz"
     with machine.locked(path):
         if not path.exists():
             model = load()
