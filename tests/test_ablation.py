@@ -12,7 +12,7 @@ import pytest
 from dipair_lib.evaluation import results, schema
 from dipair_lib.reporting import identity, report
 from dipair_lib.reporting.studies import ablation, ablation_figure
-from dipair_lib.runner import notebook_run
+from dipair_lib.runner import notebook_files
 
 PARAMETERS = {
     "task": "t", "out": "x", "share": 1.0, "vectors": "backbone", "loss": "hard", "alpha": 0.0, "temperature": 1.0, "augment": "none",
@@ -136,7 +136,7 @@ class TestNothingIsOverwritten:
         root = Path(__file__).parents[1]
         rows = results.load_results(root / "results" / "reference" / "tang2019" / "sst2")
         named = set.intersection(*(set(json.loads(r.parameters)) for r in rows if r.notebook == "02_bilstm"))
-        notebook = notebook_run.notebook_parameters(root / "notebooks" / "02_bilstm.ipynb")
+        notebook = notebook_files.notebook_parameters(root / "notebooks" / "02_bilstm.ipynb")
         assert notebook.keys() - named - identity.NO_CHOICE - ablation.DEFAULTS.keys() == set(), (
             "for ablation.DEFAULTS"
         )

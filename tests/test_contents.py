@@ -12,14 +12,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from dipair_lib.evaluation import provenance, results
-from dipair_lib.runner import notebook_run, suite_checks, suite_file, suite_runs
+from dipair_lib.runner import notebook_files, suite_checks, suite_file, suite_runs
 from dipair_lib.system import contents, disk
 
 ROOT = Path(__file__).parents[1]
 
 
 def key(folder: Path | str = ".", **parameters: str) -> str:
-    return notebook_run.run_key("02_bilstm", parameters, "data", "chip", folder)
+    return notebook_files.run_key("02_bilstm", parameters, "data", "chip", folder)
 
 
 class TestAModelsFolder:
@@ -114,7 +114,7 @@ def test_what_was_measured_keeps_its_key(folder: str) -> None:
     ]
     assert len(rows) > 5
     for row in rows:
-        found = notebook_run.run_key(
+        found = notebook_files.run_key(
             row.notebook, json.loads(row.parameters), row.data_sha256 or "", row.device_name or ""
         )
         assert row.run_id.startswith(f"{found}.")
@@ -146,7 +146,7 @@ class TestASuite:
         run = self.planned(project, monkeypatch)
         assert run.parameters["vectors"] == "../glove.txt"
         monkeypatch.chdir(project / "notebooks")
-        assert run.key == notebook_run.run_key("02_x", run.parameters, "", provenance.device_name())
+        assert run.key == notebook_files.run_key("02_x", run.parameters, "", provenance.device_name())
 
     def test_a_changed_file_is_not_finished(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         out = project / "out"

@@ -16,7 +16,7 @@ from dipair_lib.evaluation.schema import Result
 from dipair_lib.reporting import derived, explorer, explorer_picture, explorer_widgets, selection
 from dipair_lib.reporting.criteria import Limits
 from dipair_lib.reporting.figures import tradeoff
-from dipair_lib.runner import notebook_run
+from dipair_lib.runner import notebook_files
 from dipair_lib.system import disk
 
 NAMES = list(explorer.parameters(Limits()))
@@ -204,7 +204,7 @@ class TestSharing:
 
     def test_they_are_the_notebooks(self) -> None:
         notebook = Path(__file__).parents[1] / "notebooks" / "05_explorer.ipynb"
-        assert set(NAMES) <= set(notebook_run.notebook_parameters(notebook))
+        assert set(NAMES) <= set(notebook_files.notebook_parameters(notebook))
 
     def test_an_export_is_the_view_its_rows_and_the_command(self, page: explorer_widgets.Explorer) -> None:
         set_all(page, {"min_retained": 0.98, "price_per_hour": 2.0})

@@ -241,7 +241,7 @@ class TestAFullDisk:
 
         run = saved(tmp_path, student(tiny_backbone))
         if where == "weights":
-            monkeypatch.setattr(models, "save_file", full)
+            monkeypatch.setattr(models.stored, "save_file", full)
         else:
             monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", full)
         with pytest.raises(
@@ -400,7 +400,7 @@ class TestWhatIsExported:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         if full == "weights":
-            monkeypatch.setattr(models, "save_file", refuse)
+            monkeypatch.setattr(models.stored, "save_file", refuse)
         elif full == "tokenizer":
             monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", refuse)
         else:

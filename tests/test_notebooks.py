@@ -17,7 +17,7 @@ import pytest
 from conftest import sentences
 
 from dipair_lib.evaluation import results, schema, verification
-from dipair_lib.runner import notebook_run, suite, suite_file
+from dipair_lib.runner import notebook_files, suite, suite_file
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = ["01_teacher", "02_bilstm", "03_dipair", "04_tradeoff", "05_explorer", "06_scale", "07_architectures"]
@@ -59,7 +59,7 @@ def test_parameters_are_the_first_code_cell_and_of_types_papermill_keeps(
 ) -> None:
     first = next(cell for cell in cells if cell["cell_type"] == "code")
     assert first["metadata"].get("tags") == ["parameters"]
-    parameters = notebook_run.notebook_parameters(path)
+    parameters = notebook_files.notebook_parameters(path)
     assert "out" in parameters
     for name, value in parameters.items():
         kept = isinstance(value, bool | int | float | str) or (
@@ -77,7 +77,7 @@ def test_every_parameter_has_a_comment(cells: list[dict[str, Any]]) -> None:
 
 
 def test_shared_parameters_have_the_same_defaults_everywhere() -> None:
-    known = {name: notebook_run.notebook_parameters(FOLDER / f"{name}.ipynb") for name in NAMES}
+    known = {name: notebook_files.notebook_parameters(FOLDER / f"{name}.ipynb") for name in NAMES}
     assert len({known[name]["out"] for name in NAMES}) == 1
     for parameter in ("task", "fields", "label", "group", "max_train", "backbone"):
         values = [known[name][parameter] for name in NAMES[:3] if parameter in known[name]]

@@ -37,7 +37,7 @@ from dipair_lib.data.labels import DOUBTFUL_LABELS, MISSING_LABELS
 from dipair_lib.evaluation import results, verification
 from dipair_lib.evaluation.schema import Result
 from dipair_lib.reporting import derived, overview, selection, wording
-from dipair_lib.runner import notebook_run, suite_file
+from dipair_lib.runner import notebook_files, suite_file
 from dipair_lib.runner.suite_file import SuiteError
 from dipair_lib.scoring import encoding, execution, job_parts, jobs, manifest
 from dipair_lib.scoring.collection import Collection
@@ -660,9 +660,9 @@ class TestSuites:
         grids = [list((entry.get("grid") or {}).values()) for entry in entries]
         assert len(read.runs) == sum(math.prod(map(len, grid)) for grid in grids)
         for run in read.runs:
-            defaults = notebook_run.notebook_parameters(run.path)
+            defaults = notebook_files.notebook_parameters(run.path)
             assert {n: type(v) for n, v in run.parameters.items()} == {
                 n: type(v) for n, v in defaults.items()
             }
-            assert notebook_run.run_key(run.notebook, run.parameters, "", "").startswith("01_a-")
+            assert notebook_files.run_key(run.notebook, run.parameters, "", "").startswith("01_a-")
         assert not (project / "notebooks").is_relative_to(read.out.resolve())

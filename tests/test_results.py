@@ -22,7 +22,7 @@ import pytest
 from dipair_lib.data import loading
 from dipair_lib.evaluation import bootstrap, metrics, provenance, results, schema, verification
 from dipair_lib.evaluation.schema import Result
-from dipair_lib.runner import notebook_run
+from dipair_lib.runner import notebook_files, notebook_run
 from dipair_lib.system import contents, disk
 from dipair_lib.system.disk import ResultError
 
@@ -483,16 +483,16 @@ class TestTeacher:
 
 class TestIdentity:
     def test_key_changes_with_what_changes_the_outcome_and_with_nothing_else(self) -> None:
-        key = notebook_run.run_key("03_dipair", {"keep": 8, "out": "a", "threads": 1}, "data", "chip")
-        assert key == notebook_run.run_key(
+        key = notebook_files.run_key("03_dipair", {"keep": 8, "out": "a", "threads": 1}, "data", "chip")
+        assert key == notebook_files.run_key(
             "03_dipair", {"threads": 2, "out": "b", "keep": 8, "clock": "all"}, "data", "chip"
         )
         assert key.startswith("03_dipair-") and len(key) == len("03_dipair-") + 10
         others = [
-            notebook_run.run_key("02_bilstm", {"keep": 8}, "data", "chip"),
-            notebook_run.run_key("03_dipair", {"keep": 4}, "data", "chip"),
-            notebook_run.run_key("03_dipair", {"keep": 8}, "other", "chip"),
-            notebook_run.run_key("03_dipair", {"keep": 8}, "data", "other"),
+            notebook_files.run_key("02_bilstm", {"keep": 8}, "data", "chip"),
+            notebook_files.run_key("03_dipair", {"keep": 4}, "data", "chip"),
+            notebook_files.run_key("03_dipair", {"keep": 8}, "other", "chip"),
+            notebook_files.run_key("03_dipair", {"keep": 8}, "data", "other"),
         ]
         assert len({key, *others}) == 5
 
@@ -519,10 +519,11 @@ class TestIdentity:
 
     def test_the_parameter_device_counts_by_the_name_alone(self) -> None:
         keys = [
-            notebook_run.run_key("03_x", {"keep": 8, **more}, "f", "chip") for more in ({}, {"device": "cpu"})
+            notebook_files.run_key("03_x", {"keep": 8, **more}, "f", "chip")
+            for more in ({}, {"device": "cpu"})
         ]
         assert (
-            keys[0] == keys[1] != notebook_run.run_key("03_x", {"keep": 8, "device": "cpu"}, "f", "another")
+            keys[0] == keys[1] != notebook_files.run_key("03_x", {"keep": 8, "device": "cpu"}, "f", "another")
         )
 
 
@@ -542,7 +543,7 @@ class TestParameters:
         path = notebook(
             'task = "pydocs"  # data\nkeep: int = 8\nrates = [1e-4, -2]\nlimit = None\n', tmp_path / "a.ipynb"
         )
-        parameters = notebook_run.notebook_parameters(path)
+        parameters = notebook_files.notebook_parameters(path)
         assert parameters == {"task": "pydocs", "keep": 8, "rates": [1e-4, -2], "limit": None}
         assert list(parameters) == ["task", "keep", "rates", "limit"]
 
@@ -557,14 +558,14 @@ class TestParameters:
     )
     def test_anything_else_is_refused(self, tmp_path: Path, source: str, message: str) -> None:
         with pytest.raises(ResultError, match=message):
-            notebook_run.notebook_parameters(notebook(source, tmp_path / "a.ipynb"))
+            notebook_files.notebook_parameters(notebook(source, tmp_path / "a.ipynb"))
 
     def test_one_tagged_cell_is_expected(self, tmp_path: Path) -> None:
         with pytest.raises(ResultError, match='one cell tagged "parameters", but got 0'):
-            notebook_run.notebook_parameters(notebook("a = 1", tmp_path / "a.ipynb", tag="other"))
+            notebook_files.notebook_parameters(notebook("a = 1", tmp_path / "a.ipynb", tag="other"))
         (tmp_path / "b.ipynb").write_text("{", encoding="utf8")
         with pytest.raises(ResultError, match="is not a notebook"):
-            notebook_run.notebook_parameters(tmp_path / "b.ipynb")
+            notebook_files.notebook_parameters(tmp_path / "b.ipynb")
 
 
 class TestRun:
@@ -590,7 +591,7 @@ class TestRun:
 
     def test_values_come_from_the_namespace_names_from_the_notebook(self, run: notebook_run.Run) -> None:
         assert run.parameters == {"task": "letters", "out": "results/mine", "seed": 4, "threads": 2}
-        assert run.key == notebook_run.run_key("03_x", run.parameters, "f" * 64, provenance.device_name())
+        assert run.key == notebook_files.run_key("03_x", run.parameters, "f" * 64, provenance.device_name())
         assert (run.out.is_dir(), run.suite) == (True, "mine")
 
     def test_out_is_meant_from_the_notebooks_folder_wherever_it_was_started(
@@ -600,11 +601,11 @@ class TestRun:
         given = {**run.parameters, "out": "../results/demo"}
         started = notebook_run.open_run("03_x", given)
         assert started.out == tmp_path / "results" / "demo" and (started.out / ".dipair").is_file()
-        assert notebook_run.from_notebook("03_x", started.out) == started.out, "again changes nothing"
+        assert notebook_files.from_notebook("03_x", started.out) == started.out, "again changes nothing"
         monkeypatch.chdir(tmp_path / "notebooks")
         assert notebook_run.open_run("03_x", given).out == Path("../results/demo")
         monkeypatch.chdir("/")
-        assert notebook_run.from_notebook("03_x", "../results/demo") == Path("../results/demo")
+        assert notebook_files.from_notebook("03_x", "../results/demo") == Path("../results/demo")
 
     def test_a_folder_of_something_else_gets_no_mark(self, run: notebook_run.Run, tmp_path: Path) -> None:
         (tmp_path / "thesis").mkdir()
@@ -648,5 +649,5 @@ def test_a_notebook_that_is_just_being_saved_is_waited_for(tmp_path: Path) -> No
     path.write_text("")
     saved = threading.Timer(0.3, path.write_text, [json.dumps({"cells": [cell]})])
     saved.start()
-    assert notebook_run.notebook_parameters(path) == {"rate": 3}
+    assert notebook_files.notebook_parameters(path) == {"rate": 3}
     saved.join()

@@ -15,7 +15,7 @@ import torch
 from dipair_lib import inference, models, training
 from dipair_lib.evaluation import metrics, schema
 from dipair_lib.models.tokens import read
-from dipair_lib.runner import notebook_run
+from dipair_lib.runner import notebook_files
 from dipair_lib.training import Data, TrainConfig
 from dipair_lib.training.stages import steps_of
 
@@ -156,7 +156,7 @@ class TestCosineStart:
 
     def test_a_row_is_named_by_what_departs_from_the_default(self) -> None:
         notebook = Path(__file__).parents[1] / "notebooks" / "03_dipair.ipynb"
-        default = notebook_run.notebook_parameters(notebook)
+        default = notebook_files.notebook_parameters(notebook)
         assert default["cosine_pairs"] == training.COSINE_PAIRS
         none, few = default | {"cosine_pairs": 0}, default | {"cosine_pairs": 20_000}
         assert [training.training_name(p, True) for p in (default, none, few)] == [

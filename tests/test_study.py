@@ -15,7 +15,7 @@ from dipair_lib.evaluation import results, schema
 from dipair_lib.reporting import report
 from dipair_lib.reporting.studies import questions, settings, students, study, study_figure, target
 from dipair_lib.reporting.studies.students import Settings
-from dipair_lib.runner import notebook_run
+from dipair_lib.runner import notebook_files
 
 N = 200
 TEACHER = "01_teacher-0.teacher"
@@ -44,7 +44,7 @@ def student(folder: Path, right: float, seed: int = 0, old: Any = (), **changes:
     fields = {k.removeprefix("row_"): changes.pop(k) for k in list(changes) if k.startswith("row_")}
     p = {k: v for k, v in {**PARAMETERS, **changes, "seed": seed}.items() if k not in old}
     known = {"model": "student", "family": "dipair", "notebook": "03_dipair", "parameters": json.dumps(p)}
-    run_id = notebook_run.run_key("03_dipair", p, "d", "x") + ".student"
+    run_id = notebook_files.run_key("03_dipair", p, "d", "x") + ".student"
     store(folder, run_id, right, seed, **{**known, "task": p["task"], **fields})
     return run_id
 
@@ -137,7 +137,7 @@ class TestSettings:
 
     def test_every_parameter_of_the_notebook_is_known_here(self) -> None:
         """A parameter that the table lacks would part old rows from new ones."""
-        notebook = notebook_run.notebook_parameters(
+        notebook = notebook_files.notebook_parameters(
             Path(__file__).parents[1] / "notebooks" / "03_dipair.ipynb"
         )
         assert set(notebook) <= set(settings.DEFAULTS) | students.IGNORED

@@ -8,10 +8,9 @@ import functools
 import hashlib
 import io
 import json
-import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,21 +243,28 @@ def write_rows(folder: Path | str) -> Path:
 # Trust
 
 
-def find_teacher(folder: Path | str, task: Task | str, split: str = "test") -> Result:
+def find_teacher(
+    folder: Path | str, task: Task | str, split: str = "test", among: Collection[str] = ()
+) -> Result:
     """The first of ``find_teachers``."""
-    return find_teachers(folder, task, split=split)[0]
+    return find_teachers(folder, task, split=split, among=among)[0]
 
 
 def find_teachers(
-    folder: Path | str, task: Task | str, n: int | None = 1, split: str = "test"
+    folder: Path | str,
+    task: Task | str,
+    n: int | None = 1,
+    split: str = "test",
+    among: Collection[str] = (),
 ) -> list[Result]:
     """The rows of the teachers for this task, in the order of their seeds: cross-encoders and scores that have no teacher themselves.
 
     Of those trained here with one seed the newest; of those brought along, or read from the data, every run is one, the newest of a seed
-    first. Under a suite those that this suite made.
+    first.
 
     Args:
         task: the Task, or the sha256 of its data. n: teachers wanted; None takes all.
+        among: keys of runs: their teachers, where they made any, and no others. A suite names those that it made.
 
     Raises:
         ResultError: there are fewer.
@@ -273,8 +279,7 @@ def find_teachers(
         and row.data_sha256 == sha256
         and row.split == split
     ]
-    inputs = os.environ.get("DIPAIR_INPUTS", "").split()
-    teachers = [row for row in teachers if row.run_id.split(".")[0] in inputs] or teachers
+    teachers = [row for row in teachers if row.run_id.split(".")[0] in among] or teachers
     found: dict[Any, Result] = {}
     for row in sorted(teachers, key=lambda row: row.created_utc, reverse=True):
         brought = row.teacher_kind in {"brought", "scores"}

@@ -2,140 +2,28 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import errno
-import hashlib
-import json
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from dipair_lib import inference, models, training
 from dipair_lib.data import loading
-from dipair_lib.evaluation import provenance, results
+from dipair_lib.data.task import Task
+from dipair_lib.evaluation import bootstrap, provenance, results, results_folder
 from dipair_lib.evaluation.schema import Result
-from dipair_lib.system import contents, disk
+from dipair_lib.models import Model
+from dipair_lib.runner import notebook_files
+from dipair_lib.system import disk
 from dipair_lib.system.disk import ResultError
-
-if TYPE_CHECKING:
-    from dipair_lib.data.task import Task
-
-# Where a run writes and how fast it is allowed to be do not change what it computes: not part of its identity.
-NOT_IDENTITY = frozenset({"out", "clock", "threads", "device"})
-# Parameters that may name a model's folder or a file of rows or vectors, and names that never mean one.
-OF_CONTENT = frozenset({"backbone", "teacher", "vectors", "unlabelled", "warm_on"})
-NAMES = frozenset({"", "embedded", "backbone", "random"})
-
-
-# Identity
-
-
-def run_key(
-    notebook: str, parameters: Mapping[str, Any], data_sha256: str, device: str, folder: Path | str = "."
-) -> str:
-    """Name of a run: the notebook and ten digits that change with whatever changes its outcome.
-
-    Args:
-        parameters: of the notebook; where it writes, its threads, clock and ``device`` do not count; a local file or model's folder counts
-            by what it holds. A hub name counts as a name: what the hub has under it may change unseen.
-        data_sha256: fingerprint of the task's data.
-        device: name of the processor it runs on, from `device_name` of that parameter.
-        folder: what relative paths start from: the notebook's own.
-
-    Raises:
-        ResultError: a file that counts cannot be read.
-    """
-    counted = {
-        name: held(value, Path(folder)) if name in OF_CONTENT else value
-        for name, value in parameters.items()
-        if name not in NOT_IDENTITY
-    }
-    text = disk.canonical_json([notebook, counted, data_sha256, device])
-    return f"{notebook}-{hashlib.sha256(text.encode('utf8')).hexdigest()[:10]}"
-
-
-def held(value: Any, folder: Path) -> Any:
-    """The hash of what a local file or model's folder holds, in place of its path; any other value as it is."""
-    if not isinstance(value, str) or value in NAMES:
-        return value
-    try:
-        digest = contents.digest_of(folder / Path(value).expanduser())
-    except RuntimeError:  # "~name" of nobody: no path
-        return value
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # no path either
-            return value
-        raise ResultError(
-            f"{value}: cannot be read ({error.strerror}): its content tells runs apart; check its permissions"
-        ) from error
-    return f"sha256 {digest}" if digest else value
-
-
-# One run of one notebook
-
-
-def notebook_parameters(path: Path | str) -> dict[str, Any]:
-    """Names and default values of a notebook's cell tagged "parameters", in its order.
-
-    Raises:
-        ResultError: no notebook, not exactly one such cell, or something in it that is not ``name = literal``.
-    """
-    path = Path(path)
-    for _ in range(25):  # JupyterLab empties the file of the notebook that runs before it writes it anew
-        if (text := results.read_text(path)).strip():
-            break
-        time.sleep(0.2)
-    try:
-        cells = json.loads(text)["cells"]
-        tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ResultError(f"{path}: is not a notebook ({error})") from error
-    if len(tagged) != 1:
-        raise ResultError(f'{path}: expected one cell tagged "parameters", but got {len(tagged)}')
-    values: dict[str, Any] = {}
-    try:
-        for statement in ast.parse("".join(tagged[0]["source"])).body:
-            match statement:
-                case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                    values[name] = ast.literal_eval(value)
-                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                    values[name] = ast.literal_eval(value)
-                case _:
-                    raise ResultError(
-                        f"{path}: parameters cell, line {statement.lineno}: expected `name = literal`, "
-                        f"but got `{ast.unparse(statement)}`"
-                    )
-    except (SyntaxError, ValueError) as error:
-        raise ResultError(
-            f"{path}: parameters cell: expected only `name = literal` lines ({error})"
-        ) from error
-    return values
-
-
-def find_notebook(notebook: str) -> Path:
-    """The notebook's file, seen from the notebooks' folder or from the project's."""
-    for folder in (Path(), Path("notebooks")):
-        path = folder / f"{notebook}.ipynb"
-        if path.is_file():
-            return path
-    raise ResultError(
-        f"{notebook}.ipynb: not found in {Path.cwd()} or in notebooks/ below it; start from the project folder"
-    )
-
-
-def from_notebook(notebook: str, out: Path | str) -> Path:
-    """A results folder as it is meant: from the notebook's own folder. Jupyter and suites start it there, papermill wherever the person is,
-    such as in the project's folder. The path stays where the notebook is not found, and absolute ones do."""
-    if not (Path("notebooks") / f"{notebook}.ipynb").is_file() or Path(f"{notebook}.ipynb").is_file():
-        return Path(out)
-    return Path(os.path.abspath(Path("notebooks") / out))
+from dipair_lib.training import Taught
 
 
 @dataclass(frozen=True)
@@ -145,7 +33,7 @@ class Run:
     Attributes:
         key: notebook and hash; the run_id of a row is this key, a dot and the model's name.
         out: results folder of the suite.
-        parameters: values of the notebook's parameters.
+        parameters: values of the notebook's parameters. inputs: keys of the runs that a suite made for it.
     """
 
     notebook: str
@@ -154,6 +42,64 @@ class Run:
     suite: str
     parameters: dict[str, Any]
     task: Task
+    inputs: tuple[str, ...] = ()
+
+    def teacher(self, seed: int | None = None, how: str = "one", mean_of: int = 1) -> Taught:
+        """Whom a student learns from, with their logits: of all teachers of the task the one of its seed, or the mean of the first.
+
+        Args:
+            seed: of the student, for whom ``results.teacher_for_seed`` chooses ``how``; None takes the first.
+            mean_of: teachers whose logits are averaged, without a seed.
+
+        Raises:
+            ResultError: there is no such teacher.
+            DoesNotApply: the parameters ask of it what it cannot give.
+        """
+        found = results.find_teachers(
+            self.out, self.task, mean_of if seed is None else None, among=self.inputs
+        )
+        rows = found if seed is None else [results.teacher_for_seed(found, seed, how)]
+        training.require_model(rows, self.parameters)
+        return training.taught_by(self.out, rows, self.task.fingerprint)
+
+    def scored(self, taught: Taught, rows: pd.DataFrame) -> np.ndarray:
+        """What the teachers say of further rows, [rows, outputs]; computed once and stored."""
+        return training.synthetic_logits(self.out, taught.rows, self.task, rows)
+
+    def record(
+        self,
+        network: Model | None,
+        logits: Mapping[str, np.ndarray],
+        taught: Taught | None,
+        /,
+        *,
+        save_model: bool = True,
+        frozen_encoder: bool = False,
+        **fields: Any,
+    ) -> Result:
+        """Measure a model on test, save it, and then its row.
+
+        Args:
+            network: the model; None of a column of scores.
+            logits: raw logits [rows, outputs] of ``test`` and ``dev``; of a teacher also of ``train``: all are stored for its students.
+            taught: what it is compared with; None: it is the teacher.
+            save_model: whether the model itself is saved. frozen_encoder: without its encoder's weights, which were not trained.
+            fields: other fields of `Result`, in place of what the model says of itself.
+        """
+        compared = taught.own["test"] if taught else logits["test"]
+        shape: dict[str, Any] = bootstrap.row_fields(self.task, logits["test"], compared, dev=logits["dev"])
+        if network is not None:
+            device = str(self.parameters.get("device", "auto"))
+            shape |= network.describe() | {"quality_dtype": inference.dtype_of(network, device)}
+        shape |= fields
+        row = self.result(teacher_run=taught.row.run_id if taught else self.row_id(shape["model"]), **shape)
+        if network is not None and save_model:
+            models.save(network, self.folder(row) / "model", frozen_encoder=frozen_encoder)
+        if taught is None:
+            path = training.teacher_file(self.out, row.run_id)
+            training.save_teacher_logits(path, self.task.fingerprint, dict(logits))
+        self.save(row, logits["test"])
+        return row
 
     def row_id(self, model: str) -> str:
         """The run_id of this run's row for one model, by its display name."""
@@ -224,9 +170,7 @@ def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
         ResultError: the notebook is not found, a parameter has no value, or the results folder cannot be written.
         TaskError: the data cannot be used.
     """
-    from dipair_lib.evaluation import results_folder
-
-    defaults = notebook_parameters(find_notebook(notebook))
+    defaults = notebook_files.notebook_parameters(notebook_files.find_notebook(notebook))
     missing = [name for name in ("task", "out") if name not in defaults] or [
         n for n in defaults if n not in namespace
     ]
@@ -236,7 +180,7 @@ def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
         )
     parameters = {name: namespace[name] for name in defaults}
     task = loading.load_run_task(parameters)
-    out = from_notebook(notebook, parameters["out"])
+    out = notebook_files.from_notebook(notebook, parameters["out"])
     results_folder.mark_ours(out)
     try:
         (out / "rows").mkdir(parents=True, exist_ok=True)
@@ -246,5 +190,6 @@ def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
         ) from error
     # Under a suite the key is the one it planned with: what it looks for afterwards is what was written.
     device = provenance.device_name(str(parameters.get("device", "auto")))
-    key = os.environ.get("DIPAIR_RUN") or run_key(notebook, parameters, task.identity, device)
-    return Run(notebook, key, out, os.environ.get("DIPAIR_SUITE") or out.resolve().name, parameters, task)
+    key = os.environ.get("DIPAIR_RUN") or notebook_files.run_key(notebook, parameters, task.identity, device)
+    suite, inputs = os.environ.get("DIPAIR_SUITE"), os.environ.get("DIPAIR_INPUTS", "").split()
+    return Run(notebook, key, out, suite or out.resolve().name, parameters, task, tuple(inputs))

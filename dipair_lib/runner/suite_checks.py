@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dipair_lib.data import loading
 from dipair_lib.evaluation import provenance, results
-from dipair_lib.runner import notebook_run
+from dipair_lib.runner import notebook_files
 from dipair_lib.runner.suite_file import Suite, SuiteError
 from dipair_lib.system import disk
 
@@ -86,7 +86,7 @@ def check_one(name: str, value: Any, task: Task | None) -> None:
         from dipair_lib.inference.device import device_of
 
         device_of(value)
-    elif name in {"backbone", "teacher"} and isinstance(value, str) and value not in notebook_run.NAMES:
+    elif name in {"backbone", "teacher"} and isinstance(value, str) and value not in notebook_files.NAMES:
         check_model(name, value)
     elif name == "vectors" and value not in WORDS and not Path(value).expanduser().is_file():
         raise ValueError(
@@ -142,7 +142,7 @@ def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
         task = tasks.get(task_of(run.parameters))
         check(run.notebook, run.parameters, run.label, suite.notebooks, task, checked)
         device = provenance.device_name(str(run.parameters.get("device", "auto")))
-        key = notebook_run.run_key(run.notebook, run.parameters, identity, device, suite.notebooks)
+        key = notebook_files.run_key(run.notebook, run.parameters, identity, device, suite.notebooks)
         runs.append(dataclasses.replace(run, key=key))
     keys = [run.key for run in runs]
     for run in runs:

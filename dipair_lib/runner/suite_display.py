@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
-from dipair_lib.runner import notebook_run
+from dipair_lib.runner import notebook_files
 from dipair_lib.runner.suite_file import Planned, Suite
 from dipair_lib.runner.suite_runs import Active, read_notebook, record
 from dipair_lib.system import disk
@@ -89,7 +89,7 @@ def minutes(seconds: float) -> str:
 
 def runs_so_far(suite: Suite) -> list[Seen]:
     """The finished runs in the suite's folder, of notebooks that it runs."""
-    defaults = {run.notebook: notebook_run.notebook_parameters(run.path) for run in suite.runs}
+    defaults = {run.notebook: notebook_files.notebook_parameters(run.path) for run in suite.runs}
     seen = []
     for path in (suite.out / "notebooks").glob("*.ipynb"):
         name, noted = path.stem.rpartition("-")[0], record(suite.out, path.stem)

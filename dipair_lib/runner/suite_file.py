@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from dipair_lib.data import loading
-from dipair_lib.runner import notebook_run
+from dipair_lib.runner import notebook_files
 from dipair_lib.system import disk, safe_yaml
 
 PATH_PARAMETERS = (
@@ -108,7 +108,7 @@ def read_suite(
     if not isinstance(suite.get("out") or "", str) or not is_serialisable(suite.get("out")):
         raise SuiteError(f"{where}: out: expected a folder, but got {reprlib.repr(suite['out'])}")
     notebooks = Path(notebooks_dir) if notebooks_dir else notebooks_folder(path)
-    known = {p.stem: notebook_run.notebook_parameters(p) for p in sorted(notebooks.glob("*.ipynb"))}
+    known = {p.stem: notebook_files.notebook_parameters(p) for p in sorted(notebooks.glob("*.ipynb"))}
     if not out and suite.get("out"):
         check_inside(suite["out"], where)
     folder = Path(out) if out else notebooks.parent / (suite.get("out") or f"results/{suite['name']}")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import yaml
 
 from dipair_lib.evaluation import results
-from dipair_lib.runner import notebook_run
+from dipair_lib.runner import notebook_files
 from dipair_lib.runner.suite_file import Planned, Suite
 from dipair_lib.system import disk, machine
 
@@ -129,7 +129,7 @@ def start(
 ) -> Active:
     """Start papermill on one run in a process (group) of its own, here or somewhere on a cluster."""
     folder = Path(tempfile.mkdtemp(prefix=f"{run.key}-", dir=scratch))
-    defaults = notebook_run.notebook_parameters(run.path)
+    defaults = notebook_files.notebook_parameters(run.path)
     changed = {name: value for name, value in run.parameters.items() if value != defaults[name]}
     (folder / "parameters.yaml").write_text(yaml.safe_dump(changed, allow_unicode=True), encoding="utf8")
     inputs = input_state(run, suite)

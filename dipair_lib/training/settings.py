@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from dipair_lib.inference.device import device_of
 
 LOSSES = ("hard", "logits", "soft", "kl", "margin", "listwise")
@@ -143,6 +145,25 @@ def training_fields(config: TrainConfig, *fits: Fitted | None) -> dict[str, Any]
         if len(fits) > 1
         else None,
     }
+
+
+def fitted_table(*fits: Fitted | None) -> pd.DataFrame:
+    """What came of trainings, or of the stages of one, as text for people: a line each; a stage not run has none."""
+    lines = {
+        number: {
+            "steps": f"{fit.steps:,}",
+            "pairs seen": f"{fit.pairs:,}",
+            "passes": f"{fit.passes:.2g}",
+            "time": f"{fit.seconds:,.0f} s",
+            "loss": f"{fit.loss:.4f}",
+            "best on dev": f"{max(fit.dev):.4f}" if fit.dev else "not looked at",
+            "dev still rising": {True: "yes", False: "no", None: ""}[fit.rising],
+            "on": f"{fit.device}, {fit.dtype}",
+        }
+        for number, fit in enumerate(fits, 1)
+        if fit
+    }
+    return pd.DataFrame(lines.values(), index=[f"stage {n}" if len(fits) > 1 else "" for n in lines])
 
 
 def training_name(parameters: Mapping[str, Any], cosine: bool = False) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,32 @@ def load_teacher_logits(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
             f"{path}: logits of other data (expected fingerprint {fingerprint[:12]}, but got {found[:12]}): run 01_teacher again"
         )
     return logits
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Whom a student learns from, and what they say.
+
+    Attributes:
+        rows: of the teachers; the first is the one a student is compared with.
+        logits: raw logits [rows, outputs] per split, the mean over the teachers: what is learned.
+        own: those of the first.
+    """
+
+    rows: list[Result]
+    logits: dict[str, np.ndarray]
+    own: dict[str, np.ndarray]
+
+    @property
+    def row(self) -> Result:
+        """The first teacher's."""
+        return self.rows[0]
+
+
+def taught_by(out: Path, teachers: Sequence[Result], fingerprint: str) -> Taught:
+    """What stored teachers say of a task's splits."""
+    own = load_teacher_logits(teacher_file(out, teachers[0].run_id), fingerprint)
+    return Taught(list(teachers), taught_logits(out, teachers, fingerprint), own)
 
 
 def taught_logits(out: Path, teachers: Sequence[Result], fingerprint: str) -> dict[str, np.ndarray]:
