@@ -86,9 +86,9 @@ def test_interrupted_and_begun_again_it_ends_the_same(
     expected = training.fit(whole, rows, config, dev=rows, metric="auc")
     at_step(step, lambda: signal.raise_signal(signal.SIGINT), monkeypatch)
     with pytest.raises(progress.Stopped, match=f"stopped after step {step} of .* Run this cell again"):
-        training.fit(build(tiny_backbone), rows, config, dev=rows, metric="auc", keep=tmp_path)
+        training.fit(build(tiny_backbone), rows, config, dev=rows, metric="auc", checkpoint_dir=tmp_path)
     again = build(tiny_backbone)
-    found = training.fit(again, rows, config, dev=rows, metric="auc", keep=tmp_path)
+    found = training.fit(again, rows, config, dev=rows, metric="auc", checkpoint_dir=tmp_path)
     assert same(whole, again)
     assert (found.steps, found.loss, found.dev) == (expected.steps, expected.loss, expected.dev)
 
@@ -110,8 +110,8 @@ def test_a_bilstm_and_its_adadelta_go_on_too(
     training.fit(whole, data, config, dev=data, metric="auc")
     at_step(9, lambda: signal.raise_signal(signal.SIGINT), monkeypatch)
     with pytest.raises(progress.Stopped):
-        training.fit(build(), data, config, dev=data, metric="auc", keep=tmp_path)
-    training.fit(again, data, config, dev=data, metric="auc", keep=tmp_path)
+        training.fit(build(), data, config, dev=data, metric="auc", checkpoint_dir=tmp_path)
+    training.fit(again, data, config, dev=data, metric="auc", checkpoint_dir=tmp_path)
     assert same(whole, again)
 
 
@@ -128,16 +128,16 @@ def test_what_dies_without_a_word_goes_on_from_the_last_file(
     with monkeypatch.context() as patched:
         at_step(8, die, patched)
         with pytest.raises(MemoryError):
-            training.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
+            training.fit(student(tiny_backbone), rows, PLAIN, checkpoint_dir=tmp_path)
     left = []
     with monkeypatch.context() as patched:
         at_step(1, lambda: left.append(True), patched)
-        training.fit(again, rows, PLAIN, keep=tmp_path)
+        training.fit(again, rows, PLAIN, checkpoint_dir=tmp_path)
     assert left and same(whole, again)
     calls: list[bool] = []
     at_step(1, lambda: calls.append(True), monkeypatch)
     third = student(tiny_backbone)
-    training.fit(third, rows, PLAIN, keep=tmp_path)
+    training.fit(third, rows, PLAIN, checkpoint_dir=tmp_path)
     assert not calls and same(whole, third), "a training that was finished is not done again"
 
 
@@ -145,7 +145,7 @@ def test_another_training_does_not_take_it(
     tiny_backbone: str, rows: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
-    training.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
+    training.fit(student(tiny_backbone), rows, PLAIN, checkpoint_dir=tmp_path)
     others = [
         (student(tiny_backbone), rows, replace(PLAIN, seed=1)),
         (student(tiny_backbone), replace(rows, labels=1 - rows.labels), PLAIN),
@@ -153,7 +153,7 @@ def test_another_training_does_not_take_it(
         (teacher(tiny_backbone), rows, PLAIN),
     ]
     for number, (model, data, config) in enumerate(others, 2):
-        training.fit(model, data, config, keep=tmp_path)
+        training.fit(model, data, config, checkpoint_dir=tmp_path)
         assert len(list(tmp_path.glob("*.safetensors"))) == number
 
 
@@ -161,15 +161,15 @@ def test_a_damaged_file_is_named(
     tiny_backbone: str, rows: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
-    training.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
+    training.fit(student(tiny_backbone), rows, PLAIN, checkpoint_dir=tmp_path)
     (path,) = tmp_path.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=f"{path.name}.*delete it, and the training begins anew"):
-        training.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
+        training.fit(student(tiny_backbone), rows, PLAIN, checkpoint_dir=tmp_path)
 
 
 def test_a_short_training_leaves_nothing(tiny_backbone: str, rows: Data, tmp_path: Path) -> None:
-    training.fit(student(tiny_backbone), rows, PLAIN, keep=tmp_path)
+    training.fit(student(tiny_backbone), rows, PLAIN, checkpoint_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Facts about folders held against each other: paired differences by hand, and what is never compared."""
+"""Facts about folders compared with each other: paired differences by hand, and what is never compared."""
 
 from __future__ import annotations
 

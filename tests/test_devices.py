@@ -232,7 +232,7 @@ class TestClocks:
         tokenizer = model.tokenizer
         texts = read(tokenizer, pairs[:20], FIELDS, LENGTHS)
         there = ready(model, device, "float32")
-        contestant = benchmarks.dual("r", there, tokenizer, [pairs[f][:20].tolist() for f in FIELDS], texts)
+        contender = benchmarks.dual("r", there, tokenizer, [pairs[f][:20].tolist() for f in FIELDS], texts)
         encoded, encode, combine = [0], there.encode, there.combine
         seen = []
 
@@ -247,13 +247,13 @@ class TestClocks:
         monkeypatch.setattr(there, "encode", counted)
         monkeypatch.setattr(there, "combine", looked_at)
         with torch.inference_mode():
-            contestant.measure()
-            assert encoded[0] == pytest.approx(contestant.parts["encode"][1], rel=0.05)
-            contestant.request(3)
-        assert encoded[0] == pytest.approx(contestant.parts["encode"][1] + 1, rel=0.05)
+            contender.measure()
+            assert encoded[0] == pytest.approx(contender.parts["encode"][1], rel=0.05)
+            contender.request(3)
+        assert encoded[0] == pytest.approx(contender.parts["encode"][1] + 1, rel=0.05)
         assert {logits.device.type for logits in seen} == {device.type}
         assert sum(logits.shape[:-1].numel() for logits in seen) == 64 + benchmarks.CANDIDATES
-        assert contestant.device.type == device.type
+        assert contender.device.type == device.type
 
     def test_a_session_is_of_one_device(
         self, device: torch.device, tiny_backbone: str, pairs: pd.DataFrame, tmp_path: Path,

@@ -146,23 +146,25 @@ class TestAbove:
 
     def test_what_reaches_its_floor_and_nothing_else(self, made: Any) -> None:
         tile, left, right, scores = made
-        floors = scores.sort(1).values[:, 280]
-        floors[0], floors[1] = float("-inf"), 1e9
-        found = tile.above(left, right, floors)
-        i, j = (scores >= floors[:, None]).nonzero(as_tuple=True)  # a score that equals its floor reaches it
+        thresholds = scores.sort(1).values[:, 280]
+        thresholds[0], thresholds[1] = float("-inf"), 1e9
+        found = tile.above(left, right, thresholds)
+        i, j = (scores >= thresholds[:, None]).nonzero(
+            as_tuple=True
+        )  # a score that equals its floor reaches it
         assert len(i) == 300 + 0 + 7 * 20
         assert found.left.equal(i) and found.right.equal(j) and found.score.equal(scores[i, j])
         assert found.pairs == 9 * 300
 
     def test_what_has_no_room_is_said_and_not_written(self, made: Any) -> None:
         tile, left, right, _ = made
-        floors = torch.full((9,), float("-inf"), device=tile.device)
-        assert tile.above(left, right, floors, room=9 * 300 - 1) is None
-        assert len(tile.above(left, right, floors, room=9 * 300).left) == 9 * 300
+        thresholds = torch.full((9,), float("-inf"), device=tile.device)
+        assert tile.above(left, right, thresholds, room=9 * 300 - 1) is None
+        assert len(tile.above(left, right, thresholds, room=9 * 300).left) == 9 * 300
         out = torch.full((1000,), 7.0, device=tile.device)
         found = torch.full((1000,), -7, dtype=torch.int64, device=tile.device)
         count = torch.zeros(1, dtype=torch.int32, device=tile.device)
-        tile.launch(left, right, out[:100], floors, found[:100], count)
+        tile.launch(left, right, out[:100], thresholds, found[:100], count)
         assert int(count) == 9 * 300
         assert (out[100:] == 7).all() and (found[100:] == -7).all() and (found[:100] != -7).all()
 
@@ -186,7 +188,7 @@ class TestAbove:
             return (right[0][start:stop],)
 
         pairs = 0
-        for found in tile.likely(left, block, 100, best.floors):
+        for found in tile.candidates(left, block, 100, best.thresholds):
             best.merge(found.left, found.score, found.right)
             pairs += found.pairs
         places, highest = best.sorted()
@@ -345,12 +347,12 @@ class TestRate:
         assert found["pairs"] == 540 and found["missing"] == 0 and 0 < found["difference"] < 0.05
         assert found["gflops"] == pytest.approx(540 / found["seconds"] * (2 * 16 * 16 + 2 * 16) / 1e9)
         assert found["of_peak"] == pytest.approx(found["gflops"] / 100)
-        likely = gpu.Tile.likely
+        candidates = gpu.Tile.candidates
 
-        def short(self: gpu.Tile, left: Any, right: Any, n: int, floors: Any) -> Any:
-            return likely(self, left, right, 45, floors)
+        def short(self: gpu.Tile, left: Any, right: Any, n: int, thresholds: Any) -> Any:
+            return candidates(self, left, right, 45, thresholds)
 
-        monkeypatch.setattr(gpu.Tile, "likely", short)
+        monkeypatch.setattr(gpu.Tile, "candidates", short)
         assert scale.fused_rate(6, 90, hidden=(16, 16), top=3)["missing"] > 0
 
     def test_without_a_gpu_there_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:

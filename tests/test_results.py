@@ -159,7 +159,7 @@ class TestRefusals:
             ({"n_examples": -1}, "n_examples: expected a number from 0 to 1e.18, but got -1"),
             ({"quality": 10**400}, "quality: expected a finite number"),
             ({"n_boot": 10**6}, "n_boot: expected at most 100,000, but got 1000000"),
-            ({"model": "\ud800"}, "model: expected text, but got half a character"),
+            ({"model": "\ud800"}, "model: expected text, but got an unpaired surrogate"),
             ({"parameters": "[]"}, r"parameters: expected a JSON object as text, but got '\[\]'"),
             ({"metrics": '{"f1": "x"}'}, "metrics, f1: expected float or null, but got 'x'"),
         ],

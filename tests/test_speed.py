@@ -1,4 +1,4 @@
-"""Facts about costs and clocks: FLOPs and bytes worked out by hand, every contestant does its work, nothing stored is invented."""
+"""Facts about costs and clocks: FLOPs and bytes worked out by hand, every contender does its work, nothing stored is invented."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TestCosts:
         assert found["flops_per_pair"] > 0
 
 
-class TestContestants:
+class TestBenchmarks:
     def test_every_part_of_a_student_runs_and_is_counted(
         self, tiny_backbone: str, texts: Texts, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -97,18 +97,18 @@ class TestContestants:
 
         monkeypatch.setattr(model, "encode", counted_encode)
         monkeypatch.setattr(model, "combine", counted_combine)
-        contestant = benchmarks.dual(
+        contender = benchmarks.dual(
             "r", model, models.load_tokenizer(tiny_backbone), list(texts.distinct), texts
         )
         seen |= {"encoded": 0, "pairs": 0}
-        contestant.measure()
-        assert seen["pairs"] == contestant.parts["combine"][1]
+        contender.measure()
+        assert seen["pairs"] == contender.parts["combine"][1]
         assert seen["encoded"] == pytest.approx(
-            contestant.parts["encode"][1], rel=0.05
+            contender.parts["encode"][1], rel=0.05
         )  # in texts of average length
-        assert set(contestant.times) == {"tokenize", "encode", "combine"}
+        assert set(contender.times) == {"tokenize", "encode", "combine"}
         seen |= {"encoded": 0, "pairs": 0}
-        contestant.request(3)
+        contender.request(3)
         assert seen == {"encoded": 1, "pairs": benchmarks.CANDIDATES}
 
     def test_a_cross_encoder_scores_every_pair_of_its_sample(
@@ -116,7 +116,7 @@ class TestContestants:
     ) -> None:
         model = models.CrossEncoder(tiny_backbone, (8, 12)).eval()
         words = [[texts.distinct[f][i] for i in texts.index[:, f]] for f in (0, 1)]
-        contestant = benchmarks.cross_encoder(
+        contender = benchmarks.cross_encoder(
             "r", model, "float32", models.load_tokenizer(tiny_backbone), words, texts
         )
         seen: list[int] = []
@@ -127,8 +127,8 @@ class TestContestants:
             return batch(t, rows)
 
         monkeypatch.setattr(model, "batch", counted)
-        contestant.measure()
-        assert benchmarks.LEAST <= sum(seen) == pytest.approx(contestant.parts["combine"][1], rel=0.05)
+        contender.measure()
+        assert benchmarks.LEAST <= sum(seen) == pytest.approx(contender.parts["combine"][1], rel=0.05)
 
     def test_one_request_of_single_texts_is_one_text_for_everybody(
         self, tiny_backbone: str, pairs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch

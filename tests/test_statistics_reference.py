@@ -1,4 +1,4 @@
-"""What is reported, held against textbook code: metrics, intervals over groups, gap closed. And what the intervals cover in simulated
+"""What is reported, compared with textbook code: metrics, intervals over groups, gap closed. And what the intervals cover in simulated
 worlds whose true values are known."""
 
 from __future__ import annotations

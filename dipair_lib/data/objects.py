@@ -72,7 +72,9 @@ def rows_within(path: Path, value: Any) -> list[Any] | None:
 def json_values(path: Path, text: str) -> tuple[list[Any], list[int], int]:
     """JSON values one after the other, each beginning a line; the line of each, and how many lines between them are empty."""
     decoder, between = json.JSONDecoder(), re.compile(r"[ \t\r\n]*")
-    halves = "\\ud" in text or "\\uD" in text  # half a character has no UTF-8: no tokenizer could read it
+    halves = (
+        "\\ud" in text or "\\uD" in text
+    )  # an unpaired surrogate has no UTF-8: no tokenizer could read it
     values: list[Any] = []
     lines: list[int] = []
     at, line, blank = 0, 1, 0

@@ -32,7 +32,7 @@ BATCH_SIZES = {
 }
 CPU = torch.device("cpu")
 CANDIDATES = 20
-LEAST = 96  # rows, or texts of a field, that a timed call works off at least
+LEAST = 96  # rows, or texts of a field, that a timed call processes at least
 
 
 def median_of(call: Callable[[], Any], seconds: float) -> float:
@@ -59,7 +59,7 @@ class Benchmark:
 
     Attributes:
         run_id: its row. dtype: of the encoder and the head.
-        parts: name of a part (``tokenize``, ``encode``, ``combine``) to the call and how many texts or pairs one call works off.
+        parts: name of a part (``tokenize``, ``encode``, ``combine``) to the call and how many texts or pairs one call processes.
         request: one request of the single scenario, given its number.
         batch_size: pairs per call of ``combine``. pairing: "tile" or "list", see ``schema.Result``. device: where it computes.
         candidates: pairs of one request, 1 of single texts.
@@ -89,7 +89,7 @@ class Benchmark:
 def make_benchmarks(
     folder: Path, row: schema.Result, frame: Any, pool: Any, is_teacher: bool, device: torch.device
 ) -> list[Benchmark]:
-    """A row's contestants: itself in float32, and a teacher also in bfloat16 where the device gains by it.
+    """A row's contenders: itself in float32, and a teacher also in bfloat16 where the device gains by it.
 
     Args:
         frame: rows whose texts are cached and asked for. pool: rows from which batches of like length are taken.
@@ -328,7 +328,7 @@ def best_size(
     """The batch size with the least time for the same work, after one call of warm-up each; of rising ones those a GPU has room for.
 
     Args:
-        units: how much each size's call works off, where it is not the same.
+        units: how much each size's call processes, where it is not the same.
     """
     times: dict[int, float] = {}
     for size in sizes:

@@ -1,6 +1,6 @@
 """The clocks: what a text costs once, what a pair costs each time, what one request waits for; and the machine's own ceiling beside them.
 
-Rules (shared by every contestant): warm-up first; contestants take turns within each repeat (A B A B), so that a machine that slows down
+Rules (shared by every contender): warm-up first; contenders take turns within each repeat (A B A B), so that a machine that slows down
 slows everyone; medians with quartiles; batches as a long job has them, of neighbours in length, at lengths spread over the test split;
 each at its own best batch size of ``BATCH_SIZES``; a run whose quartiles spread more than ``NOISY`` is marked, never averaged away. Two
 scenarios: offline (seconds per text and per pair in bulk; pairs in tiles: each text of a block with each of another) and single (one
@@ -131,8 +131,8 @@ def clock_task(
     ]
     with torch.inference_mode():
         for _ in progress.track(range(repeats), "offline clocks"):
-            for contestant in entered:
-                contestant.measure()
+            for contender in entered:
+                contender.measure()
         latencies = clock_requests([c for c in entered if c.dtype == "float32"], requests)
     session = shared_fields(repeats, device) | {"request_candidates": max(c.candidates for c in entered)}
     for row in wanted:
@@ -148,16 +148,16 @@ def evenly(frame: Any, n: int) -> Any:
     return frame.iloc[np.linspace(0, len(frame) - 1, min(n, len(frame))).astype(int)].reset_index(drop=True)
 
 
-def clock_requests(contestants: Sequence[Benchmark], least: int) -> dict[int, list[float]]:
-    """Seconds of each request, by ``id`` of the contestant: all in turns, each until ``MOST_REQUESTS`` are answered or
+def clock_requests(contenders: Sequence[Benchmark], least: int) -> dict[int, list[float]]:
+    """Seconds of each request, by ``id`` of the contender: all in turns, each until ``MOST_REQUESTS`` are answered or
     ``REQUEST_SECONDS`` are over, but at least so many. The first is warm-up and does not count."""
-    seconds: dict[int, list[float]] = {id(c): [] for c in contestants}
+    seconds: dict[int, list[float]] = {id(c): [] for c in contenders}
     most = max(least, MOST_REQUESTS) + 1 if least > 1 else least + 1
-    left = list(contestants)
+    left = list(contenders)
     for number in progress.track(range(most), "request clocks"):
-        for contestant in left:
-            call = partial(contestant.request, number)
-            seconds[id(contestant)].append(benchmarks.timed(call, contestant.device))
+        for contender in left:
+            call = partial(contender.request, number)
+            seconds[id(contender)].append(benchmarks.timed(call, contender.device))
         left = [c for c in left if number < least or sum(seconds[id(c)]) < REQUEST_SECONDS]
         if not left:
             break
@@ -219,7 +219,7 @@ def shared_fields(repeats: int, device: torch.device) -> dict[str, Any]:
 def clock_fields(
     run_id: str, teacher_run: str, entered: list[Benchmark], latencies: dict[int, list[float]]
 ) -> dict[str, Any]:
-    """The speed group of one row from its float32 contestant and its teacher's at every dtype."""
+    """The speed group of one row from its float32 contender and its teacher's at every dtype."""
     own = next(c for c in entered if c.run_id == run_id and c.dtype == "float32")
     fields: dict[str, Any] = {"dtype": own.dtype, "batch_size": own.batch_size, "pairing": own.pairing}
     noisy = False

@@ -240,7 +240,7 @@ def checked(name: str, value: Any, expected: tuple[type, ...]) -> Any:
         try:
             value.encode("utf8")
         except UnicodeEncodeError as error:
-            raise ResultError(f"{name}: expected text, but got half a character ({error})") from error
+            raise ResultError(f"{name}: expected text, but got an unpaired surrogate ({error})") from error
     return value
 
 

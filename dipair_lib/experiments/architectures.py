@@ -249,8 +249,8 @@ def parts_and_ways(entry: Entry, repeats: int, fuse: bool) -> tuple[dict[str, fl
         **parts,
         **{name: [partial(way, *b) for b in entry.batches] for name, way in ways.items()},
     }
-    for contestant in calls.values():
-        passed(contestant)
+    for contender in calls.values():
+        passed(contender)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for name in progress.track(list(calls) * repeats, "ways of the BiLSTM in turns"):
         times[name].append(passed(calls[name]) / entry.sentences)

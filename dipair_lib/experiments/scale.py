@@ -140,11 +140,11 @@ def ways_of(scorer: Scorer, left: Prepared, right: Prepared) -> dict[str, Way]:
             tile.side(tuple(t[torch.arange(n) % len(t)] for t in side))
             for n, side in zip(texts, (a, b), strict=True)
         )
-        floors = torch.full((texts[0],), math.inf, device=tile.device)
+        thresholds = torch.full((texts[0],), math.inf, device=tile.device)
         kept = 0.0 if tile.scale is None else 8.0  # a cosine is written and read once
         # How many reached their floor is read at the end: the clock waits for the GPU.
         ways["fused"] = Way(
-            "bfloat16", lambda: tile.above(one, other, floors), texts, (of_text(one), of_text(other), kept), tile.device
+            "bfloat16", lambda: tile.above(one, other, thresholds), texts, (of_text(one), of_text(other), kept), tile.device
         )  # fmt: skip
     elif tile is not None:
         ways["compiled"] = Way("bfloat16", lambda: scorer.fast_tile(a, b), texts, read)
@@ -236,7 +236,9 @@ def fused_rate(
 
         def best_of(few: torch.Tensor) -> top_k.TopK:
             best = top_k.TopK(len(few), min(top, n), tile.device)
-            for found in tile.likely((few,), lambda start, stop: (right[start:stop],), n, best.floors):
+            for found in tile.candidates(
+                (few,), lambda start, stop: (right[start:stop],), n, best.thresholds
+            ):
                 best.merge(found.left, block_search.finite(found.score), found.right)
             return best
 
@@ -312,7 +314,7 @@ def recheck(out: Path | str, n: int = 20, seed: int = 0) -> pd.DataFrame:
     work = block_search.Work(Path(out), "cpu")
     if work.job.pairs:
         raise manifest.CollectionError(
-            f"{out}: scored explicit pairs: only jobs of all pairs can be looked at again"
+            f"{out}: scored explicit pairs: only jobs of all pairs can be re-scored in float32"
         )
     random = np.random.default_rng(seed)
     places = np.sort(random.choice(len(work.left), min(n, len(work.left)), replace=False))

@@ -1,4 +1,4 @@
-"""Results folders held against each other: two machines, two tasks, before and after.
+"""Results folders compared with each other: two machines, two tasks, before and after.
 
 Models of one name on the same test data are compared in pairs, from raw logits. Other test data under one task's name is said to be other
 data and compared with nothing. Clocks are stated with their machine and never divided: no two folders were clocked in turns.
@@ -232,7 +232,7 @@ def worse(line: pd.Series) -> str:
 
 
 def figure(before: Opened, after: Opened, found: pd.DataFrame) -> Figure | None:
-    """The paired differences with their intervals, largest gain first; hollow where it may be nothing. None if no line is paired."""
+    """The paired differences with their intervals, largest gain first; hollow where it is not significant: the interval includes 0. None if no line is paired."""
     lines = found[found["difference"].notna()]
     most = lines["difference"].abs().sort_values(ascending=False).index[:MOST_DRAWN]
     lines = lines.loc[lines.index.isin(most)].sort_values("difference", kind="stable")

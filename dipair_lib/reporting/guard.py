@@ -124,7 +124,7 @@ def guards(rows: Iterable[Result], folder: Path | str | None = None) -> dict[str
 
 
 def judge(name: str, seeds: list[Result], floor: Result, folder: Path | str | None) -> Guard:
-    """One teacher held against its floor."""
+    """One teacher compared with its floor."""
     metric = wording.metric_name(wording.plain(floor.metric))
     advice = WHAT_TO_DO.get(seeds[0].teacher_kind or "trained", WHAT_TO_DO["trained"])
     no_share = "No student is recommended by its share of it. What to do:"

@@ -22,7 +22,7 @@ TAGS = frozenset(
 
 
 def notebooks(folder: Path | str) -> list[Path]:
-    """Render the executed notebooks of a results folder to HTML beside them: prose and outputs, no inputs, nothing from outside.
+    """Render the executed notebooks of a results folder to HTML beside them: prose and outputs, no inputs, self-contained.
 
     Raises:
         ResultError: there are none, or one is not a notebook.

@@ -85,7 +85,7 @@ def write(folder: Path | str, out: Path | str | None = None) -> Path:
 
 
 def compare(folders: Sequence[Path | str], out: Path | str | None = None) -> Path:
-    """Write one report of several results folders: what is chosen in each, same models held against the first folder's, then each folder's
+    """Write one report of several results folders: what is chosen in each, same models compared with the first folder's, then each folder's
     sections (left out where the page would be too large).
 
     Args:

@@ -12,7 +12,7 @@ from dipair_lib.reporting.figures import inline
 
 
 def compared(sides: Sequence[comparison.Opened]) -> dict[str, Any]:
-    """What the page says of several folders together: each task's choices in each folder, and the later ones held against the first."""
+    """What the page says of several folders together: each task's choices in each folder, and the later ones compared with the first."""
     numbers = comparison.machines(sides)
     return {
         "machines": [(f"machine {number}", name) for name, number in numbers.items()],
@@ -81,7 +81,7 @@ def machine_said(data: pd.DataFrame, choice: criteria.Choice, numbers: Mapping[s
 def pair(
     before: comparison.Opened, after: comparison.Opened, task: str, numbers: Mapping[str, int]
 ) -> dict[str, Any]:
-    """One folder held against the first one."""
+    """One folder compared with the first one."""
     found = comparison.lines(before, after, task)
     drawn = comparison.figure(before, after, found) if len(found) else None
     label = f"paired differences of quality, {after.name} less {before.name}; the table below holds the same numbers"

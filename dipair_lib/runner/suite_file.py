@@ -337,7 +337,7 @@ def without_duplicates(runs: list[Planned], where: str, overrides: Mapping[str, 
         identity = disk.canonical_json([run.notebook, run.parameters])
         if identity in unique and not overrides:
             raise SuiteError(
-                f"{where}: {run.label} stands twice (stages {unique[identity].stage + 1} and {run.stage + 1})"
+                f"{where}: {run.label} is a duplicate (stages {unique[identity].stage + 1} and {run.stage + 1})"
             )
         unique.setdefault(identity, run)
     return list(unique.values())

@@ -92,20 +92,20 @@ def of_block(work: Work, first: int, last: int) -> Iterator[Found]:
             i, j = np.indices(scores.shape).reshape(2, -1)
             yield Found(first + i, int(places[0]) + j, scores.numpy().ravel(), scores.numel())
     else:
-        floors = torch.full((last - first,), least - work.error)
-        for found in above(work, left, lambda: floors):
+        thresholds = torch.full((last - first,), least - work.error)
+        for found in above(work, left, lambda: thresholds):
             i, j, exact = in_float32(work, left, found)
             keep = exact >= least
             yield Found(first + i[keep], j[keep], exact[keep], found.pairs)
 
 
-def above(work: Work, left: Prepared, floors: Callable[[], torch.Tensor]) -> Iterator[gpu.Candidates]:
+def above(work: Work, left: Prepared, thresholds: Callable[[], torch.Tensor]) -> Iterator[gpu.Candidates]:
     """Pairs whose fast score reaches the floor of their left text (float32 [left], asked for each block of right texts), there where the
     tile was scored; raises where a score is not finite."""
     if work.held:
         tile = work.scorer.compiled
-        for found in tile.likely(
-            tile.side(left), work.held.block, len(work.right), lambda: floors().to(tile.device)
+        for found in tile.candidates(
+            tile.side(left), work.held.block, len(work.right), lambda: thresholds().to(tile.device)
         ):
             finite(found.score)
             yield found
@@ -113,7 +113,7 @@ def above(work: Work, left: Prepared, floors: Callable[[], torch.Tensor]) -> Ite
     for places in right_blocks(work):
         right = work.right.block(int(places[0]), int(places[-1]) + 1)
         scores = finite(work.scorer.fast_tile(left, right))
-        hits, n = top_k.places_of_true(scores >= floors()[:, None]), len(places)
+        hits, n = top_k.places_of_true(scores >= thresholds()[:, None]), len(places)
         yield gpu.Candidates(hits // n, places[hits % n], scores.flatten()[hits], scores.numel())
 
 
@@ -139,10 +139,10 @@ def best_of_block(work: Work, left: Prepared, first: int) -> Found:
         best = TopK(rows, k)
         best.add(exact.reshape(rows, wide), places)
         error = max(work.error, SAFETY * float((exact.reshape(rows, wide) - scores).abs().max()))
-        unsure = (scores[:, -1] + error >= best.floors()).nonzero()[:, 0]
+        unsure = (scores[:, -1] + error >= best.thresholds()).nonzero()[:, 0]
         if wide < len(work.right) and len(unsure):
-            few, floors = inference.gather(left, unsure.numpy()), best.floors()[unsure] - error
-            best.keys[unsure] = searched_again(work, few, k, floors).keys
+            few, thresholds = inference.gather(left, unsure.numpy()), best.thresholds()[unsure] - error
+            best.keys[unsure] = searched_again(work, few, k, thresholds).keys
         places, scores = best.sorted()
     least = -math.inf if work.job.threshold is None else work.job.threshold
     i, j = (t.numpy() for t in (scores >= least).nonzero(as_tuple=True))
@@ -153,7 +153,7 @@ def short_list(work: Work, left: Prepared, wide: int) -> TopK:
     """So many right texts of each left one, the best by the fast tile."""
     if work.held:
         best = TopK(len(left[0]), wide, work.scorer.compiled.device)
-        for found in above(work, left, best.floors):
+        for found in above(work, left, best.thresholds):
             best.merge(found.left, found.score, found.right)
         best.keys = best.keys.cpu()
         return best
@@ -164,11 +164,11 @@ def short_list(work: Work, left: Prepared, wide: int) -> TopK:
     return best
 
 
-def searched_again(work: Work, left: Prepared, k: int, floors: torch.Tensor) -> TopK:
-    """The best right texts of each left one in float32, among those whose fast score reaches ``floors``: as low as one of the best may come
+def searched_again(work: Work, left: Prepared, k: int, thresholds: torch.Tensor) -> TopK:
+    """The best right texts of each left one in float32, among those whose fast score reaches ``thresholds``: as low as one of the best may come
     out."""
     best = TopK(len(left[0]), k)
-    for found in above(work, left, lambda: floors):
+    for found in above(work, left, lambda: thresholds):
         i, j, exact = in_float32(work, left, found)
         best.merge(torch.from_numpy(i), torch.from_numpy(exact), torch.from_numpy(j))
     return best

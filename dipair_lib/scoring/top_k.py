@@ -19,12 +19,12 @@ class TopK:
 
     def add(self, scores: torch.Tensor, places: torch.Tensor) -> None:
         """Scores float32 [rows, n] of right texts at ``places``, int64 [n] or [rows, n]."""
-        n, floors = scores.shape[1], self.floors()
-        hits = places_of_true(scores >= floors[:, None])
-        # The floors are low yet: this tile's own K-th best are better ones. What ties with the K-th stays too.
+        n, thresholds = scores.shape[1], self.thresholds()
+        hits = places_of_true(scores >= thresholds[:, None])
+        # The thresholds are low yet: this tile's own K-th best are better ones. What ties with the K-th stays too.
         if len(hits) > 4 * self.keys.numel():
             least = scores.topk(min(self.keys.shape[1], n), dim=1).values[:, -1]
-            hits = places_of_true(scores >= torch.maximum(floors, least)[:, None])
+            hits = places_of_true(scores >= torch.maximum(thresholds, least)[:, None])
         at = places[hits % n] if places.dim() == 1 else places.flatten()[hits]
         self.merge(hits // n, scores.flatten()[hits], at)
 
@@ -38,7 +38,7 @@ class TopK:
         keys[line, within] = keys_of(scores, places)
         self.keys[lines] = torch.cat([self.keys[lines], keys], dim=1).topk(self.keys.shape[1], dim=1).values
 
-    def floors(self) -> torch.Tensor:
+    def thresholds(self) -> torch.Tensor:
         """Each left text's K-th best score float32 [rows], -infinity before there are K: what is lower changes nothing."""
         return score_of(self.keys.amin(1))
 

@@ -45,14 +45,14 @@ def fit(
     what: str = "training",
     dev: Data | None = None,
     metric: str = "",
-    keep: Path | None = None,
+    checkpoint_dir: Path | None = None,
     against: Sequence[float] = (),
 ) -> Fitted:
     """Train a network on rows: what ``optimizers.trainable`` says, on ``config.device``; afterwards it lies where it lay before.
 
     Args:
         dev: rows to look at (``config.looks``); the weights of the best look by ``metric`` are kept. None keeps the last.
-        keep: folder for what a training of minutes has reached: begun again, it goes on from there, to the same weights (on a GPU to
+        checkpoint_dir: folder for what a training of minutes has reached: begun again, it goes on from there, to the same weights (on a GPU to
             nearly the same: its sums come in any order).
         against: the dev metric of another training at the same looks: two looks running behind it end this one.
 
@@ -64,7 +64,7 @@ def fit(
     home, device = placed_on(model), device_of(config.device)
     try:
         with with_dropout(place(model, device), config.dropout):
-            return fit_there(model, data, config, what, dev, metric, keep, against)
+            return fit_there(model, data, config, what, dev, metric, checkpoint_dir, against)
     finally:
         model.zero_grad(set_to_none=True)
         place(model, home).eval()
@@ -77,7 +77,7 @@ def fit_there(
     what: str,
     dev: Data | None,
     metric: str,
-    keep: Path | None,
+    checkpoint_dir: Path | None,
     against: Sequence[float],
 ) -> Fitted:
     """``fit`` of a model that lies where it is trained."""
@@ -95,8 +95,8 @@ def fit_there(
         len(batches),
         [p for p in parameters if id(p) not in ours],
     )
-    name = identity(data, dev, metric, config, parameters) if keep else ""
-    checkpoint = Checkpoint(keep, name, parameters, optimizer, schedule)
+    name = identity(data, dev, metric, config, parameters) if checkpoint_dir else ""
+    checkpoint = Checkpoint(checkpoint_dir, name, parameters, optimizer, schedule)
     state, others = checkpoint.load()
     seen_rows = np.cumsum([len(rows) for rows in batches])
     looked = some(dev, looked_rows(int(seen_rows[-1]), len(looks))) if dev and looks else None
@@ -128,7 +128,7 @@ def fit_there(
                 checkpoint.save(state, best.tensors())
             if interrupted():
                 best.restore(model.eval())
-                raise progress.Stopped(what, step, len(batches), goes_on=keep is not None)
+                raise progress.Stopped(what, step, len(batches), goes_on=checkpoint_dir is not None)
             if ended:
                 break
     curves.end()

@@ -140,7 +140,7 @@ def fit_stages(
     what: str = "",
     dev: Data | None = None,
     metric: str = "",
-    keep: Path | None = None,
+    checkpoint_dir: Path | None = None,
     cosine_pairs: int = 0,
 ) -> tuple[Fitted | None, Fitted | None, dict[str, int]]:
     """Two-stage training (Chen et al. 2020, section 3.4): ``fit_head``, then ``fit``; None leaves a stage out.
@@ -148,7 +148,7 @@ def fit_stages(
     Without stage 1, a cosine or MaxSim in the head still starts on its line (see ``start_residual``).
 
     Args:
-        folder: where the outputs of frozen encoders are stored. seed: of both stages. dev, metric: of both. keep: of ``fit``.
+        folder: where the outputs of frozen encoders are stored. seed: of both stages. dev, metric: of both. checkpoint_dir: of ``fit``.
         cosine_pairs: of the ``cosine_start`` before them; 0, and heads that take none, begin at random as in the paper.
 
     Returns:
@@ -183,7 +183,9 @@ def fit_stages(
             start_head(model, stored, data, second)
     if second:
         plan = replace(second, seed=seed)
-        two = fit(model, data, plan, what=f"{what} stage 2", dev=dev, metric=metric, keep=keep)
+        two = fit(
+            model, data, plan, what=f"{what} stage 2", dev=dev, metric=metric, checkpoint_dir=checkpoint_dir
+        )
     if one or not two:
         return with_start(one, begun), two, counts
     return one, with_start(two, begun), counts

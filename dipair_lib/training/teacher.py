@@ -1,4 +1,4 @@
-"""The teacher, and the floors that it has to be above."""
+"""The teacher, and the baselines that it has to be above."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAIRS = {"cpu": 24_000, "mps": 100_000, "cuda": 200_000}  # seen by a teacher in
 PASSES = 4.0  # over its rows at most: more only overfitted wherever it was tried
 LOWER = 3.0  # a training that failed is made again at a rate lower by this
 LOWEST = 1e-6  # and not below this one
-MARGIN = 1e-3  # of the dev metric: how far above the floors a training has to end
+MARGIN = 1e-3  # of the dev metric: how far above the baselines a training has to end
 
 
 def teacher_config(
@@ -75,7 +75,7 @@ def train_best(
     *,
     floor: float = -np.inf,
     what: str = "training",
-    keep: Path | None = None,
+    checkpoint_dir: Path | None = None,
 ) -> tuple[Any, Trained]:
     """Train at each learning rate in turn, each with its whole schedule (as Tang et al. do), and keep what is best on dev.
 
@@ -86,7 +86,7 @@ def train_best(
     Args:
         build: makes the untrained network, the same every time. rates: the most likely one first.
         floor: the dev metric that a constant or an untrained row reaches on the same rows.
-        keep: of ``fit``.
+        checkpoint_dir: of ``fit``.
 
     Returns:
         The network with the best weights, and what was tried.
@@ -104,7 +104,16 @@ def train_best(
         plan = replace(config, learning_rate=rate, looks=config.looks or 2.0)
         against = best.dev if best else ()
         try:
-            found = fit(model, data, plan, what=said, dev=dev, metric=metric, keep=keep, against=against)
+            found = fit(
+                model,
+                data,
+                plan,
+                what=said,
+                dev=dev,
+                metric=metric,
+                checkpoint_dir=checkpoint_dir,
+                against=against,
+            )
             tried[rate] = max(found.dev)
         except FloatingPointError:  # a loss that is not finite: the rate is far too high
             tried[rate] = -np.inf
@@ -159,7 +168,7 @@ def cosine_targets(
     return spread * (cosine - cosine.mean()) / max(float(cosine.std()), 1e-12)
 
 
-def floors(
+def baselines(
     task: Task, train: Data, backbone: str, read_lengths: Sequence[int], folder: Path
 ) -> dict[str, Model]:
     """The baselines that every suite holds, by display name: constant, TF-IDF (up to two fields), frozen cosine (pairs)."""

@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def ffnn(
-    left, right, weight, bias, last, shift, start, floors, out, found, count, room, m, n,
+    left, right, weight, bias, last, shift, start, thresholds, out, found, count, room, m, n,
     HIDDEN: tl.constexpr, OUTER: tl.constexpr, ROWS: tl.constexpr, LINES: tl.constexpr,
     SUMS: tl.constexpr, FACTORS: tl.constexpr, START: tl.constexpr, CHOOSE: tl.constexpr,
 ):  # fmt: skip
@@ -18,7 +18,7 @@ def ffnn(
     Args:
         left, right: the first layer's shares, bfloat16 [m, HIDDEN] and [n, HIDDEN].
         weight: bfloat16 [HIDDEN, OUTER]. bias, last: float32 [OUTER]. start: float32 [m, n], read if START.
-        out: float32; [m, n] scores, or if CHOOSE the ``room`` scores of at least ``floors`` (float32 [m]) or not finite, in no order.
+        out: float32; [m, n] scores, or if CHOOSE the ``room`` scores of at least ``thresholds`` (float32 [m]) or not finite, in no order.
         found, count: if CHOOSE their places, int64 [room] of left << 32 | right, and how many there are, int32 [1]: may exceed ``room``.
         SUMS, FACTORS: dtype of the first sum and of the product's factors; bfloat16, but float32 in Triton's interpreter, whose NumPy has
             no bfloat16 (the activations are shortened to it all the same).
@@ -42,7 +42,7 @@ def ffnn(
             score += tl.load(start + i * n + row, mask=inside, other=0.0)
         if CHOOSE:
             finite = tl.abs(score) < float("inf")  # false for NaN
-            keep = inside & ((score >= tl.load(floors + i)) | (finite == 0))
+            keep = inside & ((score >= tl.load(thresholds + i)) | (finite == 0))
             at = tl.atomic_add(count + tl.zeros_like(row), 1, mask=keep, sem="relaxed")
             fits = keep & (at < room)
             tl.store(found + at, (i << 32) | row, mask=fits)

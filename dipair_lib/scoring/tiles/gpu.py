@@ -113,48 +113,48 @@ class Tile:
         return out
 
     def above(
-        self, left: Prepared, right: Prepared, floors: torch.Tensor, room: int = MAX_CANDIDATES
+        self, left: Prepared, right: Prepared, thresholds: torch.Tensor, room: int = MAX_CANDIDATES
     ) -> Candidates | None:
-        """The pairs that reach ``floors``, float32 [m], or None where there are more than ``room``. The other scores are not written."""
+        """The pairs that reach ``thresholds``, float32 [m], or None where there are more than ``room``. The other scores are not written."""
         out = torch.empty(room, device=self.device)
         found = torch.empty(room, dtype=torch.int64, device=self.device)
         count = torch.zeros(1, dtype=torch.int32, device=self.device)
-        self.launch(left, right, out, floors.contiguous(), found, count)
+        self.launch(left, right, out, thresholds.contiguous(), found, count)
         if (number := int(count)) > room:
             return None
         places, order = found[:number].sort()
         return Candidates(places >> 32, places & 0xFFFFFFFF, out[order], len(left[0]) * len(right[0]))
 
     def launch(self, left: Prepared, right: Prepared, out: torch.Tensor, *chosen: torch.Tensor) -> None:
-        """Run the kernel. ``chosen``: floors, found, count."""
+        """Run the kernel. ``chosen``: thresholds, found, count."""
         import triton.language as tl  # Triton is not everywhere
 
         from dipair_lib.scoring.tiles import fused
 
         m, n = len(left[0]), len(right[0])
         start = out if self.scale is None else (left[1] * self.scale) @ right[1].T
-        floors, found, count = chosen or (out, out, out)
+        thresholds, found, count = chosen or (out, out, out)
         dtype = tl.float32 if interpreted() else tl.bfloat16
         fused.ffnn[-(-n // ROWS), -(-m // LINES)](
             left[0].contiguous(), right[0].contiguous(), self.weight, self.bias, self.last, self.shift, start,
-            floors, out, found, count, len(out), m, n,
+            thresholds, out, found, count, len(out), m, n,
             HIDDEN=self.hidden, OUTER=self.outer, ROWS=ROWS, LINES=LINES, SUMS=dtype, FACTORS=dtype,
             START=self.scale is not None, CHOOSE=bool(chosen), num_warps=8,
         )  # fmt: skip
 
-    def likely(
+    def candidates(
         self,
         left: Prepared,
         right: Callable[[int, int], Prepared],
         n: int,
-        floors: Callable[[], torch.Tensor],
+        thresholds: Callable[[], torch.Tensor],
     ) -> Iterator[Candidates]:
-        """The pairs of m left with n right texts that reach their floors, span after span of right texts.
+        """The pairs of m left with n right texts that reach their thresholds, span after span of right texts.
 
-        The first span is so short that all of its pairs have room, later ones double while what reaches the floors has.
+        The first span is so short that all of its pairs have room, later ones double while what reaches the thresholds has.
 
         Args:
-            left: of ``side``. right: gives the same of right texts from a first to behind a last. floors: asked before each span, float32
+            left: of ``side``. right: gives the same of right texts from a first to behind a last. thresholds: asked before each span, float32
                 [m].
         """
         m = len(left[0])
@@ -162,7 +162,7 @@ class Tile:
         at, wide = 0, room // m
         while at < n:
             end = min(at + wide, n)
-            found = self.above(left, right(at, end), floors(), room)
+            found = self.above(left, right(at, end), thresholds(), room)
             if found is None:
                 wide = (end - at) // 2
                 continue

@@ -1,4 +1,4 @@
-"""The teacher of a first run beside its floors and plain textbook fine-tuning, on the sets named below, several seeds.
+"""The teacher of a first run beside its baselines and plain textbook fine-tuning, on the sets named below, several seeds.
 
     python results/reference/teachers/measure.py DATA er wikiqa mrpc --seeds 3 --out rows.jsonl
 
@@ -137,11 +137,11 @@ def measure(
             "rows": [len(part.labels) for part in data.values()],
             "device": provenance.device_name(),
         }
-        floors = training.floors(task, data["train"], backbone, lengths, Path(folder) / "encoded")
-        for what, model in floors.items() if 0 in seeds else ():
+        baselines = training.baselines(task, data["train"], backbone, lengths, Path(folder) / "encoded")
+        for what, model in baselines.items() if 0 in seeds else ():
             say({**about, "row": what, **tested(task, data, model, device)})
         metric = task.metrics[0]
-        floor = training.dev_floor(floors, data["dev"], metric)
+        floor = training.dev_floor(baselines, data["dev"], metric)
         for seed in seeds:
 
             def build(seed: int = seed) -> Any:
