@@ -1,4 +1,6 @@
-"""The command line: ``dipair run``, ``report``, ``verify``, ``encode``, ``score``, ``export``. It parses, calls and prints."""
+"""The command line: ``dipair run``, ``report``, ``verify``, ``encode``, ``score``, ``export``. It parses,
+calls and prints.
+"""
 
 from __future__ import annotations
 
@@ -228,8 +230,9 @@ def warnings_as_notes() -> Iterator[None]:
 
 @warnings_as_notes()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0 if all is well, 1 if a run failed or numbers differ, 2 for a mistake in what was asked, 130 after
-    Ctrl-C."""
+    """Run one command. Returns 0 if all is well, 1 if a run failed or numbers differ, 2 for a mistake in what
+    was asked, 130 after Ctrl-C.
+    """
     try:
         with errors.noting_interrupts() as pressed:
             return answered(argv, pressed)

@@ -1,10 +1,11 @@
-"""Synthetic training rows by the three rules of Tang et al. 2019, section 4: masking, POS-guided replacement, n-gram sampling.
+"""Synthetic training rows by the three rules of Tang et al. 2019, section 4: masking, POS-guided replacement,
+n-gram sampling.
 
     source = augmentation.tag(task.train, task.fields)              # once: words and their parts of speech
     rows = augmentation.synthesize(source, augmentation.RULES["all"], n_iter=20, seed=0)
 
-Every rule draws for a whole round of rows at once; a round depends on the seed and its own number only, so that more rounds
-repeat the earlier ones exactly.
+Every rule draws for a whole round of rows at once; a round depends on the seed and its own number only, so
+that more rounds repeat the earlier ones exactly.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class Rules:
 
     Attributes:
         mask: probability that a word becomes [MASK].
-        pos: probability that a word becomes another one of its part of speech, drawn from that tag's word frequencies in the training
-            split. One uniform number per word decides: below ``mask`` it is masked, from there to ``mask + pos`` replaced.
+        pos: probability that a word becomes another one of its part of speech, drawn from that tag's word
+            frequencies in the training split. One uniform number per word decides: below ``mask`` it is
+            masked, from there to ``mask + pos`` replaced.
         ngram: probability that, after this, only one n-gram of the text is kept.
         longest: n is uniform in 1 to ``longest``; an n beyond the text keeps the text.
 
@@ -79,9 +81,11 @@ class Source:
     Attributes:
         frame: the rows: a text column per field, ``label``, ``group``.
         fields: the text columns.
-        strings: object [distinct pieces], as written; [MASK], nothing and a space among them. mask, nothing, space: their ids.
-        pieces: per field, int32 [2 * all words + texts] of its distinct texts: what stands before a text's first word, the word, what
-            stands before the next, ..., what stands after the last. offsets: per field, int64 [texts + 1], in words.
+        strings: object [distinct pieces], as written; [MASK], nothing and a space among them.
+        mask, nothing, space: their ids.
+        pieces: per field, int32 [2 * all words + texts] of its distinct texts: what stands before a text's
+            first word, the word, what stands before the next, ..., what stands after the last.
+        offsets: per field, int64 [texts + 1], in words.
         kinds: per field, int32 [all words]: which (tag, word) of ``bounds`` each word is.
         index: int64 [rows, fields]: which distinct text a row has.
         bounds: int64 [kinds + 1]: running totals of the frequencies of (tag, word), sorted by tag.
@@ -113,8 +117,8 @@ def tag(frame: pd.DataFrame, fields: Sequence[str], tagger: str | Tagger = "patt
 
     Args:
         frame: one row per example with a text column per field, ``label`` and ``group``.
-        tagger: ``pattern`` (textblob's PatternTagger, no download), the name of an installed spaCy model such as ``en_core_web_sm``,
-            or a function from words to as many tags.
+        tagger: ``pattern`` (textblob's PatternTagger, no download), the name of an installed spaCy model such
+            as ``en_core_web_sm``, or a function from words to as many tags.
     """
     tag_of = tagger if callable(tagger) else load_tagger(tagger)
     codes: dict[str, int] = {}
@@ -174,7 +178,9 @@ def interleaved(gaps: list[str], words: list[str]) -> list[str]:
 
 
 def word_places(lengths: np.ndarray) -> np.ndarray:
-    """Where the words of texts of so many words stand among their pieces, int64 [all words]: every second piece of a text is one."""
+    """Where the words of texts of so many words stand among their pieces, int64 [all words]: every second
+    piece of a text is one.
+    """
     return 2 * np.arange(lengths.sum()) + np.repeat(np.arange(len(lengths)), lengths) + 1
 
 
@@ -196,7 +202,9 @@ def load_tagger(name: str) -> Tagger:
 
 
 def pattern_tags(tagger: Any, words: list[str]) -> list[str]:
-    """Tags of words by textblob's PatternTagger, which reads words apart by spaces; "/" is written otherwise there."""
+    """Tags of words by textblob's PatternTagger, which reads words apart by spaces; "/" is written otherwise
+    there.
+    """
     found = tagger.tag(" ".join(words), tokenize=False)
     if len(found) == len(words):
         return [tag for _, tag in found]
@@ -204,19 +212,22 @@ def pattern_tags(tagger: Any, words: list[str]) -> list[str]:
 
 
 def synthesize(source: Source, rules: Rules, n_iter: int, seed: int = 0) -> pd.DataFrame:
-    """Synthetic rows: each row is changed ``n_iter`` times; rows in which nothing changed and duplicates of each other are dropped.
+    """Synthetic rows: each row is changed ``n_iter`` times; rows in which nothing changed and duplicates of
+    each other are dropped.
 
-    Of several fields, a row changes one at a time in turn and then all of them (the paper's cycle of first, second, both); the turn
-    starts at another field in each row, so that one round holds all. What is left unchanged stays as it was written, what stands
-    between words too, so that the teacher reads text as people write it; a space is added only where a replacement would run together with
-    a word beside it.
+    Of several fields, a row changes one at a time in turn and then all of them (the paper's cycle of first,
+    second, both); the turn starts at another field in each row, so that one round holds all. What is left
+    unchanged stays as it was written, what stands between words too, so that the teacher reads text as people
+    write it; a space is added only where a replacement would run together with a word beside it.
 
     Args:
-        n_iter: rounds; the paper takes 20 for SST-2 and 10 for MNLI and QQP. seed: of all draws.
+        n_iter: rounds; the paper takes 20 for SST-2 and 10 for MNLI and QQP.
+        seed: of all draws.
 
     Returns:
-        One row per synthetic example: the fields, ``label`` and ``group`` of the row it was made of, ``source`` (its position) and
-        ``round``. Rows of which nothing but [MASK] is left in some field are dropped.
+        One row per synthetic example: the fields, ``label`` and ``group`` of the row it was made of,
+        ``source`` (its position) and ``round``. Rows of which nothing but [MASK] is left in some field are
+        dropped.
     """
     if n_iter < 0:
         raise ValueError(f"n_iter: expected 0 or more rounds, but got {n_iter}")
@@ -252,8 +263,9 @@ def one_round(source: Source, rules: Rules, random: np.random.Generator, number:
 def change(
     source: Source, place: int, rows: np.ndarray, rules: Rules, random: np.random.Generator
 ) -> list[str]:
-    """The texts of one field of some rows, each changed by the rules: words in their places, the rest as it was written; an n-gram is that
-    part of the text. A text without any word stays as it is."""
+    """The texts of one field of some rows, each changed by the rules: words in their places, the rest as it
+    was written; an n-gram is that part of the text. A text without any word stays as it is.
+    """
     which = source.index[rows, place]
     starts, ends = source.offsets[place][which], source.offsets[place][which + 1]
     lengths = ends - starts
@@ -273,7 +285,9 @@ def change(
 
 
 def keep_apart(source: Source, pieces: np.ndarray, places: np.ndarray, changed: np.ndarray) -> None:
-    """Put a space beside a replacement that would be read as one word with its neighbour: "to and fro" for "to/fro", not "toandfro"."""
+    """Put a space beside a replacement that would be read as one word with its neighbour: "to and fro" for
+    "to/fro", not "toandfro".
+    """
     touching = (np.diff(places) == 2) & (pieces[places[:-1] + 1] == source.nothing)
     for place in places[:-1][touching & (changed[:-1] | changed[1:])]:
         both = source.strings[pieces[[place, place + 2]]].tolist()
@@ -292,7 +306,8 @@ def replace_words(
 ) -> np.ndarray:
     """Word ids [n] after masking and POS-guided replacement.
 
-    A replacement is another word: drawn from its tag's frequencies without the word's own. A word alone in its tag stays.
+    A replacement is another word: drawn from its tag's frequencies without the word's own. A word alone in
+    its tag stays.
     """
     x = random.random(len(ids))
     ids = ids.copy()
@@ -312,7 +327,9 @@ def replace_words(
 def keep_ngram(
     lengths: np.ndarray, rules: Rules, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where each text's kept words begin, and how many they are: all, or with probability ``ngram`` one n-gram at a random place."""
+    """Where each text's kept words begin, and how many they are: all, or with probability ``ngram`` one
+    n-gram at a random place.
+    """
     sampled = random.random(len(lengths)) < rules.ngram
     n = np.minimum(random.integers(1, rules.longest + 1, len(lengths)), lengths)
     first = random.integers(0, lengths - n + 1)

@@ -101,8 +101,9 @@ def counted(number: int, one: str, several: str = "") -> list[str]:
 
 
 def has_header(rows: Sequence[Row], asked: Sequence[str], suffix: str) -> bool:
-    """Whether the first row names the columns: it holds a name that is asked for, or one that columns usually have, or nothing that
-    speaks against it, as a number does and a value that its column has again and again."""
+    """Whether the first row names the columns: it holds a name that is asked for, or one that columns usually
+    have, or nothing that speaks against it, as a number does and a value that its column has again and again.
+    """
     first = stripped(rows[0][1])
     if asked and all(name in first for name in asked):
         return True

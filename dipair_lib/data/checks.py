@@ -1,4 +1,6 @@
-"""Rows to frames, and what must not be twice: repeats within a split, copies and mirrors across splits; counted and said."""
+"""Rows to frames, and what must not be twice: repeats within a split, copies and mirrors across splits;
+counted and said.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ NEAR, MIRROR = "near_copy_in_later_split", "mirror_in_later_split"
 def frame_of(
     table: Table, fields: Sequence[str], label: str, group: str, most_empty: float = MOST_EMPTY
 ) -> pd.DataFrame:
-    """Columns: fields (stripped str), raw label, group (str), row (0-based row of the file), `DROP` for rows with an empty text.
+    """Columns: fields (stripped str), raw label, group (str), row (0-based row of the file), `DROP` for rows
+    with an empty text.
 
     Raises:
         TaskError: texts that are none, or so many empty ones that it is no slip.
@@ -85,10 +88,12 @@ def drop_marked(frames: Frames) -> tuple[Frames, dict[str, dict[str, int]]]:
 def drop_repeats(
     frames: Frames, fields: Sequence[str], alike: bool = False, mirrored: bool = False
 ) -> tuple[Frames, dict[str, dict[str, int]]]:
-    """Keep the first row of each text tuple: test before dev before train. Spaces do not make a text another one.
+    """Keep the first row of each text tuple: test before dev before train. Spaces do not make a text another
+    one.
 
     Args:
-        frames: of the three splits. fields: their text columns.
+        frames: of the three splits.
+        fields: their text columns.
         alike: rows whose texts are `near` those of a later split go, too.
         mirrored: and pairs that a later split has turned round.
     """
@@ -128,10 +133,11 @@ def drop_repeats(
 
 
 def mirrors(frames: Frames, fields: Sequence[str]) -> tuple[bool, int]:
-    """Whether a task of pairs is symmetrical, and how many rows of train and dev a later split holds turned round.
+    """Whether a task of pairs is symmetrical, and how many rows of train and dev a later split holds turned
+    round.
 
-    Symmetrical are fields of one name ("question1", "question2") unless their mirrors disagree, and others where enough mirrors agree: the
-    same label, of a score up to a tenth of the range.
+    Symmetrical are fields of one name ("question1", "question2") unless their mirrors disagree, and others
+    where enough mirrors agree: the same label, of a score up to a tenth of the range.
     """
     if len(fields) != 2:
         return False, 0

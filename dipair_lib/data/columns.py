@@ -1,4 +1,6 @@
-"""Which columns are texts, label and group: as given, by name or by place, or guessed where the columns leave no choice."""
+"""Which columns are texts, label and group: as given, by name or by place, or guessed where the columns leave
+no choice.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ LABEL_TIERS = ("label",), LABEL_NAMES, MORE_LABEL_NAMES
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a task: ``fields`` texts, ``label``, ``group`` ("" = none), ``scores`` of a teacher; what was guessed, in words."""
+    """The columns of a task: ``fields`` texts, ``label``, ``group`` ("" = none), ``scores`` of a teacher;
+    what was guessed, in words.
+    """
 
     fields: tuple[str, ...]
     label: str
@@ -144,7 +148,9 @@ def guess_label(
 def guess_fields(
     table: Table, free: Sequence[str], columns: Sequence[str], label: str, group: str, said: list[str]
 ) -> tuple[str, ...]:
-    """One or two columns that hold texts; of more the only pair whose names say so ("sentence1" and "sentence2")."""
+    """One or two columns that hold texts; of more the only pair whose names say so ("sentence1" and
+    "sentence2").
+    """
     texts = tuple(name for name in columns if name != label and looks_like_text(table, name))
     if len(texts) in (1, 2):
         return texts
@@ -196,7 +202,9 @@ def looks_like_text(table: Table, column: str) -> bool:
 
 
 def is_pair(one: str, other: str) -> bool:
-    """Whether two columns are called the two texts of a pair: a usual name of a text with 1 and 2, A and B, or left and right."""
+    """Whether two columns are called the two texts of a pair: a usual name of a text with 1 and 2, A and B,
+    or left and right.
+    """
     for first, second in (("1", "2"), ("a", "b"), ("left", "right"), ("l", "r"), ("0", "1")):
         plain, its = (re.sub(r"[\W_]+", "", name.lower()) for name in (one, other))
         for stem in (*TEXT_NAMES, "s", "q", ""):

@@ -28,7 +28,8 @@ class Lines:
 
 
 def read(path: Path, text: str, suffix: str, literal: bool = False) -> Lines:
-    """The rows of delimited text; ``literal``: tabs separate and quotes are ordinary characters, whatever they look like.
+    """The rows of delimited text; ``literal``: tabs separate and quotes are ordinary characters, whatever
+    they look like.
 
     Raises:
         TaskError: a quote that is never closed, and the like, with the line.
@@ -106,7 +107,8 @@ def has_known_name(cells: Iterable[Any]) -> bool:
 
 def tab_rows(text: str) -> Iterator[Row]:
     """Rows of tab-separated cells in which quotes are characters."""
-    # Only "\n" ends a row: str.splitlines would also break at U+0085 and U+2028, which mis-decoded texts hold.
+    # Only "\n" ends a row: str.splitlines would also break at U+0085 and U+2028, which mis-decoded texts
+    # hold.
     for number, line in enumerate(text.rstrip("\r\n").split("\n"), 1):
         yield number, line.removesuffix("\r").split("\t")
 
@@ -116,8 +118,9 @@ QUOTED_CELL = re.compile(r'(?:^|(?<=[\t\n]))"(?:[^"]|"")*+"(?=\t|\r?\n|\r?$)')
 
 
 def tab_lines(path: Path, text: str) -> Lines:
-    """Rows of tab-separated text as pandas and Excel write it (a cell with a quote, a tab or a break stands in quotes), or as GLUE's files
-    are, where quotes are characters: whichever the whole column agrees with."""
+    """Rows of tab-separated text as pandas and Excel write it (a cell with a quote, a tab or a break stands
+    in quotes), or as GLUE's files are, where quotes are characters: whichever the whole column agrees with.
+    """
     rows = list(tab_rows(text))
     if '"' not in text:
         return Lines(rows)
@@ -130,7 +133,8 @@ def tab_lines(path: Path, text: str) -> Lines:
         )
         if len(widths) > 1:
             return quoted
-        # Rows as lines fit, too: two characters that only look like quotes would enclose whole rows, a cell that was quoted need not.
+        # Rows as lines fit, too: two characters that only look like quotes would enclose whole rows, a cell
+        # that was quoted need not.
         width = max(widths)
         fits = all(len(cells) == width for _, cells in quoted.rows if not is_blank(cells))
         if fits and any(not looks_like_rows(cell, width) for cell in found):
@@ -139,13 +143,17 @@ def tab_lines(path: Path, text: str) -> Lines:
 
 
 def looks_like_rows(cell: str, width: int) -> bool:
-    """Whether a quoted cell may be the end of one row of ``width`` cells, whole rows, and the beginning of another, none of them empty."""
+    """Whether a quoted cell may be the end of one row of ``width`` cells, whole rows, and the beginning of
+    another, none of them empty.
+    """
     pieces = re.split(r"[\t\n]", cell[1:-1])
     return cell.count("\t") == cell.count("\n") * (width - 1) and all(piece.strip() for piece in pieces)
 
 
 def unquoted_columns(rows: list[Row]) -> Lines:
-    """Quotes taken off the columns all of whose cells stand in quotes, or whose every quote opens, closes or is doubled within."""
+    """Quotes taken off the columns all of whose cells stand in quotes, or whose every quote opens, closes or
+    is doubled within.
+    """
     off, kept, left = [], [], 0
     header = rows[0][1]
     names = {
@@ -187,7 +195,9 @@ def plain_cell(cell: str) -> str:
 
 
 def quoted_lines(path: Path, text: str, separator: str, first: int = 0) -> Lines:
-    """Rows with standard quoting, or with what Spark (backslashes) or a space behind each separator make of it."""
+    """Rows with standard quoting, or with what Spark (backslashes) or a space behind each separator make of
+    it.
+    """
     if f'{separator} "' in text and (found := spaced(text, separator)):
         return found
     try:
@@ -212,7 +222,9 @@ def quoted_lines(path: Path, text: str, separator: str, first: int = 0) -> Lines
 
 
 def spaced(text: str, separator: str) -> Lines | None:
-    """Rows of text with a space between separator and quote, where without it cells would keep their quotes or be torn."""
+    """Rows of text with a space between separator and quote, where without it cells would keep their quotes
+    or be torn.
+    """
     try:
         plain = list(strict(text, separator))
     except csv.Error:
@@ -236,7 +248,9 @@ def spaced(text: str, separator: str) -> Lines | None:
 
 
 def strict(text: str, separator: str, **options: Any) -> Iterator[Row]:
-    """What Python's reader of CSV makes of text, strictly; csv.Error (what is wrong, the row's line) where it is malformed."""
+    """What Python's reader of CSV makes of text, strictly; csv.Error (what is wrong, the row's line) where it
+    is malformed.
+    """
     reader = csv.reader(
         io.StringIO(text.rstrip("\r\n") + "\n", newline=""), strict=True, delimiter=separator, **options
     )
@@ -263,8 +277,9 @@ def csv_rows(path: Path, text: str, separator: str = ",", first: int = 0) -> Ite
 
 
 def whole_cells(reader: Iterator[list[str]]) -> Iterator[list[str]]:
-    """The rows of a csv.reader whatever the length of a cell: the module's limit of 131,072 characters is for all readers of the process,
-    so it is lifted only while a row is read."""
+    """The rows of a csv.reader whatever the length of a cell: the module's limit of 131,072 characters is for
+    all readers of the process, so it is lifted only while a row is read.
+    """
     while True:
         before = csv.field_size_limit(2**31 - 1)  # the most that every platform takes
         try:

@@ -58,7 +58,9 @@ class TaskError(ValueError):
 
 
 def suffix_of(name: str) -> str:
-    """The suffix that says what a file holds, in lower case, without that of a packer; "" if it is none of `FORMATS`."""
+    """The suffix that says what a file holds, in lower case, without that of a packer; "" if it is none of
+    `FORMATS`.
+    """
     suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
     while suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
@@ -185,7 +187,9 @@ MARKS = (
 
 
 def unmarked(data: bytes) -> str:
-    """The kind of UTF-16 without a mark: nearly every line break has its zero, and zeros stand at one parity only; "" for other bytes."""
+    """The kind of UTF-16 without a mark: nearly every line break has its zero, and zeros stand at one parity
+    only; "" for other bytes.
+    """
     zeros, breaks = data.count(b"\0"), data.count(b"\n")
     if len(data) % 2 or not breaks or zeros < 0.02 * len(data):
         return ""

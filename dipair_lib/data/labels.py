@@ -1,4 +1,6 @@
-"""A column of labels to classes or scores: what is missing is dropped and counted, spellings of one class are one, doubt is asked."""
+"""A column of labels to classes or scores: what is missing is dropped and counted, spellings of one class are
+one, doubt is asked.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ class Labels:
 
 
 def without_hidden_test(tables: Tables, label: str) -> tuple[Tables, str]:
-    """The tables without a test split whose labels are hidden (missing, or -1 where train has none): dev is then the test split.
+    """The tables without a test split whose labels are hidden (missing, or -1 where train has none): dev is
+    then the test split.
 
     Returns:
         The tables, and what was done in words; the latter "" where nothing was.
@@ -91,8 +94,8 @@ def is_unlabelled(value: Any) -> bool:
 
 
 def read_labels(tables: Tables, frames: Frames, label: str, kind: str) -> Labels:
-    """Decide the kind over all files; leaves float scores or class names in the frames' label columns, and a reason in `DROP` where a row
-    has no label.
+    """Decide the kind over all files; leaves float scores or class names in the frames' label columns, and a
+    reason in `DROP` where a row has no label.
 
     Raises:
         TaskError: labels that are missing in too many rows, are none, or leave a doubt; with the row.
@@ -155,7 +158,8 @@ def first_path(tables: Tables) -> Path:
 
 
 def drop_missing(tables: Tables, frames: Frames, label: str, found: Labels) -> None:
-    """Mark the rows without a label: those of no value, of a rare sign such as "-" or "?", and a rare -1 among numbers from 0 on.
+    """Mark the rows without a label: those of no value, of a rare sign such as "-" or "?", and a rare -1
+    among numbers from 0 on.
 
     Raises:
         TaskError: so many that it is no slip; a sign that may be a class; another thing than a label.
@@ -222,7 +226,9 @@ THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 
 
 def written_otherwise(value: Any) -> tuple[float | None, str]:
-    """A number as people write it, and how: "0,25" with a decimal comma, "85 %" in percent, a minus sign that is none of ASCII's."""
+    """A number as people write it, and how: "0,25" with a decimal comma, "85 %" in percent, a minus sign that
+    is none of ASCII's.
+    """
     text = value.strip().replace("\u2212", "-") if isinstance(value, str) else ""
     percent = text.endswith("%")
     text = text.removesuffix("%").rstrip()
@@ -233,7 +239,8 @@ def written_otherwise(value: Any) -> tuple[float | None, str]:
 
 
 def numbers_of(tables: Tables, frames: Frames, column: str, found: Labels) -> dict[str, list[float | None]]:
-    """A column as numbers by split, of the rows that stay; None for what is none. "0,25", "25 %" are numbers where nearly all cells are.
+    """A column as numbers by split, of the rows that stay; None for what is none. "0,25", "25 %" are numbers
+    where nearly all cells are.
 
     Raises:
         TaskError: "1,250" may be a thousand or one and a quarter.
@@ -273,7 +280,9 @@ def numbers_of(tables: Tables, frames: Frames, column: str, found: Labels) -> di
 
 
 def spellings(names: Iterable[str]) -> dict[str, str]:
-    """For each name the one that stands for all that differ from it in case, white space or composition only: the most frequent."""
+    """For each name the one that stands for all that differ from it in case, white space or composition only:
+    the most frequent.
+    """
     counts = Counter(names)
     best: dict[str, str] = {}
     for name in sorted(counts, key=lambda name: (-counts[name], name)):
@@ -298,7 +307,9 @@ def tell_spellings(one: dict[str, str], found: Labels) -> None:
 
 
 def refuse_free_text(path: Path, label: str, names: Counter[str]) -> None:
-    """Raise where there are so many classes, or so few rows of each, that the column is more likely free text."""
+    """Raise where there are so many classes, or so few rows of each, that the column is more likely free
+    text.
+    """
     rows = names.total()
     if len(names) > MOST_CLASSES or (len(names) > MOST_INTEGER_CLASSES and rows < FEWEST_ROWS * len(names)):
         shown = ", ".join(show(name) for name, _ in names.most_common(3))
@@ -321,7 +332,9 @@ def classes_of(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_gains(tables: Tables, frames: Frames) -> None:
-    """Put a float column ``gain`` into the frames where every file has one of that name (see `names.GAIN_NAME`)."""
+    """Put a float column ``gain`` into the frames where every file has one of that name (see
+    `names.GAIN_NAME`).
+    """
     if not all(GAIN_NAME in table.columns for table in tables.values()):
         return
     for split, table in tables.items():
@@ -356,7 +369,9 @@ def read_scores(tables: Tables, frames: Frames, scores: Sequence[str], found: La
 
 
 def order_scores(table: Table, scores: tuple[str, ...], classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns of a teacher's scores in the order of the classes: by their names, or as given where no name is a class's."""
+    """The columns of a teacher's scores in the order of the classes: by their names, or as given where no
+    name is a class's.
+    """
     wanted = {1, 2} if len(classes) == 2 else {len(classes) or 1}
     if len(scores) not in wanted:
         expected = f"one for each of the classes {', '.join(classes[:20])}" if classes else "one column"

@@ -49,9 +49,10 @@ def load_task(
     cache      folder for built data, default `machine.cache_folder()`
     say        called with one line of progress when something slow is built
 
-    A folder with its own train, dev (or validation, valid, val) and test files is used as it is split; when only dev is
-    missing, it is cut out of train. Labels are mapped by name: classes are the train labels, sorted (numerically if they
-    are numbers). Of several rows with the same texts the first is kept; test wins over dev, dev over train.
+    A folder with its own train, dev (or validation, valid, val) and test files is used as it is split; when
+    only dev is missing, it is cut out of train. Labels are mapped by name: classes are the train labels,
+    sorted (numerically if they are numbers). Of several rows with the same texts the first is kept; test wins
+    over dev, dev over train.
 
     Raises TaskError when anything cannot be used.
     """
@@ -102,7 +103,9 @@ TASK_PARAMETERS = ("task", "fields", "label", "group", "kind", "max_train", "tea
 
 
 def load_run_task(parameters: Mapping[str, Any], say: Callable[[str], None] | None = None) -> Task:
-    """The task a set of notebook parameters names by those of TASK_PARAMETERS it has; ``say`` is told of slow work."""
+    """The task a set of notebook parameters names by those of TASK_PARAMETERS it has; ``say`` is told of slow
+    work.
+    """
     known = {name: parameters[name] for name in TASK_PARAMETERS[2:] if name in parameters}
     return load_task(parameters["task"], fields=tuple(parameters.get("fields") or ()), say=say, **known)
 
@@ -110,8 +113,8 @@ def load_run_task(parameters: Mapping[str, Any], say: Callable[[str], None] | No
 def load_unlabelled(path: str | os.PathLike[str], task: Task) -> pd.DataFrame:
     """Pairs without labels for a teacher to score, from a file with the task's fields as columns.
 
-    Left out are repeats, pairs that the task holds in any split, and pairs whose first text is one of dev's or test's: nothing that is
-    measured on may be learned from.
+    Left out are repeats, pairs that the task holds in any split, and pairs whose first text is one of dev's
+    or test's: nothing that is measured on may be learned from.
 
     Returns:
         One row per pair: the fields, ``group`` (a number for each first text) and ``round`` 0.
@@ -232,7 +235,9 @@ def read_tables(path: Path, asked: list[str], notes: dict[str, Any]) -> dict[str
 def understand(
     tables: dict[str, Table], chosen: columns.Columns, kind: str, notes: dict[str, Any]
 ) -> tuple[dict[str, Table], dict[str, pd.DataFrame], str]:
-    """The tables without a hidden test, their frames with labels, gains and scores read, and the kind; what was guessed is noted."""
+    """The tables without a hidden test, their frames with labels, gains and scores read, and the kind; what
+    was guessed is noted.
+    """
     fields, label, group = chosen.fields, chosen.label, chosen.group
     said = [
         f"{split}: {one}" if len(tables) > 1 else one for split, table in tables.items() for one in table.said

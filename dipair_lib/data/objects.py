@@ -14,7 +14,9 @@ from dipair_lib.data.table import Table
 
 
 def json_table(path: Path, text: str, asked: Sequence[str], said: list[str]) -> Table:
-    """A table of one object per row: a line each, one after the other, or in an array; also of lists of cells, and of pandas' columns."""
+    """A table of one object per row: a line each, one after the other, or in an array; also of lists of
+    cells, and of pandas' columns.
+    """
     values, lines, blank = json_values(path, text)
     said = said + counted(blank, "empty line")
     rows: list[Any] = values
@@ -39,7 +41,9 @@ def json_table(path: Path, text: str, asked: Sequence[str], said: list[str]) -> 
 
 
 def rows_within(path: Path, value: Any) -> list[Any] | None:
-    """The rows of a file that is one value: an array, an object around one, or what pandas writes; None where the value is a row itself."""
+    """The rows of a file that is one value: an array, an object around one, or what pandas writes; None where
+    the value is a row itself.
+    """
     if isinstance(value, list):
         return value
     if not isinstance(value, dict):
@@ -70,7 +74,9 @@ def rows_within(path: Path, value: Any) -> list[Any] | None:
 
 
 def json_values(path: Path, text: str) -> tuple[list[Any], list[int], int]:
-    """JSON values one after the other, each beginning a line; the line of each, and how many lines between them are empty."""
+    """JSON values one after the other, each beginning a line; the line of each, and how many lines between
+    them are empty.
+    """
     decoder, between = json.JSONDecoder(), re.compile(r"[ \t\r\n]*")
     halves = (
         "\\ud" in text or "\\uD" in text

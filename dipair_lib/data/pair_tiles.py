@@ -23,14 +23,18 @@ def tiles(
     kind: str = "near",
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Unlabelled pairs for the teacher to score: every left with every right text of a tile, so that encoding few texts teaches many pairs.
+    """Unlabelled pairs for the teacher to score: every left with every right text of a tile, so that encoding
+    few texts teaches many pairs.
 
-    Neither paper has this. ``near`` tiles hold left texts close to each other and right texts close to one of them (as a retriever would
-    give); ``random`` ones hold any.
+    Neither paper has this. ``near`` tiles hold left texts close to each other and right texts close to one of
+    them (as a retriever would give); ``random`` ones hold any.
 
     Args:
-        texts: distinct left and right texts. vectors: unit vectors of each, float32 [texts, width]. fields: names of the two columns.
-        n: pairs, about; whole tiles. seed: of the choice.
+        texts: distinct left and right texts.
+        vectors: unit vectors of each, float32 [texts, width].
+        fields: names of the two columns.
+        n: pairs, about; whole tiles.
+        seed: of the choice.
 
     Returns:
         One row per pair: the fields, ``group`` (its tile) and ``round`` 0.

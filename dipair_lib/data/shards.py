@@ -38,7 +38,9 @@ def is_data_file(path: Path) -> bool:
 
 
 def is_sharded(path: Path) -> bool:
-    """Whether a folder is one table as Spark and others write it: part files, a mark of success, or a suffix of a table's."""
+    """Whether a folder is one table as Spark and others write it: part files, a mark of success, or a suffix
+    of a table's.
+    """
     return path.is_dir() and (
         bool(files.suffix_of(path.name)) or (path / "_SUCCESS").exists() or any(path.glob("part-*"))
     )

@@ -37,7 +37,8 @@ class Found:
 
 
 def read_folder(path: Path, asked: Sequence[str] = ()) -> tuple[dict[str, Table], list[str]]:
-    """Tables by split of a folder (of ``all`` where it has none), and the names of the other files of the folder, which are left alone.
+    """Tables by split of a folder (of ``all`` where it has none), and the names of the other files of the
+    folder, which are left alone.
 
     Raises:
         TaskError: no train or test file, or names that leave a doubt.
@@ -159,7 +160,9 @@ def one_of(folder: Path, split: str, paths: list[Path]) -> list[Path]:
 
 
 def shards(folder: Path, split: str, paths: list[Path]) -> list[Path]:
-    """The parts of a split, in the order of their numbers; TaskError where the names differ in more than such a number."""
+    """The parts of a split, in the order of their numbers; TaskError where the names differ in more than such
+    a number.
+    """
     shapes = list(dict.fromkeys(map(shape, paths)))
     if len({name for name, _ in shapes}) == 1 and len(shapes) > 1:  # the same in several formats
         order = [*FIRST_FORMATS[::-1], *files.FORMATS, ""]
@@ -187,7 +190,9 @@ def shape(path: Path) -> tuple[str, str]:
 
 
 def is_series(paths: list[Path]) -> bool:
-    """Whether files of one shape are numbered as parts are: "0-of-2", or one number that counts from 0 or 1 (not sizes, not years)."""
+    """Whether files of one shape are numbered as parts are: "0-of-2", or one number that counts from 0 or 1
+    (not sizes, not years).
+    """
     if len(paths) == 1 or all(re.search(r"\d-of-\d|^part-\d", path.name) for path in paths):
         return True
     numbers = [list(map(int, re.findall(r"\d+", path.name))) for path in paths]
@@ -219,7 +224,9 @@ def near(text: str) -> str:
 
 
 def agreed(values: Iterable[str]) -> dict[str, str]:
-    """For each text the one that stands for all that are `near` it: the first in sorted order, with single spaces."""
+    """For each text the one that stands for all that are `near` it: the first in sorted order, with single
+    spaces.
+    """
     first: dict[str, str] = {}
     values = list(values)
     for value in values:
@@ -231,7 +238,9 @@ def agreed(values: Iterable[str]) -> dict[str, str]:
 def cut(
     frame: pd.DataFrame, key: str, shares: dict[str, float], seed: int, alike: bool = False
 ) -> dict[str, pd.DataFrame]:
-    """Frames by split, cut by a hash of the column ``key``; ``alike``: texts that are `near` each other go together."""
+    """Frames by split, cut by a hash of the column ``key``; ``alike``: texts that are `near` each other go
+    together.
+    """
     values = frame[key].unique()
     plain = agreed(values) if alike else {value: " ".join(value.split()) for value in values}
     place = {value: share(plain[value], seed) for value in values}

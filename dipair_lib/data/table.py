@@ -1,4 +1,6 @@
-"""A file as read, and its cells as texts and numbers; what is wrong with one is named by file, row and column."""
+"""A file as read, and its cells as texts and numbers; what is wrong with one is named by file, row and
+column.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def check_columns(path: Path, there: Iterable[str], columns: Iterable[str]) -> N
 
 
 def texts_of(table: Table, column: str) -> list[str]:
-    """A column's texts without surrounding space; TaskError naming rows that hold none, a NUL character or no text at all."""
+    """A column's texts without surrounding space; TaskError naming rows that hold none, a NUL character or no
+    text at all.
+    """
     texts, empty = texts_and_gaps(table, column)
     complain(table, column, [(row, "empty") for row in empty], "fill in or remove these rows")
     return texts

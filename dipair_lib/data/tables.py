@@ -1,4 +1,6 @@
-"""One reader of tables as people have them: a file told by its content, or a folder of shards, to named columns of raw cells."""
+"""One reader of tables as people have them: a file told by its content, or a folder of shards, to named
+columns of raw cells.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ def read_table(path: Path, malformed: list[int] | None = None, asked: Sequence[s
 
     Args:
         path: told by its content where its name says another thing.
-        malformed: a list to put the lines of rows into that have a wrong number of cells; they are then left out, and the quotes of
-            tab-separated text are characters. Without a list such a row is an error.
+        malformed: a list to put the lines of rows into that have a wrong number of cells; they are then left
+            out, and the quotes of tab-separated text are characters. Without a list such a row is an error.
         asked: names of columns that are looked for: a first line that holds them is a header.
 
     Raises:
@@ -85,7 +87,8 @@ def chunks(path: Path, rows: int, asked: Sequence[str] = (), only: Sequence[str]
     """A file's rows as tables: Parquet that many at a time, a folder's part files one by one, others whole.
 
     Args:
-        asked: columns that the caller names. only: columns to read of Parquet, where it has them; () reads all.
+        asked: columns that the caller names.
+        only: columns to read of Parquet, where it has them; () reads all.
 
     Raises:
         TaskError: as `read_table`.

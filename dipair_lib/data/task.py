@@ -23,14 +23,15 @@ from dipair_lib.data.table import Table, complain, need_column
 class Task:
     """One data set: `fields` texts per example (1 = sentence, 2 = pair, n = tuple), a label, a group.
 
-    `train`, `dev` and `test` have one str column per field, `label` (int64 index into `classes`, or float32 score) and
-    `group` (int64 code: rows that share a query, to be kept together in splits and in the bootstrap; a code of its own
-    for every row of one field when there is no group column). A float32 column `gain` is there where the file grades what the two
-    classes only tell apart (see `GAIN_NAME`): nDCG reads it. `metrics` has the headline metric first. `fingerprint` is
-    the sha256 of the content of all splits in their order, so results that depend on row order can be stored under it.
-    `teacher_scores` are what a file holds of a teacher's scores for the rows of each split, float32 [rows, columns], in the
-    order of the classes where there is a column for each; {} where none were asked for. They are no part of the fingerprint:
-    the rows and labels are the same data, whoever teaches.
+    `train`, `dev` and `test` have one str column per field, `label` (int64 index into `classes`, or float32
+    score) and `group` (int64 code: rows that share a query, to be kept together in splits and in the
+    bootstrap; a code of its own for every row of one field when there is no group column). A float32 column
+    `gain` is there where the file grades what the two classes only tell apart (see `GAIN_NAME`): nDCG reads
+    it. `metrics` has the headline metric first. `fingerprint` is the sha256 of the content of all splits in
+    their order, so results that depend on row order can be stored under it. `teacher_scores` are what a file
+    holds of a teacher's scores for the rows of each split, float32 [rows, columns], in the order of the
+    classes where there is a column for each; {} where none were asked for. They are no part of the
+    fingerprint: the rows and labels are the same data, whoever teaches.
     """
 
     name: str
@@ -48,7 +49,9 @@ class Task:
 
     @property
     def identity(self) -> str:
-        """The fingerprint, and with it the teacher's scores where there are some: what a run that reads them depends on."""
+        """The fingerprint, and with it the teacher's scores where there are some: what a run that reads them
+        depends on.
+        """
         if not self.teacher_scores:
             return self.fingerprint
         digest = hashlib.sha256(self.fingerprint.encode())
@@ -85,8 +88,9 @@ def cut_train(train: pd.DataFrame, max_train: int) -> pd.DataFrame:
 
 
 def ids_of(table: Table, column: str) -> list[Any]:
-    """A column's ids as they are, all texts or all whole numbers of 64 bits with a sign; TaskError naming rows without one, or with another
-    (a decimal, a UUID, a date: written as texts they are ids)."""
+    """A column's ids as they are, all texts or all whole numbers of 64 bits with a sign; TaskError naming
+    rows without one, or with another (a decimal, a UUID, a date: written as texts they are ids).
+    """
     need_column(table, column)
     ids = table.columns[column]
     bad = [(row, why) for row, one in enumerate(ids) if (why := no_id_reason(one))]
@@ -123,8 +127,10 @@ def finish_task(
     scores: tuple[str, ...] = (),
     together: bool = False,
 ) -> Task:
-    """Group codes, column types, the cut to `max_train`, counts, fingerprint; `metrics` by default those of the kind; `scores` are the
-    columns of a teacher's, which leave the frames; `together`: there are groups, which nobody named, so they are no queries to rank in."""
+    """Group codes, column types, the cut to `max_train`, counts, fingerprint; `metrics` by default those of
+    the kind; `scores` are the columns of a teacher's, which leave the frames; `together`: there are groups,
+    which nobody named, so they are no queries to rank in.
+    """
     columns = [SCORE + one for one in scores]
     if grouped or together:
         codes, _ = pd.factorize(pd.concat([frames[s]["group"] for s in SPLITS], ignore_index=True))
@@ -181,7 +187,9 @@ def finish_task(
 def fingerprint(
     fields: Sequence[str], kind: str, classes: Sequence[str], frames: dict[str, pd.DataFrame]
 ) -> str:
-    """sha256 hex over fields, kind, classes and every row of every split, in order; paths and dates play no part."""
+    """sha256 hex over fields, kind, classes and every row of every split, in order; paths and dates play no
+    part.
+    """
     digest = hashlib.sha256(json.dumps([list(fields), kind, list(classes)]).encode())
     for split in SPLITS:
         frame = frames[split]

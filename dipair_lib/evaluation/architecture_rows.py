@@ -13,7 +13,8 @@ from dipair_lib.system import disk
 FILE = "architectures.json"
 SCHEMA = 1
 NUMBER = (int, float)
-# Of each list the fields that are read for people, and their types; None where something could not be measured.
+# Of each list the fields that are read for people, and their types; None where something could not be
+# measured.
 FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     "systems": {
         **dict.fromkeys(("system", "device", "dtype"), (str,)),

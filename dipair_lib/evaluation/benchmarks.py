@@ -58,10 +58,14 @@ class Benchmark:
     """One model at one dtype on the clock.
 
     Attributes:
-        run_id: its row. dtype: of the encoder and the head.
-        parts: name of a part (``tokenize``, ``encode``, ``combine``) to the call and how many texts or pairs one call processes.
+        run_id: its row.
+        dtype: of the encoder and the head.
+        parts: name of a part (``tokenize``, ``encode``, ``combine``) to the call and how many texts or pairs
+            one call processes.
         request: one request of the single scenario, given its number.
-        batch_size: pairs per call of ``combine``. pairing: "tile" or "list", see ``schema.Result``. device: where it computes.
+        batch_size: pairs per call of ``combine``.
+        pairing: "tile" or "list", see ``schema.Result``.
+        device: where it computes.
         candidates: pairs of one request, 1 of single texts.
         times: seconds per unit, per part, one entry per repeat.
     """
@@ -92,7 +96,8 @@ def make_benchmarks(
     """A row's contenders: itself in float32, and a teacher also in bfloat16 where the device gains by it.
 
     Args:
-        frame: rows whose texts are cached and asked for. pool: rows from which batches of like length are taken.
+        frame: rows whose texts are cached and asked for.
+        pool: rows from which batches of like length are taken.
     """
     model, gains = (
         models.load(folder / "rows" / row.run_id / "model"),
@@ -119,11 +124,13 @@ def make_benchmarks(
 def bulk_batches(
     lengths: np.ndarray, size: int, device: torch.device = CPU, largest: int = 0
 ) -> list[np.ndarray]:
-    """Batches as a long job has them, which sorts by length: each of neighbours in length, so that next to nothing is padding, at lengths
-    spread evenly over all. On a GPU all of them, over and over until they fill its largest batch.
+    """Batches as a long job has them, which sorts by length: each of neighbours in length, so that next to
+    nothing is padding, at lengths spread evenly over all. On a GPU all of them, over and over until they fill
+    its largest batch.
 
     Returns:
-        Positions of each batch; on a CPU ``LEAST`` in all or a little more, and two batches at least where there are enough rows.
+        Positions of each batch; on a CPU ``LEAST`` in all or a little more, and two batches at least where
+        there are enough rows.
     """
     if device.type != "cpu":
         rows = filled(len(lengths), largest)
@@ -136,7 +143,9 @@ def bulk_batches(
 
 
 def average_rows(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
-    """How many rows of average length some batches are: a pass takes time about in proportion to its word pieces."""
+    """How many rows of average length some batches are: a pass takes time about in proportion to its word
+    pieces.
+    """
     return float(sum(lengths[batch].sum() for batch in batches) / lengths.mean())
 
 
@@ -201,7 +210,8 @@ def dual(
     """A student behind the seam: tokenise and encode per text, gather and combine per pair.
 
     Args:
-        texts: cached for pairs and requests. pool: encoded in batches of like length; None takes ``texts``.
+        texts: cached for pairs and requests.
+        pool: encoded in batches of like length; None takes ``texts``.
     """
     lengths, device, pool = model.read_lengths, placed_on(model), pool or texts
     sizes = BATCH_SIZES[device.type]
@@ -256,8 +266,10 @@ def dual(
 
 
 def combine_tiles(model: PairModel, prepared: Sequence[models.Prepared], units: int) -> Callable[[int], None]:
-    """Score so many pairs in tiles of a number of pairs each, every left text of a block with every right one: how two collections meet,
-    and one query its candidates. Each tile takes its texts from all over the cache, and its logits are made."""
+    """Score so many pairs in tiles of a number of pairs each, every left text of a block with every right
+    one: how two collections meet, and one query its candidates. Each tile takes its texts from all over the
+    cache, and its logits are made.
+    """
     random = np.random.default_rng(0)
 
     def combine(batch: int) -> None:
@@ -325,7 +337,8 @@ def best_size(
     device: torch.device = CPU,
     units: Mapping[int, float] | None = None,
 ) -> int:
-    """The batch size with the least time for the same work, after one call of warm-up each; of rising ones those a GPU has room for.
+    """The batch size with the least time for the same work, after one call of warm-up each; of rising ones
+    those a GPU has room for.
 
     Args:
         units: how much each size's call processes, where it is not the same.

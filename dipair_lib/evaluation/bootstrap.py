@@ -1,4 +1,6 @@
-"""Every interval: of one model, paired with its teacher's, of a difference, over seeds. All draw whole groups of test rows."""
+"""Every interval: of one model, paired with its teacher's, of a difference, over seeds. All draw whole groups
+of test rows.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ MANY = 30  # rows whose draws take more than a second or so: a bar says how long
 
 
 def draw_groups(groups: np.ndarray, n_boot: int, seed: int, chunk: int = CHUNK) -> Iterator[np.ndarray]:
-    """Yield weights [chunk, n]: how often each example's group was drawn, as many groups as there are, with replacement."""
+    """Yield weights [chunk, n]: how often each example's group was drawn, as many groups as there are, with
+    replacement.
+    """
     codes = np.unique(groups, return_inverse=True)[1]
     n_groups = int(codes.max()) + 1
     random = np.random.default_rng(seed)
@@ -59,19 +63,25 @@ def interval(
     n_boot: int = N_BOOT,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The headline metric with its 95 % percentile interval from a bootstrap over groups, and its ratio to the teacher's, paired.
+    """The headline metric with its 95 % percentile interval from a bootstrap over groups, and its ratio to
+    the teacher's, paired.
 
-    Groups (queries), never pairs that share one, are what is drawn: pairs of one query are not independent. In each draw student and
-    teacher are evaluated on the same groups, so what both find hard cancels out of ``retained``.
+    Groups (queries), never pairs that share one, are what is drawn: pairs of one query are not independent.
+    In each draw student and teacher are evaluated on the same groups, so what both find hard cancels out of
+    ``retained``.
 
     Args:
         metric: one name from ``METRICS``.
-        labels: [n]. logits: [n, outputs]. groups: int [n].
+        labels: [n].
+        logits: [n, outputs].
+        groups: int [n].
         teacher_logits: [n, outputs] on the same examples in the same order, or None.
-        n_boot: draws. seed: of the draws; the same seed draws the same groups for every model.
+        n_boot: draws.
+        seed: of the draws; the same seed draws the same groups for every model.
 
     Returns:
-        quality, quality_low, quality_high, retained, retained_low, retained_high (None without a teacher), n_boot.
+        quality, quality_low, quality_high, retained, retained_low, retained_high (None without a teacher),
+        n_boot.
     """
     labels, groups = np.asarray(labels), np.asarray(groups)
     sides = [np.asarray(side, np.float64) for side in (logits, teacher_logits) if side is not None]
@@ -105,11 +115,13 @@ def row_fields(
     *,
     dev: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The quality group of a result row: headline metric with interval and share of the teacher's, every other metric beside it. A headline
-    that looks at classes has its threshold at 0, as GLUE's; others have that of dev.
+    """The quality group of a result row: headline metric with interval and share of the teacher's, every
+    other metric beside it. A headline that looks at classes has its threshold at 0, as GLUE's; others have
+    that of dev.
 
     Args:
-        task: whose test split was scored. logits, teacher_logits: [rows of test, outputs].
+        task: whose test split was scored.
+        logits, teacher_logits: [rows of test, outputs].
         dev: [rows of dev, outputs], on which the threshold of two classes is chosen; None leaves it at 0.
     """
     labels, groups = task.test["label"].to_numpy(), task.test["group"].to_numpy()
@@ -139,7 +151,8 @@ _KNOWN: dict[tuple[object, ...], Drawn] = {}
 def draw_rows(
     folder: Path | str | None, rows: Iterable[schema.Result], n_boot: int = N_BOOT, *, missing: str = "skip"
 ) -> dict[str, Drawn]:
-    """run_id -> its draws of the headline metric. Rows of the same test split share the same draws of its groups.
+    """run_id -> its draws of the headline metric. Rows of the same test split share the same draws of its
+    groups.
 
     A row whose logits cannot be read is left out, with a warning.
 
@@ -176,7 +189,9 @@ def draw_rows(
 
 
 def mean_over_seeds(values: Sequence[float], draws: Sequence[np.ndarray]) -> Interval:
-    """The mean of one value per seed, with a 95 % interval over test groups (each seed's draws [n_boot]) and seeds: see ``ends``."""
+    """The mean of one value per seed, with a 95 % interval over test groups (each seed's draws [n_boot]) and
+    seeds: see ``ends``.
+    """
     mean = float(np.mean(values))
     low, high = ends(mean, [draws])
     return mean, float(low or 0.0), float(high or 0.0)
@@ -196,8 +211,9 @@ def share_over_seeds(
 def difference(
     first: Sequence[Drawn | None], second: Sequence[Drawn | None]
 ) -> tuple[float | None, float | None] | None:
-    """95 % interval of the second's mean over its seeds less the first's, on the same draws of test groups, and of seeds; None unless
-    every seed was drawn on the same test rows."""
+    """95 % interval of the second's mean over its seeds less the first's, on the same draws of test groups,
+    and of seeds; None unless every seed was drawn on the same test rows.
+    """
     tests = {one.test if one else None for one in (*first, *second)}
     if len(tests) != 1 or None in tests:
         return None
@@ -208,9 +224,10 @@ def difference(
 def ends(mean: float, sides: Sequence[Sequence[np.ndarray]]) -> tuple[float | None, float | None]:
     """95 % interval of a mean over seeds, or of one less another, over test groups and seeds.
 
-    The groups' part is what the percentiles of the mean's draws lie away from it. The seeds' part is Student's t times the standard error
-    of a mean over so few of them (percentiles of seeds drawn again are too narrow: they lack a factor S / (S - 1) of the variance).
-    The two are independent: their squares add up. A single seed has the groups' part alone.
+    The groups' part is what the percentiles of the mean's draws lie away from it. The seeds' part is
+    Student's t times the standard error of a mean over so few of them (percentiles of seeds drawn again are
+    too narrow: they lack a factor S / (S - 1) of the variance). The two are independent: their squares add
+    up. A single seed has the groups' part alone.
 
     Args:
         sides: draws [n_boot] of each seed, on the same test groups; a second side is what is taken off.

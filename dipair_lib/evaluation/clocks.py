@@ -1,15 +1,18 @@
-"""The clocks: what a text costs once, what a pair costs each time, what one request waits for; and the machine's own ceiling beside them.
+"""The clocks: what a text costs once, what a pair costs each time, what one request waits for; and the
+machine's own ceiling beside them.
 
-Rules (shared by every contender): warm-up first; contenders take turns within each repeat (A B A B), so that a machine that slows down
-slows everyone; medians with quartiles; batches as a long job has them, of neighbours in length, at lengths spread over the test split;
-each at its own best batch size of ``BATCH_SIZES``; a run whose quartiles spread more than ``NOISY`` is marked, never averaged away. Two
-scenarios: offline (seconds per text and per pair in bulk; pairs in tiles: each text of a block with each of another) and single (one
-request: a new query against stored candidates; of single texts, one text).
+Rules (shared by every contender): warm-up first; contenders take turns within each repeat (A B A B), so that
+a machine that slows down slows everyone; medians with quartiles; batches as a long job has them, of
+neighbours in length, at lengths spread over the test split; each at its own best batch size of
+``BATCH_SIZES``; a run whose quartiles spread more than ``NOISY`` is marked, never averaged away. Two
+scenarios: offline (seconds per text and per pair in bulk; pairs in tiles: each text of a block with each of
+another) and single (one request: a new query against stored candidates; of single texts, one text).
 
-On a GPU models, inputs and cached texts lie there, every timed call ends when it has done its work, and the sample is repeated until it
-fills the largest batch. Two things differ: batches are cut out of word pieces lying there, as in use, and a cross-encoder's tokenisation,
-which many cores do ahead of it, is not in its price per pair, so that the speed-up of a student comes out too small rather than too large.
-A request's scores are back in the computer's memory at its end.
+On a GPU models, inputs and cached texts lie there, every timed call ends when it has done its work, and the
+sample is repeated until it fills the largest batch. Two things differ: batches are cut out of word pieces
+lying there, as in use, and a cross-encoder's tokenisation, which many cores do ahead of it, is not in its
+price per pair, so that the speed-up of a student comes out too small rather than too large. A request's
+scores are back in the computer's memory at its end.
 """
 
 from __future__ import annotations
@@ -38,8 +41,9 @@ P99_FROM = 1_000  # requests; below, the 99th percentile is all but the slowest 
 
 
 def ceiling(seconds: float = 0.3, device: str = "cpu") -> dict[str, float]:
-    """What this machine can do at the threads in force, or its GPU (``cuda``, ``mps``): matrix products in GFLOP/s by dtype, the faster of
-    two sizes, and memory copy in GB/s; medians."""
+    """What this machine can do at the threads in force, or its GPU (``cuda``, ``mps``): matrix products in
+    GFLOP/s by dtype, the faster of two sizes, and memory copy in GB/s; medians.
+    """
     there, on_gpu, found = torch.device(device), device != "cpu", {}
 
     def waited(call: Callable[[], Any]) -> None:
@@ -73,16 +77,19 @@ def clock_rows(
     sample: int = 40,
     device: str | torch.device = "auto",
 ) -> list[str]:
-    """Clock the models of a results folder against their teacher, in turns, and fill the speed group of their rows.
+    """Clock the models of a results folder against their teacher, in turns, and fill the speed group of their
+    rows.
 
     Args:
         folder: a suite's results.
-        which: ``missing`` clocks rows that have no clock on this device yet (their teacher runs along), ``all`` every row, ``none``
-            nothing. Only rows with a saved model have one: of several seeds the first. Rows of one architecture share a clock
-            (``clocked_for``).
+        which: ``missing`` clocks rows that have no clock on this device yet (their teacher runs along),
+            ``all`` every row, ``none`` nothing. Only rows with a saved model have one: of several seeds the
+            first. Rows of one architecture share a clock (``clocked_for``).
         threads: for torch; 0 leaves torch's own choice.
-        repeats: turns of the offline scenario. requests: of the single scenario at least; a model answers up to ``MOST_REQUESTS`` within
-            ``REQUEST_SECONDS``. sample: texts of each field that are cached for pairs and requests.
+        repeats: turns of the offline scenario.
+        requests: of the single scenario at least; a model answers up to ``MOST_REQUESTS`` within
+            ``REQUEST_SECONDS``.
+        sample: texts of each field that are cached for pairs and requests.
         device: of all networks in the session; baselines compute on the CPU beside it.
 
     Returns:
@@ -149,8 +156,9 @@ def evenly(frame: Any, n: int) -> Any:
 
 
 def clock_requests(contenders: Sequence[Benchmark], least: int) -> dict[int, list[float]]:
-    """Seconds of each request, by ``id`` of the contender: all in turns, each until ``MOST_REQUESTS`` are answered or
-    ``REQUEST_SECONDS`` are over, but at least so many. The first is warm-up and does not count."""
+    """Seconds of each request, by ``id`` of the contender: all in turns, each until ``MOST_REQUESTS`` are
+    answered or ``REQUEST_SECONDS`` are over, but at least so many. The first is warm-up and does not count.
+    """
     seconds: dict[int, list[float]] = {id(c): [] for c in contenders}
     most = max(least, MOST_REQUESTS) + 1 if least > 1 else least + 1
     left = list(contenders)
@@ -165,8 +173,10 @@ def clock_requests(contenders: Sequence[Benchmark], least: int) -> dict[int, lis
 
 
 def clocked_for(folder: Path, rows: Sequence[schema.Result], teachers: set[str]) -> dict[str, str]:
-    """Run id to the run id whose clock it gets. Models of one architecture differ in their weights only, which cost the same: one of them
-    is clocked for all, a teacher where there is one (it is clocked at two dtypes)."""
+    """Run id to the run id whose clock it gets. Models of one architecture differ in their weights only,
+    which cost the same: one of them is clocked for all, a teacher where there is one (it is clocked at two
+    dtypes).
+    """
     first: dict[str, str] = {}
     found = {}
     for row in sorted(rows, key=lambda row: row.run_id not in teachers):
@@ -183,7 +193,9 @@ def task_of(row: schema.Result) -> task.Task:
 
 
 def given(pairs_per_s: float) -> dict[str, Any]:
-    """The clock of a teacher that is a column of scores, as a person gives it: fields of its row; none for 0 (unknown)."""
+    """The clock of a teacher that is a column of scores, as a person gives it: fields of its row; none for 0
+    (unknown).
+    """
     if not 0 <= pairs_per_s <= schema.LARGEST:
         raise ValueError(
             f"teacher_pairs_per_s: expected a positive number, or 0 for unknown, but got {pairs_per_s}"
@@ -193,7 +205,9 @@ def given(pairs_per_s: float) -> dict[str, Any]:
 
 
 def given_clock(folder: Path, teacher_run: str | None) -> dict[str, Any]:
-    """The same fields for the rows that learned from such a teacher; none where the teacher is a model, or its clock unknown."""
+    """The same fields for the rows that learned from such a teacher; none where the teacher is a model, or
+    its clock unknown.
+    """
     if not teacher_run or not (results.row_folder(folder, teacher_run) / "row.json").exists():
         return {}
     teacher = results.load_result(folder, teacher_run)

@@ -1,5 +1,6 @@
-"""How much of the way from the best untrained row to the teacher a model has gone: what "keeps x % of the teacher" hides where a constant
-keeps 60 %."""
+"""How much of the way from the best untrained row to the teacher a model has gone: what "keeps x % of the
+teacher" hides where a constant keeps 60 %.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class Closed(NamedTuple):
     """A model's gap closed.
 
     Attributes:
-        share: (quality - floor) / (teacher - floor) with its 95 % interval; 0 is the floor, 1 the teacher. NaN where it is not defined.
+        share: (quality - floor) / (teacher - floor) with its 95 % interval; 0 is the floor, 1 the teacher.
+            NaN where it is not defined.
         floor: the untrained row's name and quality.
     """
 
@@ -30,7 +32,9 @@ UNDEFINED = Closed((np.nan, np.nan, np.nan), "")
 
 
 def untrained(row: Result | pd.Series) -> bool:
-    """Whether a row learned nothing by gradient: a constant, words in common, or a dual encoder without a step of training."""
+    """Whether a row learned nothing by gradient: a constant, words in common, or a dual encoder without a
+    step of training.
+    """
     if row.family == "dual-encoder":
         return not any(pd.notna(done) and done for done in (row.steps, row.train_seconds))
     return row.family in {"constant", "lexical"}
@@ -53,13 +57,16 @@ def closed(
     sure: Collection[str],
     folder: Path | str | None = None,
 ) -> list[Closed]:
-    """The gap that each model closes, paired: model, floor and teacher on the same draws of test groups, seeds drawn with them.
+    """The gap that each model closes, paired: model, floor and teacher on the same draws of test groups,
+    seeds drawn with them.
 
-    Not defined where the teacher is not surely above the floor: then there is no gap to speak of. Without raw logits there is a share
-    and no interval.
+    Not defined where the teacher is not surely above the floor: then there is no gap to speak of. Without raw
+    logits there is a share and no interval.
 
     Args:
-        models: the seeds of each. sure: run ids of the teachers that are surely above their floor. folder: with the rows' raw logits.
+        models: the seeds of each.
+        sure: run ids of the teachers that are surely above their floor.
+        folder: with the rows' raw logits.
     """
     rows = list(rows)
     by_run, floors = {row.run_id: row for row in rows}, floors_of(rows)

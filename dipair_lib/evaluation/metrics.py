@@ -16,7 +16,9 @@ def binary_score(logits: np.ndarray) -> np.ndarray:
 
 
 def predicted_class(logits: np.ndarray) -> np.ndarray:
-    """int64 [n]: argmax, or for one logit whether it is above 0 (``evaluate`` takes another threshold off first, never one of test)."""
+    """int64 [n]: argmax, or for one logit whether it is above 0 (``evaluate`` takes another threshold off
+    first, never one of test).
+    """
     return (logits[:, 0] > 0).astype(np.int64) if logits.shape[1] == 1 else logits.argmax(1)
 
 
@@ -25,7 +27,8 @@ def auc(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarr
     score = binary_score(logits)
     negative, positive = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
     negative = negative[np.argsort(score[negative], kind="stable")]
-    # Examples first: a row of draws is then read and added as a whole, three times as fast as column by column.
+    # Examples first: a row of draws is then read and added as a whole, three times as fast as column by
+    # column.
     weights = np.ascontiguousarray(weights.T)
     below = np.zeros((len(negative) + 1, weights.shape[1]))  # of the n lowest negatives, together
     np.cumsum(weights[negative], axis=0, out=below[1:])
@@ -104,11 +107,13 @@ OF_CLASSES = ("accuracy", "f1", "macro_f1")
 
 
 def threshold_of(labels: np.ndarray, logits: np.ndarray) -> float:
-    """The score above which class 1 is meant, with the best F1 on these rows, which must not be test: half-way between two neighbours, of
-    equally good ones the lowest. Where few rows are of class 1 the best one is seldom 0; where none is, it is 0.
+    """The score above which class 1 is meant, with the best F1 on these rows, which must not be test:
+    half-way between two neighbours, of equally good ones the lowest. Where few rows are of class 1 the best
+    one is seldom 0; where none is, it is 0.
 
     Args:
-        labels: [n], 0 or 1. logits: [n, 1].
+        labels: [n], 0 or 1.
+        logits: [n, 1].
     """
     if not np.any(labels):
         return 0.0
@@ -170,10 +175,13 @@ RANKING: dict[str, Callable[[Blocks], float]] = {
 def ranking(
     metric: str, labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, gains: np.ndarray | None = None
 ) -> float:
-    """Mean of a ranking metric over the queries that have a relevant text; NaN if none has. Ties count as the mean over their orders.
+    """Mean of a ranking metric over the queries that have a relevant text; NaN if none has. Ties count as the
+    mean over their orders.
 
     Args:
-        labels: [n], 0 or 1, or scores: their distance to the smallest one is the gain. logits: [n, outputs]. groups: int [n], the query.
+        labels: [n], 0 or 1, or scores: their distance to the smallest one is the gain.
+        logits: [n, outputs].
+        groups: int [n], the query.
         gains: [n], which nDCG reads in place of the labels (graded judgements beside two classes).
     """
     scores = binary_score(logits)
@@ -219,10 +227,13 @@ def evaluate(
     """Each metric on all examples.
 
     Args:
-        metrics: names from ``METRICS`` and ``RANKING``; the latter need ``groups`` and read ``gains``, see ``ranking``.
+        metrics: names from ``METRICS`` and ``RANKING``; the latter need ``groups`` and read ``gains``, see
+            ``ranking``.
         labels: [n], class index or score.
-        logits: [n, outputs], raw; read as float64, so half-precision scores are ranked without further rounding.
-        threshold: of one logit: above it class 1 is meant, where a metric looks at classes. See ``threshold_of``.
+        logits: [n, outputs], raw; read as float64, so half-precision scores are ranked without further
+            rounding.
+        threshold: of one logit: above it class 1 is meant, where a metric looks at classes. See
+            ``threshold_of``.
 
     Returns:
         Metric name to value; None where it is undefined (a constant score has no correlation).

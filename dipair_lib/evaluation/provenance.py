@@ -14,7 +14,9 @@ from dipair_lib.system import machine
 
 @functools.cache
 def device_name(device: str = "auto") -> str:
-    """The processor that models run on here, by a parameter ``device``: the CUDA GPU's name if it is one, else the CPU model's."""
+    """The processor that models run on here, by a parameter ``device``: the CUDA GPU's name if it is one,
+    else the CPU model's.
+    """
     import torch
 
     if device.startswith(("auto", "cuda")) and torch.cuda.is_available():
@@ -55,7 +57,8 @@ def git_state() -> dict[str, Any]:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
-        # An installed package may lie inside somebody else's repository: only a tracked file speaks for this one.
+        # An installed package may lie inside somebody else's repository: only a tracked file speaks for this
+        # one.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):

@@ -45,11 +45,15 @@ def save_result(
 ) -> Path:
     """Store one row and its raw logits; a row of the same run_id is replaced.
 
-    The logits are written first: a row that exists has its logits. The hashes of both, and of the model that lies beside them, are noted.
+    The logits are written first: a row that exists has its logits. The hashes of both, and of the model that
+    lies beside them, are noted.
 
     Args:
         folder: the suite's results folder, e.g. ``results/demo``.
-        logits: [n, outputs]. labels: [n]. groups: int [n]. gains: [n] or None.
+        logits: [n, outputs].
+        labels: [n].
+        groups: int [n].
+        gains: [n] or None.
 
     Returns:
         The row's folder, ``<folder>/rows/<run_id>``.
@@ -122,7 +126,9 @@ def parse_result(text: str, where: str) -> Result:
 
 
 def load_result(folder: Path | str, run_id: str, *, as_noted: bool = True) -> Result:
-    """The row of one run. Raises ResultError naming file and field; ``as_noted`` also where its bytes have another hash than was noted."""
+    """The row of one run. Raises ResultError naming file and field; ``as_noted`` also where its bytes have
+    another hash than was noted.
+    """
     path = row_folder(folder, run_id) / "row.json"
     result = parse_result(read_text(path), str(path))
     if result.run_id != run_id:
@@ -133,7 +139,9 @@ def load_result(folder: Path | str, run_id: str, *, as_noted: bool = True) -> Re
 
 
 def require_as_noted(path: Path, sums: Path) -> None:
-    """Raise unless a file is the one that was written, by the hash that was noted; all is well where none was."""
+    """Raise unless a file is the one that was written, by the hash that was noted; all is well where none
+    was.
+    """
     try:
         fits = contents.is_as_noted(path, sums)
     except OSError as error:
@@ -157,8 +165,8 @@ def read_text(path: Path) -> str:
 def load_results(folder: Path | str, damaged: str = "raise") -> list[Result]:
     """Every row of a results folder, sorted by run_id.
 
-    A folder with ``rows.jsonl`` and no ``rows/`` (what is committed under results/reference) is read from that file.
-    A row folder without row.json is a run that was interrupted: not a row yet.
+    A folder with ``rows.jsonl`` and no ``rows/`` (what is committed under results/reference) is read from
+    that file. A row folder without row.json is a run that was interrupted: not a row yet.
 
     Args:
         damaged: "raise" at the first damaged row, or "warn" of each, naming it, and go on without it.
@@ -191,8 +199,9 @@ def load_results(folder: Path | str, damaged: str = "raise") -> list[Result]:
 
 
 def load_logits(folder: Path | str, run_id: str) -> Logits:
-    """The raw logits of one row. Raises ResultError where the file is missing, cut off or of the wrong shape; shapes are looked at before
-    anything is unpacked."""
+    """The raw logits of one row. Raises ResultError where the file is missing, cut off or of the wrong shape;
+    shapes are looked at before anything is unpacked.
+    """
     path = row_folder(folder, run_id) / "logits.npz"
     n_examples = None
     with contextlib.suppress(ResultError):  # a damaged row is told of where it is read
@@ -216,7 +225,8 @@ def load_logits(folder: Path | str, run_id: str) -> Logits:
 
 
 def update_result(folder: Path | str, run_id: str, **speed_fields: Any) -> Result:
-    """Fill or replace fields of the speed group of a stored row (the clocks run after the training) and return it.
+    """Fill or replace fields of the speed group of a stored row (the clocks run after the training) and
+    return it.
 
     Raises:
         ResultError: a field outside the speed group: what was measured once is not overwritten.
@@ -257,14 +267,17 @@ def find_teachers(
     split: str = "test",
     among: Collection[str] = (),
 ) -> list[Result]:
-    """The rows of the teachers for this task, in the order of their seeds: cross-encoders and scores that have no teacher themselves.
+    """The rows of the teachers for this task, in the order of their seeds: cross-encoders and scores that
+    have no teacher themselves.
 
-    Of those trained here with one seed the newest; of those brought along, or read from the data, every run is one, the newest of a seed
-    first.
+    Of those trained here with one seed the newest; of those brought along, or read from the data, every run
+    is one, the newest of a seed first.
 
     Args:
-        task: the Task, or the sha256 of its data. n: teachers wanted; None takes all.
-        among: keys of runs: their teachers, where they made any, and no others. A suite names those that it made.
+        task: the Task, or the sha256 of its data.
+        n: teachers wanted; None takes all.
+        among: keys of runs: their teachers, where they made any, and no others. A suite names those that it
+            made.
 
     Raises:
         ResultError: there are fewer.
@@ -302,7 +315,8 @@ TEACHER_SEEDS = ("one", "same")
 def teacher_for_seed(teachers: Sequence[Result], seed: int, how: str = "one") -> Result:
     """The teacher that a student of some seed learns from.
 
-    With ``one`` the students' spread is that of students, given their teacher; with ``same`` the teacher's own spread is in it.
+    With ``one`` the students' spread is that of students, given their teacher; with ``same`` the teacher's
+    own spread is in it.
 
     Args:
         teachers: all there are, from ``find_teachers``.

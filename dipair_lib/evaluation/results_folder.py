@@ -1,8 +1,9 @@
-"""What makes a folder a results folder, and how nothing in it is lost: its mark, what ``--fresh`` sets aside, what a run replaces.
+"""What makes a folder a results folder, and how nothing in it is lost: its mark, what ``--fresh`` sets aside,
+what a run replaces.
 
-A results folder carries the file ``.dipair``. Only what lies in a marked folder is ever moved or removed as a whole, and only after it was
-set aside: by ``--fresh`` to a sibling folder until the new suite has its first row, by a run that is made anew to ``replaced/<run>`` until
-it is finished.
+A results folder carries the file ``.dipair``. Only what lies in a marked folder is ever moved or removed as a
+whole, and only after it was set aside: by ``--fresh`` to a sibling folder until the new suite has its first
+row, by a run that is made anew to ``replaced/<run>`` until it is finished.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ def entries(folder: Path) -> list[str]:
 
 
 def holds_rows(folder: Path) -> bool:
-    """Whether results of an earlier version, which made no mark, lie in a folder: a row, a measurement, or a suite that was stopped before
-    its first row."""
+    """Whether results of an earlier version, which made no mark, lie in a folder: a row, a measurement, or a
+    suite that was stopped before its first row.
+    """
     from dipair_lib.evaluation import architecture_rows
 
     if (folder / ".lock").is_file() and (folder / "rows").is_dir() and (folder / "notebooks").is_dir():
@@ -79,8 +81,9 @@ def only_ours(folder: Path) -> bool:
 
 
 def mark_ours(folder: Path) -> bool:
-    """Mark a folder that is new, empty, or holds results of an earlier version and nothing else under our names. Returns whether it may be
-    written to: also one of results that is not marked because it holds more."""
+    """Mark a folder that is new, empty, or holds results of an earlier version and nothing else under our
+    names. Returns whether it may be written to: also one of results that is not marked because it holds more.
+    """
     if is_marked(folder):
         return True
     ours = bool(entries(folder))
@@ -92,7 +95,8 @@ def mark_ours(folder: Path) -> bool:
 
 
 def check(folder: Path, fresh: bool) -> None:
-    """Refuse a folder that a suite must not write to, or that ``--fresh`` must not take from. Nothing is changed.
+    """Refuse a folder that a suite must not write to, or that ``--fresh`` must not take from. Nothing is
+    changed.
 
     Raises:
         ResultError: it is a file, or holds something else than results; or ``fresh``, and it carries no mark.
@@ -124,7 +128,8 @@ def check(folder: Path, fresh: bool) -> None:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Move what a marked folder holds of earlier results to a new folder beside it; None where there is nothing.
+    """Move what a marked folder holds of earlier results to a new folder beside it; None where there is
+    nothing.
 
     Raises:
         ResultError: it cannot be moved; what was moved is back in its place.
@@ -157,7 +162,9 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def aside_of(folder: Path) -> list[Path]:
-    """The folders to which ``set_aside`` moved this one's earlier results and which are still there under their names."""
+    """The folders to which ``set_aside`` moved this one's earlier results and which are still there under
+    their names.
+    """
     home = folder.resolve()
     said = ASIDE.format(name=home.name)
     name = re.compile(re.escape(home.name) + r"\.before(-\d+)?")
@@ -167,8 +174,9 @@ def aside_of(folder: Path) -> list[Path]:
 
 
 def drop_aside(folder: Path) -> list[Path]:
-    """Remove the earlier results that were set aside, now that there are new ones; their mark goes last, so that a kill in between leaves
-    nothing that is not removed the next time. Returns what was removed."""
+    """Remove the earlier results that were set aside, now that there are new ones; their mark goes last, so
+    that a kill in between leaves nothing that is not removed the next time. Returns what was removed.
+    """
     gone = aside_of(folder)
     for aside in gone:
         for name in verification.KNOWN_FILES - {MARK}:
@@ -191,12 +199,15 @@ def remove(path: Path) -> None:
 
 
 def replaced(out: Path, key: str) -> Path:
-    """Where an earlier result of a run is kept until its replacement is finished: its rows, and its executed notebook."""
+    """Where an earlier result of a run is kept until its replacement is finished: its rows, and its executed
+    notebook.
+    """
     return out / "replaced" / key
 
 
 def make_way(out: Path, key: str, finished: bool) -> None:
-    """Before a run is made anew: what it finished earlier moves to ``replaced``, what it left unfinished goes.
+    """Before a run is made anew: what it finished earlier moves to ``replaced``, what it left unfinished
+    goes.
 
     The notebook moves last: started again after a kill, the rest follows.
     """

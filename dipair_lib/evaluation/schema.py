@@ -48,9 +48,9 @@ MOST_DRAWS = 100_000  # of a bootstrap, which ``verify`` draws again
 class Result:
     """One measured (or published) model on one split. Schema 4; None means not measured.
 
-    Units: seconds, bytes, FLOPs (multiply and add counted as two), rates per second. ``_q1`` and ``_q3`` are quartiles,
-    ``_low`` and ``_high`` the ends of a 95 % interval. A cross-encoder does everything per pair: its tokenisation and
-    forward pass are ``combine_s_per_pair`` and its ``encode_s_per_text`` is None.
+    Units: seconds, bytes, FLOPs (multiply and add counted as two), rates per second. ``_q1`` and ``_q3`` are
+    quartiles, ``_low`` and ``_high`` the ends of a 95 % interval. A cross-encoder does everything per pair:
+    its tokenisation and forward pass are ``combine_s_per_pair`` and its ``encode_s_per_text`` is None.
     """
 
     # identity

@@ -1,4 +1,6 @@
-"""Every quality number of a results folder recomputed from the stored logits, and every file compared with its hash."""
+"""Every quality number of a results folder recomputed from the stored logits, and every file compared with
+its hash.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +42,16 @@ KNOWN_FILES = frozenset(
 
 
 def verify(folder: Path | str) -> list[str]:
-    """Recompute every quality number of a results folder from the stored raw logits, and compare every file that is read back (rows,
-    logits, weights, configurations, tokenizers, the teacher's logits, encoder outputs, unfinished trainings) with the hash that was noted
-    when it was written.
+    """Recompute every quality number of a results folder from the stored raw logits, and compare every file
+    that is read back (rows, logits, weights, configurations, tokenizers, the teacher's logits, encoder
+    outputs, unfinished trainings) with the hash that was noted when it was written.
 
     Returns:
-        One line per problem, naming file and field; empty if all is well. Looks for: rows and logits that are cut off,
-        changed bytes, foreign or unfinished files, a run_id that is not its folder's name, quality, interval, other metrics and share
-        retained that are not what the logits give, model files whose safetensors header does not hold or that are not those of their
-        config, and an architectures.json that cannot be read. Files of earlier versions have no hash: ``hashed_files`` counts.
+        One line per problem, naming file and field; empty if all is well. Looks for: rows and logits that are
+        cut off, changed bytes, foreign or unfinished files, a run_id that is not its folder's name, quality,
+        interval, other metrics and share retained that are not what the logits give, model files whose
+        safetensors header does not hold or that are not those of their config, and an architectures.json that
+        cannot be read. Files of earlier versions have no hash: ``hashed_files`` counts.
     """
     from dipair_lib.evaluation import architecture_rows, bootstrap, metrics
 
@@ -165,7 +168,9 @@ def foreign_files(folder: Path) -> list[str]:
 
 
 def damaged_weights(folder: Path) -> list[str]:
-    """One line per safetensors file of a model folder that is cut off, or is not the one that its config names."""
+    """One line per safetensors file of a model folder that is cut off, or is not the one that its config
+    names.
+    """
     from safetensors import SafetensorError, safe_open
 
     lines = []
@@ -197,7 +202,9 @@ def sums_in(folder: Path) -> list[Path]:
 
 
 def hashed_files(folder: Path) -> tuple[int, int]:
-    """How many files of a results folder that are read back have a hash noted, and how many (of earlier versions) have none."""
+    """How many files of a results folder that are read back have a hash noted, and how many (of earlier
+    versions) have none.
+    """
     named = {sums.parent / name for sums in sums_in(folder) for name in contents.read_sums(sums)}
     kinds = (
         "rows/*/row.json",

@@ -1,8 +1,10 @@
-"""How fast the systems of Tang et al. 2019 are on this machine, at the paper's sizes and without any quality: random weights, no download.
+"""How fast the systems of Tang et al. 2019 are on this machine, at the paper's sizes and without any quality:
+random weights, no download.
 
-What a weight is worth does not change how long it takes to multiply by it, so nothing is trained and nothing is said about quality;
-the numbers stay out of every comparison that has one. Sentences have the lengths of SST-2's training phrases. Everything is clocked in
-turns in one session, kept in ``architectures.json`` beside the rows of a results folder, and shown beside the paper's Table 2.
+What a weight is worth does not change how long it takes to multiply by it, so nothing is trained and nothing
+is said about quality; the numbers stay out of every comparison that has one. Sentences have the lengths of
+SST-2's training phrases. Everything is clocked in turns in one session, kept in ``architectures.json`` beside
+the rows of a results folder, and shown beside the paper's Table 2.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class Entry:
     """One system on one device in one dtype.
 
     Attributes:
-        batches: ids and mask. looked_up: what ``look_up`` makes of each. times: seconds per sentence, ``whole`` and ``rest``, per turn.
+        batches: ids and mask.
+        looked_up: what ``look_up`` makes of each.
+        times: seconds per sentence, ``whole`` and ``rest``, per turn.
     """
 
     name: str
@@ -122,7 +126,8 @@ def enter(
 ) -> tuple[list[Entry], dict[str, Any] | None]:
     """A system in float32, and in bfloat16 where that is faster; else how much slower it was.
 
-    It gets as many sentences, in doublings from 128 (ELMo: 256, see ``batches_of``), as one pass of some seconds can take.
+    It gets as many sentences, in doublings from 128 (ELMo: 256, see ``batches_of``), as one pass of some
+    seconds can take.
     """
     model = paper_systems.build(name, size)
     if isinstance(model, BiLSTM):
@@ -159,17 +164,22 @@ def measure(
     fuse: bool = True,
     sizes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Clock the systems in turns and keep the numbers in ``architectures.json`` of a results folder; nothing else may run meanwhile.
+    """Clock the systems in turns and keep the numbers in ``architectures.json`` of a results folder; nothing
+    else may run meanwhile.
 
     Args:
-        clock: ``missing`` takes what is stored if it was measured so on this machine, ``all`` measures anew, ``none`` only reads.
-        systems: of ``SIZES``. sentences, batch_size: at most so many; how many each system got is stored. repeats: turns.
-        threads: for torch; 0 leaves its own choice. fuse: clock torch.compile's BiLSTM too, whose compilation takes the better part of a
-            minute. sizes: in place of the paper's, for a trial.
+        clock: ``missing`` takes what is stored if it was measured so on this machine, ``all`` measures anew,
+            ``none`` only reads.
+        systems: of ``SIZES``.
+        sentences, batch_size: at most so many; how many each system got is stored.
+        repeats: turns.
+        threads: for torch; 0 leaves its own choice.
+        fuse: clock torch.compile's BiLSTM too, whose compilation takes the better part of a minute.
+        sizes: in place of the paper's, for a trial.
 
     Returns:
-        machine, systems (one dict per system, device and dtype), slower (what bfloat16 did not make faster), parts (seconds per sentence of
-        the parts of the smallest BiLSTM), ways (of computing it on a CPU).
+        machine, systems (one dict per system, device and dtype), slower (what bfloat16 did not make faster),
+        parts (seconds per sentence of the parts of the smallest BiLSTM), ways (of computing it on a CPU).
     """
     if clock not in {"none", "missing", "all"}:
         raise ValueError(f"clock: expected none, missing or all, but got {clock!r}")
@@ -229,8 +239,8 @@ def peak_of(device: str) -> dict[str, float]:
 def parts_and_ways(entry: Entry, repeats: int, fuse: bool) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Where the BiLSTM's time goes, and how else it can be computed: median seconds per sentence, in turns.
 
-    Before logits are compared they are scaled to a standard deviation of 3, about that of a trained student's: random weights give small
-    ones, and differences with them.
+    Before logits are compared they are scaled to a standard deviation of 3, about that of a trained
+    student's: random weights give small ones, and differences with them.
     """
     model: Any = entry.model
     logits = torch.cat([packed(model, *batch) for batch in entry.batches])

@@ -22,7 +22,9 @@ from dipair_lib.system import disk
 
 
 def opened(job: jobs.Job, out: Path, device: str, trust: bool = False) -> int:
-    """Create a job and open what it reads, which is done once whatever the number of pairs: no rate holds it. Returns its units."""
+    """Create a job and open what it reads, which is done once whatever the number of pairs: no rate holds it.
+    Returns its units.
+    """
     units = jobs.create_job(job, out, trust)
     execution.open_job(out, sha256_of(out / "job.json"), device, trust)
     return units
@@ -32,8 +34,9 @@ def timed_job(job: jobs.Job, out: Path, device: str = "auto") -> dict[str, Any]:
     """Score a job, or what of it is left; beside its folder stays how fast a whole one went.
 
     Returns:
-        The counts of ``execution.score`` and ``pairs_per_s`` of the whole job, the best kept and files written. Where all or some parts are
-        from before and no rate was noted, one part is scored again elsewhere for it.
+        The counts of ``execution.score`` and ``pairs_per_s`` of the whole job, the best kept and files
+        written. Where all or some parts are from before and no rate was noted, one part is scored again
+        elsewhere for it.
     """
     noted = out.with_name(f"{out.name}-rate.json")
     opened(job, out, device)
@@ -67,8 +70,10 @@ LEAST_S = 0.5  # seconds of that measurement
 
 
 def listed_pairs_per_s(job: jobs.Job, candidates: float, device: str = "auto", seed: int = 0) -> float:
-    """Pairs per second where the ids of each left text's candidates are listed (``dipair score --pairs``): no tile shares their texts, so
-    this is slower than all pairs of two blocks. Measured on random candidates, files included."""
+    """Pairs per second where the ids of each left text's candidates are listed (``dipair score --pairs``): no
+    tile shares their texts, so this is slower than all pairs of two blocks. Measured on random candidates,
+    files included.
+    """
     left, right = (collection.Collection.open(Path(side)).ids()["id"] for side in (job.left, job.right))
     each = int(min(max(candidates, 1), len(right)))
     random, n = np.random.default_rng(seed), LISTED[0]
@@ -94,8 +99,9 @@ def listed_pairs_per_s(job: jobs.Job, candidates: float, device: str = "auto", s
 def cosine_pairs_per_s(
     width: int = 384, side: int = 4096, seconds: float = 0.5, device: str = "auto", candidates: float = 100
 ) -> float:
-    """How many pairs of vectors of MiniLM's width this machine compares per second, by float32 matrix products, the best so many of each
-    row taken: what an exact search for candidates can reach."""
+    """How many pairs of vectors of MiniLM's width this machine compares per second, by float32 matrix
+    products, the best so many of each row taken: what an exact search for candidates can reach.
+    """
     there = inference.device_of(device)
     a = torch.randn(side, width, device=there)
     kept = int(min(max(candidates, 1), side))
@@ -108,8 +114,9 @@ def cosine_pairs_per_s(
 
 
 def rates(job_pairs_per_s: float, encoded: pd.DataFrame, row: schema.Result) -> dict[str, float]:
-    """What ``estimate`` wants to know: the pairs/s of a whole job (``timed_job``), not of a tile alone, and a text's seconds (where the
-    collections were not encoded just now, by the row's own clock) and bytes."""
+    """What ``estimate`` wants to know: the pairs/s of a whole job (``timed_job``), not of a tile alone, and a
+    text's seconds (where the collections were not encoded just now, by the row's own clock) and bytes.
+    """
     seconds = (row.encode_s_per_text or 0.0) + (row.tokenize_s_per_text or 0.0)
     if encoded["seconds"].notna().all():
         seconds = encoded["seconds"].sum() / encoded["texts"].sum()
@@ -136,14 +143,17 @@ def estimate(
     """What it takes to score each left text with each right one, or with its best candidates.
 
     Args:
-        pairs_per_s, text_s: measured, of one machine: a whole job of all pairs, and tokenising and encoding one text.
-        candidates: right texts per left one that the student scores; 0 scores all. candidates_per_s: how many pairs per second the cheaper
-            student that finds them compares. listed_per_s: of the pairs that it leaves, whose ids are listed; ``pairs_per_s`` if not given.
-        price_per_hour: of one machine. hours_at_most: for how many machines are counted.
+        pairs_per_s, text_s: measured, of one machine: a whole job of all pairs, and tokenising and encoding
+            one text.
+        candidates: right texts per left one that the student scores; 0 scores all.
+        candidates_per_s: how many pairs per second the cheaper student that finds them compares.
+        listed_per_s: of the pairs that it leaves, whose ids are listed; ``pairs_per_s`` if not given.
+        price_per_hour: of one machine.
+        hours_at_most: for how many machines are counted.
 
     Returns:
-        Lines encode, find candidates, score, together: count (texts or pairs), hours of one machine, machines for ``hours_at_most``, money,
-        bytes kept.
+        Lines encode, find candidates, score, together: count (texts or pairs), hours of one machine, machines
+        for ``hours_at_most``, money, bytes kept.
     """
     if min(n_left, n_right, pairs_per_s, text_s, bytes_per_text, candidates_per_s, hours_at_most) <= 0:
         raise ValueError("estimate: expected numbers above 0 for texts, rates and hours")

@@ -39,7 +39,8 @@ def build(name: str, size: Any = None) -> System:
     """A system of the paper with random weights, in float32 and evaluation mode.
 
     Args:
-        name: one of ``SIZES``. size: in place of the paper's: a transformers config, or a dict of arguments for ELMo and BiLSTM.
+        name: one of ``SIZES``.
+        size: in place of the paper's: a transformers config, or a dict of arguments for ELMo and BiLSTM.
     """
     if name not in SIZES:
         raise ValueError(f"systems: expected some of {', '.join(SIZES)}, but got {name!r}")
@@ -58,8 +59,8 @@ def build(name: str, size: Any = None) -> System:
 def lengths_like_sst2(n: int) -> np.ndarray:
     """int64 [n], longest first: words per sentence, the geometric distribution with mean 9.4 cut at 52.
 
-    Quantiles, not draws: every n has the same distribution, that of SST-2's 67,350 training phrases (theirs: 1, 3, 7, 13, 21, 26 words at
-    5, 25, 50, 75, 90, 95 %; here 1, 3, 7, 13, 21, 27).
+    Quantiles, not draws: every n has the same distribution, that of SST-2's 67,350 training phrases (theirs:
+    1, 3, 7, 13, 21, 26 words at 5, 25, 50, 75, 90, 95 %; here 1, 3, 7, 13, 21, 27).
     """
     share = (np.arange(n) + 0.5) / n
     words = np.ceil(np.log1p(-share) / np.log1p(-1 / MEAN))
@@ -72,10 +73,11 @@ def zipf(generator: torch.Generator, vocabulary: int, shape: tuple[int, ...]) ->
 
 
 def batches_of(model: System, lengths: np.ndarray, batch_size: int) -> list[Batch]:
-    """ids [n, tokens] (ELMo: characters [n, words, 50]) and mask of sentences of these lengths, longest first.
+    """ids [n, tokens] (ELMo: characters [n, words, 50]) and mask of sentences of these lengths, longest
+    first.
 
-    A batch holds at most ``batch_size`` sentences, and at most an eighth of all tokens, so that little of it is padding. ELMo computes no
-    padding and reads large weights at every step: its batches are full.
+    A batch holds at most ``batch_size`` sentences, and at most an eighth of all tokens, so that little of it
+    is padding. ELMo computes no padding and reads large weights at every step: its batches are full.
     """
     if isinstance(model, CrossEncoder):
         ends = 2 * (model.encoder.config.model_type == "bert")  # [CLS] and [SEP]
@@ -99,7 +101,9 @@ def batches_of(model: System, lengths: np.ndarray, batch_size: int) -> list[Batc
 
 
 def look_up(model: System, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """What a system fetches for each word on its own: vectors, of ELMo the character network's, of the BiLSTM on a CPU its gates."""
+    """What a system fetches for each word on its own: vectors, of ELMo the character network's, of the BiLSTM
+    on a CPU its gates.
+    """
     if isinstance(model, ELMo):
         return model.look_up(ids, mask)
     if isinstance(model, BiLSTM):
@@ -125,7 +129,9 @@ def whole(model: System, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def parameters_of(model: System) -> tuple[int, int]:
-    """All parameters, and those of them that only ``look_up`` reads (with a transformer's positions and types)."""
+    """All parameters, and those of them that only ``look_up`` reads (with a transformer's positions and
+    types).
+    """
     tables: list[Any]
     if isinstance(model, ELMo):
         tables = model.look_up_parameters()
@@ -149,7 +155,9 @@ def count_parameters(systems: Sequence[str] = tuple(SIZES)) -> pd.DataFrame:
 
 
 def flops_of(model: System) -> tuple[float, float]:
-    """FLOPs per sentence of matrix products, whole and without look-up: mean of 8 sentences of the distribution, without padding."""
+    """FLOPs per sentence of matrix products, whole and without look-up: mean of 8 sentences of the
+    distribution, without padding.
+    """
     counts = []
     for length in lengths_like_sst2(8):
         ids, mask = batches_of(model, np.array([length]), 1)[0]

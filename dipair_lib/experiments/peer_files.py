@@ -23,7 +23,9 @@ CALIBRATED = 128  # training pairs that int8 is calibrated on
 
 
 class Setting(NamedTuple):
-    """Where everything is: the results folder, the run of the teacher, a folder for what is made of it, threads."""
+    """Where everything is: the results folder, the run of the teacher, a folder for what is made of it,
+    threads.
+    """
 
     out: str
     teacher: str
@@ -45,7 +47,8 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def make_all(setting: Setting, texts: Sequence[Sequence[str]]) -> None:
-    """Write once what the libraries read: the encoder in their layout, the teacher's graph, that in int8, the static vectors.
+    """Write once what the libraries read: the encoder in their layout, the teacher's graph, that in int8, the
+    static vectors.
 
     Args:
         texts: both sides of some training pairs, on which int8 is calibrated.
@@ -150,8 +153,10 @@ def calibrate_graph(
 
 @offline.only()
 def save_static(setting: Setting, path: Path, width: int = 256, rare: float = 1e-4) -> None:
-    """A vector for each word piece, model2vec's way: the mean of the backbone's outputs for the piece alone, its first principal
-    components, rare pieces weighing more (Arora et al. 2017, with frequencies by Zipf's law from the order of the vocabulary)."""
+    """A vector for each word piece, model2vec's way: the mean of the backbone's outputs for the piece alone,
+    its first principal components, rare pieces weighing more (Arora et al. 2017, with frequencies by Zipf's
+    law from the order of the vocabulary).
+    """
     from model2vec import StaticModel
 
     name = teacher_of(setting).settings["backbone"]

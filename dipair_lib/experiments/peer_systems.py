@@ -43,9 +43,10 @@ class Peer:
     """One system, ready to run.
 
     Attributes:
-        score: texts of both sides, aligned -> scores [pairs]; every step from raw text on. encode: texts of the right side -> their
-            vectors; None where nothing is done once per text. search: distinct texts of both sides -> a call that finds the ``TOP`` best
-            right texts of each left one among encoded texts, and the bytes a text takes.
+        score: texts of both sides, aligned -> scores [pairs]; every step from raw text on.
+        encode: texts of the right side -> their vectors; None where nothing is done once per text.
+        search: distinct texts of both sides -> a call that finds the ``TOP`` best right texts of each left
+            one among encoded texts, and the bytes a text takes.
     """
 
     score: Callable[[Sequence[str], Sequence[str]], np.ndarray]
@@ -55,8 +56,9 @@ class Peer:
 
 @dataclass(frozen=True)
 class Entry:
-    """A peer by name: what a person would call it, its family (see ``style.FAMILIES``), the dtype it computes in, what builds it, and
-    for which of our students."""
+    """A peer by name: what a person would call it, its family (see ``style.FAMILIES``), the dtype it computes
+    in, what builds it, and for which of our students.
+    """
 
     system: str
     family: str
@@ -72,8 +74,9 @@ def missing() -> list[str]:
 
 
 def entries(out: Path | str, run: str) -> list[Entry]:
-    """Everyone who takes part: the teacher by four libraries, vectors by two, and our students: the one asked for and, beside it, the
-    cosines of the same teacher's folder, frozen and trained."""
+    """Everyone who takes part: the teacher by four libraries, vectors by two, and our students: the one asked
+    for and, beside it, the cosines of the same teacher's folder, frozen and trained.
+    """
     st, faiss = (f"{name} {version(name)}" for name in ("sentence-transformers", "faiss-cpu"))
     ort, ov = f"ONNX Runtime {version('onnxruntime')}", f"OpenVINO {version('openvino').split('-')[0]}"
     found = [
@@ -237,7 +240,9 @@ def st_vectors(entry: Entry, setting: Setting) -> Peer:
 
 
 def static_vectors(entry: Entry, setting: Setting) -> Peer:
-    """One vector for each word piece, its mean for a text: what model2vec makes of the backbone without training."""
+    """One vector for each word piece, its mean for a text: what model2vec makes of the backbone without
+    training.
+    """
     from model2vec import StaticModel
 
     model = StaticModel.from_pretrained(Path(setting.made) / "static", normalize=True)

@@ -1,8 +1,9 @@
-"""What people would use instead, on the same pairs, labels, threads and machine, in turns: sentence-transformers, ONNX Runtime, OpenVINO,
-FAISS, static vectors. Needs the extra ``peers``; everything is made from the teacher and the backbone at hand, nothing is downloaded.
+"""What people would use instead, on the same pairs, labels, threads and machine, in turns:
+sentence-transformers, ONNX Runtime, OpenVINO, FAISS, static vectors. Needs the extra ``peers``; everything is
+made from the teacher and the backbone at hand, nothing is downloaded.
 
-Only pairs whose texts no system truncates take part: all then read the same word pieces, and whatever scores the teacher's pairs must
-give the teacher's logits.
+Only pairs whose texts no system truncates take part: all then read the same word pieces, and whatever scores
+the teacher's pairs must give the teacher's logits.
 """
 
 from __future__ import annotations
@@ -47,16 +48,20 @@ def compare(
     side: int = 4096,
     turns: int = 5,
 ) -> pd.DataFrame:
-    """Quality, speed and memory of every peer, one line each, as ``derived.frame`` gives them, further columns: ``system``, ``library``,
-    ``encode_per_s`` (texts of the right side, raw text to vectors), ``peak_bytes`` (resident memory of a fresh process that loads the
-    system and scores some pairs) and ``off`` (largest difference from the teacher's float32 logits, of who scores with the teacher).
+    """Quality, speed and memory of every peer, one line each, as ``derived.frame`` gives them, further
+    columns: ``system``, ``library``, ``encode_per_s`` (texts of the right side, raw text to vectors),
+    ``peak_bytes`` (resident memory of a fresh process that loads the system and scores some pairs) and
+    ``off`` (largest difference from the teacher's float32 logits, of who scores with the teacher).
 
     Args:
-        run: a student of the results folder. pairs: labelled test pairs for quality, whole groups. clocked: of them on the clock.
-        side: texts of each side that are searched. turns: on the clock, after one of warm-up.
+        run: a student of the results folder.
+        pairs: labelled test pairs for quality, whole groups.
+        clocked: of them on the clock.
+        side: texts of each side that are searched.
+        turns: on the clock, after one of warm-up.
 
-    A cross-encoder's clock counts every step from two raw texts to a score. The others' is the search for the ``TOP`` best right texts of
-    each left one, all vectors at hand, as pairs per second.
+    A cross-encoder's clock counts every step from two raw texts to a score. The others' is the search for the
+    ``TOP`` best right texts of each left one, all vectors at hand, as pairs per second.
 
     Raises:
         ValueError: packages are missing, or the task is not one of pairs with one score.
@@ -134,7 +139,9 @@ def logits_of(scores: np.ndarray) -> np.ndarray:
 def clock(
     peers: Sequence[Peer], pairs: Sequence[Sequence[str]], sides: Sequence[Sequence[str]], turns: int
 ) -> list[dict[str, Any]]:
-    """Of each peer the quartiles of its seconds: ``combine`` per pair, ``encode`` per text where it encodes; ``bytes`` of a text."""
+    """Of each peer the quartiles of its seconds: ``combine`` per pair, ``encode`` per text where it encodes;
+    ``bytes`` of a text.
+    """
     calls: list[dict[str, tuple[Callable[[], Any], int]]] = []
     found: list[dict[str, Any]] = []
     some = sides[1][: len(pairs[0])]
@@ -201,12 +208,14 @@ def as_row(
 
 
 def encoding(out: Path | str, run: str, n: int = 512, turns: int = 5) -> pd.DataFrame:
-    """Raw texts to vectors, in turns: sentence-transformers in float32, and a cosine student with the same untrained encoder in float32 and
-    in the dtype that is faster here. One line each: ``by``, ``dtype``, ``texts_per_s`` (median; ``_low``, ``_high`` from quartiles),
-    ``least_cosine`` with sentence-transformers' vectors.
+    """Raw texts to vectors, in turns: sentence-transformers in float32, and a cosine student with the same
+    untrained encoder in float32 and in the dtype that is faster here. One line each: ``by``, ``dtype``,
+    ``texts_per_s`` (median; ``_low``, ``_high`` from quartiles), ``least_cosine`` with sentence-transformers'
+    vectors.
 
     Args:
-        run: any student; what is clocked is the frozen cosine of its teacher's run. n: texts of the right side.
+        run: any student; what is clocked is the frozen cosine of its teacher's run.
+        n: texts of the right side.
 
     Raises:
         ResultError: there is no such row.
@@ -249,7 +258,9 @@ def vectors_of(model: models.PairModel, texts: Sequence[str]) -> np.ndarray:
 
 
 def label(entry: Entry) -> str:
-    """A peer's name in a picture: of the teacher, which all of one kind are, what differs; versions stand in the table."""
+    """A peer's name in a picture: of the teacher, which all of one kind are, what differs; versions stand in
+    the table.
+    """
     by = re.sub(r" [\d.]+", "", entry.library)
     return (
         f"{by}, {entry.dtype}"
@@ -282,8 +293,9 @@ def shown(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def peak_bytes(entry: Entry, setting: Setting, texts: Sequence[Sequence[str]]) -> float:
-    """Resident memory at its peak of a fresh process that loads a system and scores some pairs; NaN where the system does not say (not
-    Linux)."""
+    """Resident memory at its peak of a fresh process that loads a system and scores some pairs; NaN where the
+    system does not say (not Linux).
+    """
     asked = json.dumps({"entry": asdict(entry), "setting": setting, "texts": texts})
     command = [
         sys.executable,

@@ -1,4 +1,6 @@
-"""How fast a student scores tiles on this machine, how near that is to what the machine can do, and whether what was scored is right."""
+"""How fast a student scores tiles on this machine, how near that is to what the machine can do, and whether
+what was scored is right.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,10 @@ TURNS = 7
 
 
 def student_of(out: Path | str, run: str = "", least: float = 0.9) -> schema.Result:
-    """The row of a student to score with: by its run id, or else what ``selection.select`` chooses among those that encode the texts of a
-    pair once and are clocked; where none keeps this share of the teacher's quality, the nearest. A student of a teacher that is not surely
-    above the untrained rows comes with a warning that says so.
+    """The row of a student to score with: by its run id, or else what ``selection.select`` chooses among
+    those that encode the texts of a pair once and are clocked; where none keeps this share of the teacher's
+    quality, the nearest. A student of a teacher that is not surely above the untrained rows comes with a
+    warning that says so.
 
     Raises:
         ResultError: no such row, none that could score, or rows of several tasks and no run id.
@@ -89,10 +92,12 @@ def introduced(out: Path | str, row: schema.Result) -> str:
 def collections(
     out: Path | str, row: schema.Result, most: int = 0, device: str = "auto"
 ) -> tuple[collection.Collection, collection.Collection, pd.DataFrame]:
-    """Encode the distinct texts of the task that a student was measured on, each side its own collection in ``scale/`` beside the rows.
+    """Encode the distinct texts of the task that a student was measured on, each side its own collection in
+    ``scale/`` beside the rows.
 
     Args:
-        most: texts of a side at most; 0 takes all. device: where they are encoded.
+        most: texts of a side at most; 0 takes all.
+        device: where they are encoded.
 
     Returns:
         Both collections, and per side: texts, seconds (None where nothing was left to encode), bytes on disk.
@@ -120,7 +125,9 @@ def collections(
 
 
 class Way(NamedTuple):
-    """How a tile can be scored: ``call`` does, left and right texts, bytes of a left and of a right text and of what is kept of a pair."""
+    """How a tile can be scored: ``call`` does, left and right texts, bytes of a left and of a right text and
+    of what is kept of a pair.
+    """
 
     dtype: str
     call: Callable[[], Any]
@@ -157,16 +164,18 @@ def of_text(side: Prepared) -> float:
 
 
 def roofline(scorer: Scorer, left: Prepared, right: Prepared, turns: int = TURNS) -> pd.DataFrame:
-    """Clock each way in which this machine can score a tile, in turns with the machine's own matrix product and memory copy.
+    """Clock each way in which this machine can score a tile, in turns with the machine's own matrix product
+    and memory copy.
 
     Args:
         left, right: prepared texts; up to ``SIDE`` of each make the tile, repeated to ``GPU_SIDES`` on a GPU.
 
     Returns:
-        One line per way: ``way`` (``fused`` is the GPU's, beside the GPU's own product and copy), ``dtype`` of its matrix products,
-        ``pairs`` per call, ``pairs_per_s`` (median; ``_low``, ``_high`` from quartiles), ``flops_per_pair`` (matrix and dot products),
-        ``bytes_per_pair`` (the texts' share and the score), ``gflops`` and ``peak_gflops`` (measured here, same dtype), ``of_peak``,
-        ``gb_per_s``, ``copy_gb_per_s``, ``of_copy``.
+        One line per way: ``way`` (``fused`` is the GPU's, beside the GPU's own product and copy), ``dtype``
+        of its matrix products, ``pairs`` per call, ``pairs_per_s`` (median; ``_low``, ``_high`` from
+        quartiles), ``flops_per_pair`` (matrix and dot products), ``bytes_per_pair`` (the texts' share and the
+        score), ``gflops`` and ``peak_gflops`` (measured here, same dtype), ``of_peak``, ``gb_per_s``,
+        ``copy_gb_per_s``, ``of_copy``.
     """
     ways = ways_of(scorer, left, right)
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -215,12 +224,14 @@ def fused_rate(
     top: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How fast the GPU finds the best of n right texts for each of m left ones: a random FFNN head over random shares, no files.
+    """How fast the GPU finds the best of n right texts for each of m left ones: a random FFNN head over
+    random shares, no files.
 
     Returns:
-        ``device``, ``pairs``, ``seconds``, ``pairs_per_s``, ``gflops``, ``peak_gflops`` (the GPU's own bfloat16 product, just before),
-        ``of_peak``; ``missing``, of the best of three left texts, those that torch finds in float32 and the kernel does not (above what
-        bfloat16 may change), and ``difference``, the largest between the scores.
+        ``device``, ``pairs``, ``seconds``, ``pairs_per_s``, ``gflops``, ``peak_gflops`` (the GPU's own
+        bfloat16 product, just before), ``of_peak``; ``missing``, of the best of three left texts, those that
+        torch finds in float32 and the kernel does not (above what bfloat16 may change), and ``difference``,
+        the largest between the scores.
 
     Raises:
         RuntimeError: the kernel cannot run here.
@@ -305,11 +316,13 @@ def shown(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def recheck(out: Path | str, n: int = 20, seed: int = 0) -> pd.DataFrame:
-    """Score some left texts of a finished job anew, in float32 by torch alone, each with every right text, and compare with its parts.
+    """Score some left texts of a finished job anew, in float32 by torch alone, each with every right text,
+    and compare with its parts.
 
     Returns:
-        One line per left text: ``left`` (its place), ``kept`` (rows in the parts), ``missing`` (rows of the float32 ranking that the part
-        lacks, by more than 1e-5 in score), ``difference`` (the largest between a part's score and the new one).
+        One line per left text: ``left`` (its place), ``kept`` (rows in the parts), ``missing`` (rows of the
+        float32 ranking that the part lacks, by more than 1e-5 in score), ``difference`` (the largest between
+        a part's score and the new one).
     """
     work = block_search.Work(Path(out), "cpu")
     if work.job.pairs:
@@ -346,7 +359,9 @@ def recheck(out: Path | str, n: int = 20, seed: int = 0) -> pd.DataFrame:
 
 
 def kept_of(work: block_search.Work, place: int) -> pd.DataFrame:
-    """The rows of one left text in a job's parts, under the first of its ids, with the places of their right texts, each once."""
+    """The rows of one left text in a job's parts, under the first of its ids, with the places of their right
+    texts, each once.
+    """
     number = next(n for n, (first, last) in enumerate(work.units) if first <= place < last)
     left, right = work.ids
     name = left.names[int(left.first()[place])].as_py()

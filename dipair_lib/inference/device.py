@@ -1,7 +1,8 @@
 """Where a model computes, and in which numbers: the one place that decides.
 
-``auto`` takes a CUDA GPU, then Apple's, then the CPU. Weights and optimiser stay in float32; an encoder's arithmetic is bfloat16 where that
-is faster: always on a CUDA GPU that has it, on a CPU where a probe says so, never on Apple's (not measured).
+``auto`` takes a CUDA GPU, then Apple's, then the CPU. Weights and optimiser stay in float32; an encoder's
+arithmetic is bfloat16 where that is faster: always on a CUDA GPU that has it, on a CPU where a probe says so,
+never on Apple's (not measured).
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ _PROBED: dict[str, str] = {}
 def encoder_dtype(asked: str = "auto", device: str | torch.device = "cpu") -> str:
     """``float32`` or ``bfloat16``: what was asked for, or for ``auto`` what is faster on the device.
 
-    On a CPU a probe of some milliseconds tells, once per process: only chips with bfloat16 arithmetic gain; elsewhere it is several times
-    slower.
+    On a CPU a probe of some milliseconds tells, once per process: only chips with bfloat16 arithmetic gain;
+    elsewhere it is several times slower.
     """
     if asked not in DTYPES:
         raise ValueError(f"dtype: expected auto, float32 or bfloat16, but got {asked!r}")
@@ -96,7 +97,9 @@ PROBES: dict[str, Callable[[], bool]] = {
 
 
 def in_dtype(model: M, dtype: str) -> M:
-    """The model with its encoder in another dtype, a copy; the model itself where it is in that dtype, or has no encoder (a BiLSTM)."""
+    """The model with its encoder in another dtype, a copy; the model itself where it is in that dtype, or has
+    no encoder (a BiLSTM).
+    """
     if not model.encoders or next(model.encoders[0].parameters()).dtype == getattr(torch, dtype):
         return model.eval()
     fast = copy.copy(model)
@@ -106,7 +109,8 @@ def in_dtype(model: M, dtype: str) -> M:
 
 
 def place(model: M, device: torch.device) -> M:
-    """Move a network to a device, in place. On a GPU its attention is one kernel (SDPA); on a CPU the plain form's backward is faster.
+    """Move a network to a device, in place. On a GPU its attention is one kernel (SDPA); on a CPU the plain
+    form's backward is faster.
 
     A model that selects tokens by attention keeps the plain form, which alone gives the weights.
     """

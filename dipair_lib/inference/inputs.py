@@ -1,7 +1,7 @@
 """What a network reads of some rows or texts, built where the network is.
 
-On a GPU the word pieces of all texts are copied there once, and each batch is cut out of them there: a small step would otherwise wait
-longer for its batch than it computes.
+On a GPU the word pieces of all texts are copied there once, and each batch is cut out of them there: a small
+step would otherwise wait longer for its batch than it computes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class Inputs:
     """Batches of one set of texts for one network.
 
     Args:
-        model: a cross-encoder or what encodes each field alone. texts: of the rows. device: where the batches are wanted.
+        model: a cross-encoder or what encodes each field alone.
+        texts: of the rows.
+        device: where the batches are wanted.
     """
 
     def __init__(self, model: Network, texts: Texts, device: torch.device) -> None:
@@ -32,7 +34,9 @@ class Inputs:
         self.fields = [OnDevice(tokens, device) for tokens in texts.tokens] if device.type != "cpu" else []
 
     def rows(self, rows: np.ndarray) -> list[torch.Tensor]:
-        """A cross-encoder's joined input of some rows: what ``CrossEncoder.batch`` gives, wider where padding helps."""
+        """A cross-encoder's joined input of some rows: what ``CrossEncoder.batch`` gives, wider where padding
+        helps.
+        """
         assert self.model.per_pair
         if not self.fields:
             return list(self.model.batch(self.texts, rows))
@@ -69,10 +73,12 @@ class OnDevice:
     def cut(
         self, texts: np.ndarray, column: torch.Tensor, skip: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """ids int64 [n, columns] and whether there is one: each text's word pieces at these columns, counted behind the first ``skip``.
+        """ids int64 [n, columns] and whether there is one: each text's word pieces at these columns, counted
+        behind the first ``skip``.
 
         Args:
-            texts: int [n]. column: int64 [columns] or [n, columns]; outside of the text there is none.
+            texts: int [n].
+            column: int64 [columns] or [n, columns]; outside of the text there is none.
         """
         which = torch.from_numpy(texts.astype(np.int64)).to(self.ids.device, non_blocking=True)
         begin = self.offsets[which][:, None] + skip

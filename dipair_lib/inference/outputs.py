@@ -26,7 +26,8 @@ from dipair_lib.system import contents, machine, progress
 from dipair_lib.system.disk import hashed
 
 GPU_TOKENS = 65_536  # of a batch: what a GPU computes while the batch before is written to disk
-# Of a backbone's configuration, what changes no output: where it lies, who saved it, and what is said or done besides.
+# Of a backbone's configuration, what changes no output: where it lies, who saved it, and what is said or done
+# besides.
 NO_OUTPUT = (
     "_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "_attn_implementation", "id2label", "label2id",
     "problem_type", "use_cache", "output_attentions", "output_hidden_states", "return_dict", "num_labels",
@@ -35,14 +36,18 @@ NO_OUTPUT = (
 
 @dataclass(frozen=True)
 class Stored:
-    """Outputs of a frozen encoder for a field's distinct texts, in half precision: see ``models.dipair.Outputs``."""
+    """Outputs of a frozen encoder for a field's distinct texts, in half precision: see
+    ``models.dipair.Outputs``.
+    """
 
     hidden: torch.Tensor
     mask: torch.Tensor
     received: torch.Tensor | None = None
 
     def outputs(self, texts: Any, device: str | torch.device = "cpu") -> Outputs:
-        """Those of some texts (a slice or positions), as wide as the longest of them, in float32, on a device."""
+        """Those of some texts (a slice or positions), as wide as the longest of them, in float32, on a
+        device.
+        """
         mask = self.mask[texts]
         n = int(mask.sum(1).max()) if len(mask) else 0
         received = None if self.received is None else self.received[:, :n][texts].to(device).float()
@@ -52,10 +57,11 @@ class Stored:
 def stored_outputs(
     model: DualEncoder, texts: Texts, folder: Path, device: str | torch.device = "auto"
 ) -> tuple[list[Stored], dict[str, int]]:
-    """The encoder's outputs for the distinct texts of each field, read from ``folder`` where they were computed before.
+    """The encoder's outputs for the distinct texts of each field, read from ``folder`` where they were
+    computed before.
 
-    Files are named by a hash of the encoder's weights and configuration, its dtype and the word pieces, so another encoder or text never
-    meets them, whatever the backbone's folder is called.
+    Files are named by a hash of the encoder's weights and configuration, its dtype and the word pieces, so
+    another encoder or text never meets them, whatever the backbone's folder is called.
 
     Args:
         device: where they are computed; the model stays where it is.
@@ -99,8 +105,9 @@ def is_whole(path: Path) -> bool:
 
 
 def encoder_hash(encoder: torch.nn.Module) -> str:
-    """The sha256 of an encoder's weights (name, dtype, shape, bytes) and of what its configuration has for its outputs; a tenth of a second
-    for MiniLM."""
+    """The sha256 of an encoder's weights (name, dtype, shape, bytes) and of what its configuration has for
+    its outputs; a tenth of a second for MiniLM.
+    """
     config = {name: value for name, value in config_as_dict(encoder).items() if name not in NO_OUTPUT}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, weight in encoder.state_dict().items():
@@ -110,8 +117,9 @@ def encoder_hash(encoder: torch.nn.Module) -> str:
 
 
 def write_outputs(model: DualEncoder, tokens: Tokens, length: int, field: int, paths: Sequence[Path]) -> None:
-    """Encode every text and write float16 [texts, length, width] (and, to a second path, the attention received [texts, length]) to
-    temporary names, then rename; the caller holds the first file's lock."""
+    """Encode every text and write float16 [texts, length, width] (and, to a second path, the attention
+    received [texts, length]) to temporary names, then rename; the caller holds the first file's lock.
+    """
     for left in paths[0].parent.glob(f"{paths[0].stem}.*.tmp"):  # by a run that was killed while it wrote
         left.unlink()
     temporary = [path.with_suffix(f".{os.getpid()}.tmp") for path in paths]
@@ -167,8 +175,9 @@ def in_memory(batches: Iterable[Sequence[torch.Tensor]], device: torch.device) -
 
 
 def cut_stored(model: DualEncoder, stored: Stored, field: int, chunk: int = 1024) -> Kept:
-    """What stage 1 reads of every text, in half precision: tensors [texts, ...] in the computer's memory, for ``Kept.to`` to bring to a GPU
-    whole. Cut once, not once per step."""
+    """What stage 1 reads of every text, in half precision: tensors [texts, ...] in the computer's memory, for
+    ``Kept.to`` to bring to a GPU whole. Cut once, not once per step.
+    """
     if model.select == "learned":  # reads all outputs: they stay where they are, on disk
         starts = range(0, len(stored.mask), chunk) if model.pooled else ()
         means = [mean_of(stored.hidden[i : i + chunk].float(), stored.mask[i : i + chunk]) for i in starts]
@@ -187,8 +196,9 @@ def cut_stored(model: DualEncoder, stored: Stored, field: int, chunk: int = 1024
 
 
 def take(kept: Kept, texts: np.ndarray | torch.Tensor, *, trim: bool = False) -> Kept:
-    """Some texts of what was kept, in float32, where it lies; trimmed to the longest of them where whole texts were kept (not on a GPU,
-    which would be waited for to learn how long that is)."""
+    """Some texts of what was kept, in float32, where it lies; trimmed to the longest of them where whole
+    texts were kept (not on a GPU, which would be waited for to learn how long that is).
+    """
     rows = torch.as_tensor(texts, device=kept.mask.device)
     mask = kept.mask[rows]
     n = int(mask.sum(1).max()) if trim and mask.device.type == "cpu" else mask.shape[1]
@@ -204,8 +214,9 @@ def prepare_stored(
     texts: np.ndarray | None = None,
     chunk: int = 1024,
 ) -> Prepared:
-    """Prepare some or all texts of a field from their stored outputs, for the model's head or a part of it: tensors [texts, ...] where the
-    model is."""
+    """Prepare some or all texts of a field from their stored outputs, for the model's head or a part of it:
+    tensors [texts, ...] where the model is.
+    """
     head, device = head or model.head, placed_on(model)
     texts = np.arange(len(stored.mask)) if texts is None else texts
     parts = []
@@ -223,7 +234,9 @@ def text_vectors(
     folder: Path,
     device: str | torch.device = "auto",
 ) -> list[np.ndarray]:
-    """Unit vectors of each field's distinct texts, float32 [texts, width]: the frozen encoder's means. For building tiles."""
+    """Unit vectors of each field's distinct texts, float32 [texts, width]: the frozen encoder's means. For
+    building tiles.
+    """
     model = DualEncoder(backbone, read_lengths, [0] * len(read_lengths), True, 0, "ffnn", (1,))
     stored, _ = stored_outputs(model, texts, folder, device)
     return [

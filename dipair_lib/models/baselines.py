@@ -19,7 +19,9 @@ NO_COSTS = dict.fromkeys(
 
 
 class Constant(BaseModel):
-    """The same logits for every row: the class frequencies of the training split, or the mean score. No ranking beats chance with it."""
+    """The same logits for every row: the class frequencies of the training split, or the mean score. No
+    ranking beats chance with it.
+    """
 
     kind = "constant"
     per_pair: Literal[False] = False
@@ -51,9 +53,11 @@ class Constant(BaseModel):
 
 
 class TfIdf(BaseModel):
-    """Lexical baseline: for pairs the cosine of the TF-IDF vectors, for single texts a linear classifier on them.
+    """Lexical baseline: for pairs the cosine of the TF-IDF vectors, for single texts a linear classifier on
+    them.
 
-    Scale and shift (or the classifier) are fitted on the training split, so that its logits have a threshold that was not chosen on test.
+    Scale and shift (or the classifier) are fitted on the training split, so that its logits have a threshold
+    that was not chosen on test.
     """
 
     kind = "tfidf"

@@ -20,17 +20,22 @@ WORDS_ROUNDED_TO = 128
 
 
 class BiLSTM(PairModel):
-    """Single-layer BiLSTM over words, last forward and backward states, no attention, no layer norm (Tang et al. 2019, section 3.1).
+    """Single-layer BiLSTM over words, last forward and backward states, no attention, no layer norm (Tang et
+    al. 2019, section 3.1).
 
-    Two channels of word vectors, one frozen, one trained. One text goes to the fully connected layer as it is, several are compared as
-    [h1, h2, h1*h2, |h1-h2|] (siamese: one LSTM for all fields). Different from the paper: two classes have one logit, their log-odds.
+    Two channels of word vectors, one frozen, one trained. One text goes to the fully connected layer as it
+    is, several are compared as [h1, h2, h1*h2, |h1-h2|] (siamese: one LSTM for all fields). Different from
+    the paper: two classes have one logit, their log-odds.
 
     Args:
         words: the vocabulary, lower case; every other word shares one vector with [MASK].
         read_lengths: words read of each field.
-        width: of a word vector. hidden: of one direction's state. fc: of the layer after it (paper: 150 or 300, and 200 or 400).
+        width: of a word vector.
+        hidden: of one direction's state.
+        fc: of the layer after it (paper: 150 or 300, and 200 or 400).
         outputs: logits per row.
-        table: float32 [words, width], vectors to start both channels from; None starts at random (or leaves them to be loaded).
+        table: float32 [words, width], vectors to start both channels from; None starts at random (or leaves
+            them to be loaded).
     """
 
     kind = "bilstm"
@@ -87,7 +92,9 @@ class BiLSTM(PairModel):
         return super().costs(texts, sample)
 
     def encode(self, ids: torch.Tensor, mask: torch.Tensor, field: int) -> Kept:
-        """Once per text: ids, mask [texts, words] -> the last states of both directions as Kept [texts, 1, 2 * hidden]."""
+        """Once per text: ids, mask [texts, words] -> the last states of both directions as Kept [texts, 1, 2
+        * hidden].
+        """
         if self.training or torch.is_grad_enabled():
             state = self.trained_states(ids, mask)
         else:
@@ -97,8 +104,9 @@ class BiLSTM(PairModel):
     def trained_states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """ids, mask [texts, words] -> last states [texts, 2 * hidden], with gradients.
 
-        Only words are computed, no padding: texts are taken longest first and their words lie step by step, as in torch's packed
-        sequences. The backward direction reads each text reversed within its own length, so both run side by side.
+        Only words are computed, no padding: texts are taken longest first and their words lie step by step,
+        as in torch's packed sequences. The backward direction reads each text reversed within its own length,
+        so both run side by side.
         """
         lengths = mask.sum(1)
         order = torch.argsort(lengths, descending=True, stable=True)
@@ -109,7 +117,8 @@ class BiLSTM(PairModel):
         mirrored = torch.empty(ids.numel(), dtype=torch.int64, device=ids.device)
         mirrored[places + step] = torch.arange(len(step), device=ids.device)
         mirrored = mirrored[places + ordered[row] - 1 - step]
-        # A matrix product of a new shape costs more than many of a known one: the number of words is rounded up for it.
+        # A matrix product of a new shape costs more than many of a known one: the number of words is rounded
+        # up for it.
         words = functional.pad(ids.flatten()[places + step], (0, -len(step) % WORDS_ROUNDED_TO))
         x = torch.cat([self.frozen(words), self.trained(words)], dim=-1)
         ahead, back = (functional.linear(x, w, b + c)[: len(step)] for w, _, b, c in self.directions())
@@ -120,15 +129,19 @@ class BiLSTM(PairModel):
         return torch.cat([h[0], h[1]], dim=-1)[torch.argsort(order)]
 
     def directions(self) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-        """The LSTM's weights [w_ih, w_hh, b_ih, b_hh] forward and backward, in torch's gate order: input, forget, cell, output."""
+        """The LSTM's weights [w_ih, w_hh, b_ih, b_hh] forward and backward, in torch's gate order: input,
+        forget, cell, output.
+        """
         ahead, back = self.lstm.all_weights
         return ahead, back
 
     def look_up(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Inference only: ids, mask [texts, words] -> the input's share of all gates, [2, words, texts, 4 * hidden].
+        """Inference only: ids, mask [texts, words] -> the input's share of all gates, [2, words, texts, 4 *
+        hidden].
 
-        A word's input product does not depend on its place, so it is computed once per word of the vocabulary, not once per word of a
-        text: exact, and it takes four fifths of the LSTM's arithmetic out of every text. The backward direction reads reversed texts.
+        A word's input product does not depend on its place, so it is computed once per word of the
+        vocabulary, not once per word of a text: exact, and it takes four fifths of the LSTM's arithmetic out
+        of every text. The backward direction reads reversed texts.
         """
         table = self.gates(ids)
         lengths = mask.sum(1)
@@ -161,10 +174,12 @@ class BiLSTM(PairModel):
         return last
 
     def gates(self, ids: torch.Tensor | None = None) -> torch.Tensor:
-        """[2, words + 2, 4 * hidden]: word vectors through the input weights and biases of both directions, of these ids (None: of all).
+        """[2, words + 2, 4 * hidden]: word vectors through the input weights and biases of both directions,
+        of these ids (None: of all).
 
-        Each word's is computed when it is first asked for and kept until the weights change; other words' places hold nothing. A GPU
-        computes all of them at once: to learn which are new it would be waited for at every batch.
+        Each word's is computed when it is first asked for and kept until the weights change; other words'
+        places hold nothing. A GPU computes all of them at once: to learn which are new it would be waited for
+        at every batch.
         """
         parts = [self.frozen.weight, self.trained.weight, *(w for d in self.directions() for w in d)]
         versions = [number for p in parts for number in (p._version, p.data_ptr())]
@@ -190,7 +205,8 @@ class BiLSTM(PairModel):
 
 
 class Recurrence(torch.autograd.Function):
-    """Both directions of an LSTM over packed words, and their gradient: a few operations per step, the rest for all steps at once.
+    """Both directions of an LSTM over packed words, and their gradient: a few operations per step, the rest
+    for all steps at once.
 
     Same result as `torch.lstm`, whose CPU training takes the directions one after the other, gate by gate.
     """
@@ -199,7 +215,8 @@ class Recurrence(torch.autograd.Function):
     def forward(
         ctx: Any, gates: torch.Tensor, recurrent: torch.Tensor, counts: list[int], texts: int
     ) -> torch.Tensor:
-        """gates [2, words, 4 * hidden] (input, forget, cell, output), recurrent [2, hidden, 4 * hidden] -> last states [2, texts, hidden].
+        """gates [2, words, 4 * hidden] (input, forget, cell, output), recurrent [2, hidden, 4 * hidden] ->
+        last states [2, texts, hidden].
 
         Words lie step by step; ``counts`` is how many texts, longest first, still have a word at each step.
         """
@@ -231,7 +248,8 @@ class Recurrence(torch.autograd.Function):
         recurrent, (h, c, tanh_c), acts = ctx.saved_tensors
         hidden = recurrent.shape[1]
         i, f, g, o = acts.chunk(4, dim=-1)
-        # What a gate's input changes in c (for o: in h); times the gradient of c (of h), step by step, it is the gates' gradient.
+        # What a gate's input changes in c (for o: in h); times the gradient of c (of h), step by step, it is
+        # the gates' gradient.
         d_gates = torch.cat([g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)], dim=-1)
         h_to_c = o * (1 - tanh_c * tanh_c)
         turned = recurrent.transpose(1, 2).contiguous()
@@ -253,6 +271,8 @@ def parts(counts: list[int]) -> list[tuple[slice, int]]:
 
 
 def reversed_within(lengths: torch.Tensor, width: int) -> torch.Tensor:
-    """int64 [texts, width]: position of each text's words from last to first; what lies past its length repeats the first."""
+    """int64 [texts, width]: position of each text's words from last to first; what lies past its length
+    repeats the first.
+    """
     steps = torch.arange(width, device=lengths.device)[None, :]
     return (lengths[:, None] - 1 - steps).clamp(min=0)

@@ -1,4 +1,6 @@
-"""A cross-encoder that somebody else trained, as a teacher of a task: loaded, and asked how it joins, cuts and scores texts."""
+"""A cross-encoder that somebody else trained, as a teacher of a task: loaded, and asked how it joins, cuts
+and scores texts.
+"""
 
 from __future__ import annotations
 
@@ -36,18 +38,24 @@ def bring(
     labels: Sequence[Any] = (),
     read_lengths: Sequence[int] = (),
 ) -> SequenceClassifier:
-    """A sequence-classification checkpoint as a teacher of a task. Its logits are those of its own library, the activation left away.
+    """A sequence-classification checkpoint as a teacher of a task. Its logits are those of its own library,
+    the activation left away.
 
     Args:
-        name: a folder, or a hub name. fields: texts per row, 1 or 2. classes: the task's, () for a score.
-        labels: the class of each of its outputs, in its order; () reads them from its config. Of one output: the class it speaks for.
-        read_lengths: word pieces read of each field; () reads as its own library does, up to its own maximum for the joined input.
+        name: a folder, or a hub name.
+        fields: texts per row, 1 or 2.
+        classes: the task's, () for a score.
+        labels: the class of each of its outputs, in its order; () reads them from its config. Of one output:
+            the class it speaks for.
+        read_lengths: word pieces read of each field; () reads as its own library does, up to its own maximum
+            for the joined input.
 
     Returns:
         The model in evaluation mode; ``notes`` says how its outputs were taken.
 
     Raises:
-        BackboneError: files are missing, foreign or pickled, ask for remote code, or its outputs do not fit the task.
+        BackboneError: files are missing, foreign or pickled, ask for remote code, or its outputs do not fit
+            the task.
     """
     if not 1 <= fields <= 2:
         raise BackboneError(
@@ -143,8 +151,10 @@ def load_pooled(found: Checkpoint) -> Any:
 
 
 def longest(encoder: Any, tokenizer: PreTrainedTokenizerBase, found: Checkpoint) -> int:
-    """Word pieces of a joined input: as sentence-transformers has it (its own setting, else the tokenizer's, at most the config's
-    ``max_position_embeddings``), and no more than there are positions (RoBERTa's table begins behind its padding)."""
+    """Word pieces of a joined input: as sentence-transformers has it (its own setting, else the tokenizer's,
+    at most the config's ``max_position_embeddings``), and no more than there are positions (RoBERTa's table
+    begins behind its padding).
+    """
     if found.max_length:
         return positions_of(encoder, found.max_length)
     return int(min(tokenizer.model_max_length, positions_of(encoder) or WHOLE, WHOLE))
@@ -154,7 +164,8 @@ def joining_of(tokenizer: PreTrainedTokenizerBase, fields: int) -> dict[str, Any
     """What the tokenizer puts around the fields, found by encoding.
 
     Returns:
-        ``before``, ``between``, ``after``: lists of [id, token type]; ``types``: the token type of each field's pieces.
+        ``before``, ``between``, ``after``: lists of [id, token type]; ``types``: the token type of each
+        field's pieces.
     """
     found = []
     for probe in (("a", "b"), ("a b", "c")):
@@ -184,7 +195,9 @@ def joining_of(tokenizer: PreTrainedTokenizerBase, fields: int) -> dict[str, Any
 
 
 def reads_types(encoder: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the transformer is told which text a piece is of: the tokenizer gives it, and the transformer takes it."""
+    """Whether the transformer is told which text a piece is of: the tokenizer gives it, and the transformer
+    takes it.
+    """
     transformer = encoder.transformer if isinstance(encoder, Pooled) else encoder
     takes = "token_type_ids" in inspect.signature(transformer.forward).parameters
     return takes and "token_type_ids" in tokenizer.model_input_names

@@ -1,8 +1,10 @@
-"""The files of a cross-encoder that somebody else trained: which there are, and what they say, checked before anything is loaded.
+"""The files of a cross-encoder that somebody else trained: which there are, and what they say, checked before
+anything is loaded.
 
-Two layouts: a sequence-classification checkpoint of ``transformers`` (also what sentence-transformers before version 5 saves of a
-CrossEncoder), and sentence-transformers' list of modules (``modules.json``): a transformer with its head, or a transformer, pooling and
-dense layers. Weights come from safetensors only. What a file names is compared with the names that are known here, never imported.
+Two layouts: a sequence-classification checkpoint of ``transformers`` (also what sentence-transformers before
+version 5 saves of a CrossEncoder), and sentence-transformers' list of modules (``modules.json``): a
+transformer with its head, or a transformer, pooling and dense layers. Weights come from safetensors only.
+What a file names is compared with the names that are known here, never imported.
 """
 
 from __future__ import annotations
@@ -30,9 +32,13 @@ class Checkpoint:
     """What a folder holds.
 
     Attributes:
-        transformer: folder of transformer and tokenizer. pooling, dense: see ``SequenceClassifier``. weights: of each dense layer.
-        max_length: word pieces of an input, 0 where the tokenizer says. lower: texts are put in lower case.
-        prompt: before every first text. activation: what its library puts behind the logits ("" for none).
+        transformer: folder of transformer and tokenizer.
+        pooling, dense: see ``SequenceClassifier``.
+        weights: of each dense layer.
+        max_length: word pieces of an input, 0 where the tokenizer says.
+        lower: texts are put in lower case.
+        prompt: before every first text.
+        activation: what its library puts behind the logits ("" for none).
     """
 
     transformer: Path
@@ -46,7 +52,9 @@ class Checkpoint:
 
 
 def folder_of(name: str) -> Path:
-    """The checkpoint's folder; of a hub name its snapshot, of which only configuration, tokenizer and safetensors are fetched."""
+    """The checkpoint's folder; of a hub name its snapshot, of which only configuration, tokenizer and
+    safetensors are fetched.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

@@ -1,7 +1,9 @@
-"""Cross-encoder: one pass over all fields of a pair together. Right, and slow: everything it costs, it costs per pair.
+"""Cross-encoder: one pass over all fields of a pair together. Right, and slow: everything it costs, it costs
+per pair.
 
-The teacher is one with all layers; a cheaper one is the backbone's first two, distilled (never pre-trained so; BERT-Tiny, which was, is a
-backbone by name); the truncated-input teacher is one that reads only the first word pieces of each field, [CLS] and [SEP] among them.
+The teacher is one with all layers; a cheaper one is the backbone's first two, distilled (never pre-trained
+so; BERT-Tiny, which was, is a backbone by name); the truncated-input teacher is one that reads only the first
+word pieces of each field, [CLS] and [SEP] among them.
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class CrossEncoder(BaseModel):
     """[CLS] a [SEP] b [SEP] -> encoder -> mean of the outputs -> logits.
 
-    The mean is read, not [CLS], because the embedded backbone was trained with mean pooling and has no trained [CLS] (the papers' BERT has;
-    with it the first output would be the natural choice). Of GPT, too, the mean is read, where its paper reads the last output: there one
-    token stands for [CLS] and [SEP] (``tokens.separator``), each output has seen all before it, and none sees the padding behind it.
+    The mean is read, not [CLS], because the embedded backbone was trained with mean pooling and has no
+    trained [CLS] (the papers' BERT has; with it the first output would be the natural choice). Of GPT, too,
+    the mean is read, where its paper reads the last output: there one token stands for [CLS] and [SEP]
+    (``tokens.separator``), each output has seen all before it, and none sees the padding behind it.
 
     Args:
         backbone: ``embedded``, a directory or a hub name.
@@ -153,7 +156,9 @@ def joined_lengths(texts: Texts, rows: np.ndarray | slice = slice(None)) -> np.n
 
 
 def mean_of(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of the unmasked outputs: hidden [n, tokens, width], mask bool [n, tokens] -> [n, width], in the dtype of hidden."""
+    """Mean of the unmasked outputs: hidden [n, tokens, width], mask bool [n, tokens] -> [n, width], in the
+    dtype of hidden.
+    """
     weights = mask.to(hidden.dtype)
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
     return (weights[:, None, :] @ hidden)[:, 0]

@@ -30,8 +30,8 @@ class Outputs(NamedTuple):
     Attributes:
         hidden: [texts, tokens, encoder width].
         mask: bool [texts, tokens].
-        received: [texts, tokens], the attention each token receives in the last layer, mean over heads and real tokens; None unless the
-            model selects by it.
+        received: [texts, tokens], the attention each token receives in the last layer, mean over heads and
+            real tokens; None unless the model selects by it.
     """
 
     hidden: torch.Tensor
@@ -40,25 +40,30 @@ class Outputs(NamedTuple):
 
 
 class DualEncoder(PairModel):
-    """An encoder; of each text k of its outputs, projected, and/or the mean of all outputs; a head over both sides.
+    """An encoder; of each text k of its outputs, projected, and/or the mean of all outputs; a head over both
+    sides.
 
     Args:
         backbone: ``embedded``, a directory or a hub name.
-        read_lengths: word pieces read of each field, [CLS] and [SEP] included. The input is read whole; the *output* is truncated.
+        read_lengths: word pieces read of each field, [CLS] and [SEP] included. The input is read whole; the
+            *output* is truncated.
         keep: outputs kept of each field, or one number for all; 0 keeps none, then ``pooled`` must be set.
-        pooled: keep the mean of all outputs too (DE-Cos and DE-FFNN keep only that; DiPair as published keeps only first tokens). The
-            transformer head reads it as one more token, in front.
-        projection: width the kept tokens are projected to, one or one for each field (section 3.2 and the patent allow both); 0 leaves
-            the encoder's. Fields of one width share one projection where they share the encoder.
-        head: ``ffnn``, ``transformer``, or a similarity: ``cosine`` of the means, ``maxsim`` of the kept tokens, ``cosine+maxsim``.
+        pooled: keep the mean of all outputs too (DE-Cos and DE-FFNN keep only that; DiPair as published keeps
+            only first tokens). The transformer head reads it as one more token, in front.
+        projection: width the kept tokens are projected to, one or one for each field (section 3.2 and the
+            patent allow both); 0 leaves the encoder's. Fields of one width share one projection where they
+            share the encoder.
+        head: ``ffnn``, ``transformer``, or a similarity: ``cosine`` of the means, ``maxsim`` of the kept
+            tokens, ``cosine+maxsim``.
         hidden: hidden widths of the FFNN head.
         residual: the similarity that the FFNN or transformer head corrects, or nothing.
         head_layers, head_ffn: layers of the transformer head and hidden width of their feed-forward part.
         outputs: logits per pair.
         layers: first layers kept of the backbone; 0 keeps all.
-        select: which k outputs are kept: the ``first`` (the paper), ``even``ly spaced ones, those of largest ``norm``, those that receive
-            most ``attention`` in the last layer, or k ``learned`` queries' attention over all of them (Humeau et al. 2020, Poly-encoders).
-            Chosen tokens stay in the order of the text.
+        select: which k outputs are kept: the ``first`` (the paper), ``even``ly spaced ones, those of largest
+            ``norm``, those that receive most ``attention`` in the last layer, or k ``learned`` queries'
+            attention over all of them (Humeau et al. 2020, Poly-encoders). Chosen tokens stay in the order of
+            the text.
         shared: one encoder for all fields; else one each, of the same start.
         backbone_config: builds the architecture without weights.
     """
@@ -190,8 +195,10 @@ class DualEncoder(PairModel):
         return Outputs(found.last_hidden_state.to(dtype), mask, received)
 
     def cut(self, outputs: Outputs, field: int) -> Kept:
-        """What training needs of the outputs, unprojected: the k selected ones [texts, k, encoder width] (zero where the text is shorter),
-        their mask, the pooled vector or None. Learned queries need all outputs."""
+        """What training needs of the outputs, unprojected: the k selected ones [texts, k, encoder width]
+        (zero where the text is shorter), their mask, the pooled vector or None. Learned queries need all
+        outputs.
+        """
         hidden, mask, received = outputs
         pooled = mean_of(hidden, mask) if self.pooled else None
         if self.select == "learned":
@@ -211,7 +218,9 @@ class DualEncoder(PairModel):
     def places(
         self, hidden: torch.Tensor, mask: torch.Tensor, received: torch.Tensor | None, k: int
     ) -> torch.Tensor:
-        """int64 [texts, k]: positions to keep in ascending order; a text shorter than k keeps all of its tokens, in front."""
+        """int64 [texts, k]: positions to keep in ascending order; a text shorter than k keeps all of its
+        tokens, in front.
+        """
         lengths, first = mask.sum(1, keepdim=True), torch.arange(k, device=mask.device)
         if self.select == "even":
             step = (lengths - 1).clamp(min=0) / max(1, k - 1)

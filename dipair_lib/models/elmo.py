@@ -14,14 +14,18 @@ FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))  
 
 
 class ELMo(nn.Module):
-    """Characters -> convolutions, two highway layers, projection -> two-layer language models both ways -> mixed layers -> logits.
+    """Characters -> convolutions, two highway layers, projection -> two-layer language models both ways ->
+    mixed layers -> logits.
 
-    Different from the original: torch's LSTM has a second bias (65,536 parameters more over the four) and does not clip its states;
-    a sentence is the mean over its words of the three layers, mixed, and one linear layer reads it (ELMo itself ends at the layers).
+    Different from the original: torch's LSTM has a second bias (65,536 parameters more over the four) and
+    does not clip its states; a sentence is the mean over its words of the three layers, mixed, and one linear
+    layer reads it (ELMo itself ends at the layers).
 
     Args:
-        filters: (width, number) of each convolution. char_width: of a character's vector.
-        width: of a word's vector and of one direction's output. cells: of one direction's LSTM, projected to ``width``.
+        filters: (width, number) of each convolution.
+        char_width: of a character's vector.
+        width: of a word's vector and of one direction's output.
+        cells: of one direction's LSTM, projected to ``width``.
         outputs: logits per sentence.
     """
 
@@ -53,7 +57,9 @@ class ELMo(nn.Module):
         return [p for part in parts for p in part.parameters()]
 
     def look_up(self, characters: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """characters int64 [sentences, words, 50], mask [sentences, words] -> word vectors [sentences, words, width], 0 where padded."""
+        """characters int64 [sentences, words, 50], mask [sentences, words] -> word vectors [sentences, words,
+        width], 0 where padded.
+        """
         x = self.characters(characters[mask]).transpose(1, 2)
         x = torch.cat([convolution(x).amax(-1) for convolution in self.convolutions], dim=-1).relu()
         for highway in self.highways:
@@ -65,9 +71,11 @@ class ELMo(nn.Module):
         return words
 
     def read(self, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Word vectors [sentences, words, width] -> logits [sentences, outputs]; only words are computed, no padding.
+        """Word vectors [sentences, words, width] -> logits [sentences, outputs]; only words are computed, no
+        padding.
 
-        The backward model reads each sentence reversed; its outputs stay reversed, which a mean over the words does not see.
+        The backward model reads each sentence reversed; its outputs stay reversed, which a mean over the
+        words does not see.
         """
         lengths = mask.sum(1)
         rows = torch.arange(len(words), device=words.device)[:, None]

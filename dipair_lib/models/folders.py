@@ -1,6 +1,7 @@
 """A checkpoint's folder: found by its name, and its files checked before anything of it is loaded.
 
-Weights come from safetensors only, no remote code is ever run, and nothing that a file names outside of its folder is followed.
+Weights come from safetensors only, no remote code is ever run, and nothing that a file names outside of its
+folder is followed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class BackboneError(ValueError):
 
 
 class DoesNotApply(ValueError):
-    """A choice that is sound in itself but not for these texts or this backbone; the message begins with the parameter's name."""
+    """A choice that is sound in itself but not for these texts or this backbone; the message begins with the
+    parameter's name.
+    """
 
 
 def sha256_of(path: Path) -> str:
@@ -73,7 +76,8 @@ def embedded_directory() -> Path:
 
 
 def locate(name: str) -> str:
-    """What to hand to transformers for a backbone's name: a checked local directory, or the hub name as it is.
+    """What to hand to transformers for a backbone's name: a checked local directory, or the hub name as it
+    is.
 
     Raises:
         BackboneError: a directory without safetensors weights, or a config that asks for remote code.
@@ -110,7 +114,9 @@ def snapshot(name: str) -> str:
 
 
 def refuse_unusable(directory: Path) -> None:
-    """Raise unless a folder holds a whole model as safetensors, naming what it holds instead and the one thing to do."""
+    """Raise unless a folder holds a whole model as safetensors, naming what it holds instead and the one
+    thing to do.
+    """
     for path in sorted(directory.iterdir()):
         if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(POINTER):
             raise BackboneError(
@@ -151,8 +157,8 @@ def refuse_foreign(directory: Path) -> None:
             content.pop("auto_map", None)  # not needed: see ``load_tokenizer``
         refuse_remote_code(content, str(path))
         for name in named:
-            # Both kinds of slashes: a checkpoint may have been written elsewhere. Older tokenizers name where they were read from:
-            # transformers takes the file that lies beside.
+            # Both kinds of slashes: a checkpoint may have been written elsewhere. Older tokenizers name where
+            # they were read from: transformers takes the file that lies beside.
             last = re.split(r"[/\\]", name)[-1] if isinstance(name, str) else ""
             if name in written and last not in {"", ".", ".."} and (directory / last).is_file():
                 continue
@@ -166,8 +172,9 @@ def refuse_foreign(directory: Path) -> None:
 
 
 def refuse_remote_code(config: dict[str, Any], where: str) -> None:
-    """Raise if a model's configuration asks for code of its own to be run. An ``auto_map`` beside an architecture that transformers knows
-    asks for nothing: the library's own code is taken."""
+    """Raise if a model's configuration asks for code of its own to be run. An ``auto_map`` beside an
+    architecture that transformers knows asks for nothing: the library's own code is taken.
+    """
     for key in REMOTE_CODE:
         if config.get(key) and not (key == "auto_map" and str(config.get("model_type")) in CONFIG_MAPPING):
             raise BackboneError(

@@ -1,10 +1,12 @@
 """Heads: what is computed of a pair from what each side keeps.
 
-Each head splits its work at the seam: ``prepare`` does once per text everything that needs only one side, ``combine`` does per pair what
-truly needs both. ``combine(prepare(a), prepare(b))`` is an exact rewriting of the textbook form, not an approximation. Prepared tensors
-broadcast: [m, 1, ...] with [1, n, ...] scores a tile of m x n pairs.
+Each head splits its work at the seam: ``prepare`` does once per text everything that needs only one side,
+``combine`` does per pair what truly needs both. ``combine(prepare(a), prepare(b))`` is an exact rewriting of
+the textbook form, not an approximation. Prepared tensors broadcast: [m, 1, ...] with [1, n, ...] scores a
+tile of m x n pairs.
 
-A head with one field is a classifier of single texts; any number of fields works, except for the cosine and MaxSim, which are for pairs.
+A head with one field is a classifier of single texts; any number of fields works, except for the cosine and
+MaxSim, which are for pairs.
 """
 
 from __future__ import annotations
@@ -33,13 +35,15 @@ __all__ = [
 
 
 class FFNNHead(Head):
-    """Feed-forward net over the concatenation of everything kept of all fields (DiPair-FFNN; DE-FFNN where only the pooled vector is kept).
+    """Feed-forward net over the concatenation of everything kept of all fields (DiPair-FFNN; DE-FFNN where
+    only the pooled vector is kept).
 
-    The first layer is linear in the concatenation, so each field's share of it is computed once per text; per pair remain an addition,
-    ReLU and the later, small layers.
+    The first layer is linear in the concatenation, so each field's share of it is computed once per text; per
+    pair remain an addition, ReLU and the later, small layers.
 
     Args:
-        inputs: width of what each field hands over, flattened: k * width, plus the pooled width where that is kept.
+        inputs: width of what each field hands over, flattened: k * width, plus the pooled width where that is
+            kept.
         hidden: widths of the hidden layers; the first one is what is cached per text.
         outputs: logits per pair.
     """
@@ -112,19 +116,23 @@ TOKEN_SPREAD = 0.2  # standard deviation of a token of the embedded backbone, pr
 
 
 class TransformerHead(Head):
-    """DiPair-TSF: a small transformer over the kept tokens of all fields, with position and segment embeddings.
+    """DiPair-TSF: a small transformer over the kept tokens of all fields, with position and segment
+    embeddings.
 
     The first token's output is the pair.
 
-    Pre-norm layers. The first layer's queries, keys and values depend on one side only and are computed once per text; in the last layer
-    only the first token's output is computed, because nothing else is read.
+    Pre-norm layers. The first layer's queries, keys and values depend on one side only and are computed once
+    per text; in the last layer only the first token's output is computed, because nothing else is read.
 
-    So one layer is one query, the first left token's, over all tokens: the other left tokens never meet the right side. From two layers
-    on every token does, at the price of a whole layer per pair.
+    So one layer is one query, the first left token's, over all tokens: the other left tokens never meet the
+    right side. From two layers on every token does, at the price of a whole layer per pair.
 
     Args:
-        keep: tokens kept of each field. width: of the kept vectors. outputs: logits per pair.
-        heads, layers, ffn: attention heads, layers, and hidden width of the feed-forward part (the paper's values are not known).
+        keep: tokens kept of each field.
+        width: of the kept vectors.
+        outputs: logits per pair.
+        heads, layers, ffn: attention heads, layers, and hidden width of the feed-forward part (the paper's
+            values are not known).
     """
 
     attends = True
@@ -144,7 +152,8 @@ class TransformerHead(Head):
             raise ValueError(
                 f"projection: expected a multiple of the head's {heads} attention heads, but got {width}"
             )
-        # Begun at BERT's 0.02, where it came from and which side it is of would hardly show beside what a token says.
+        # Begun at BERT's 0.02, where it came from and which side it is of would hardly show beside what a
+        # token says.
         self.position = nn.ParameterList(nn.Parameter(torch.randn(k, width) * TOKEN_SPREAD) for k in keep)
         self.segment = nn.Parameter(torch.randn(len(keep), width) * TOKEN_SPREAD)
         self.enter = nn.LayerNorm(width)
@@ -207,7 +216,9 @@ class TransformerHead(Head):
         return self.output(self.features(*prepared))
 
     def attention(self, *prepared: Prepared) -> torch.Tensor:
-        """What the last layer's tokens attend to, [pairs, heads, tokens, tokens]; only the first token's line reaches the logits."""
+        """What the last layer's tokens attend to, [pairs, heads, tokens, tokens]; only the first token's line
+        reaches the logits.
+        """
         x, q, k, v, mask = (join(parts) for parts in zip(*prepared, strict=True))
         for number, layer in enumerate(self.layers[:-1]):
             x = layer(x, *(layer.qkv(x) if number else (q, k, v)), mask)
@@ -259,7 +270,8 @@ def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class CompareHead(Head):
-    """Tang et al. 2019, section 3.2: [h1, h2, h1 * h2, |h1 - h2|] -> linear, ReLU -> logits; for one sentence h -> linear, ReLU -> logits.
+    """Tang et al. 2019, section 3.2: [h1, h2, h1 * h2, |h1 - h2|] -> linear, ReLU -> logits; for one sentence
+    h -> linear, ReLU -> logits.
 
     Per text: its own share of the first layer. Per pair: the product, the difference and their share.
     """

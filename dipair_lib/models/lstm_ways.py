@@ -1,4 +1,6 @@
-"""The forward pass of the BiLSTM in other forms, to be clocked against its own: the textbook's, torch's kernel, compiled, bfloat16."""
+"""The forward pass of the BiLSTM in other forms, to be clocked against its own: the textbook's, torch's
+kernel, compiled, bfloat16.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def packed(model: BiLSTM, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor
 
 
 def padded(model: BiLSTM, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """``nn.LSTM``'s own kernel over a padded batch, each direction from its begin; the states behind the last word are dropped."""
+    """``nn.LSTM``'s own kernel over a padded batch, each direction from its begin; the states behind the last
+    word are dropped.
+    """
     lengths, rows = mask.sum(1), torch.arange(len(ids), device=ids.device)
     sides = []
     for words, weights in zip(
@@ -53,7 +57,9 @@ def padded(model: BiLSTM, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor
 def cell(
     gates: torch.Tensor, h: torch.Tensor, c: torch.Tensor, recurrent: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One step of both directions: gates [2, n, 4 * hidden], h and c [2, n, hidden], recurrent [2, hidden, 4 * hidden] -> h, c."""
+    """One step of both directions: gates [2, n, 4 * hidden], h and c [2, n, hidden], recurrent [2, hidden, 4
+    * hidden] -> h, c.
+    """
     i, f, g, o = torch.baddbmm(gates, h, recurrent).chunk(4, dim=-1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     return o.sigmoid() * c.tanh(), c
@@ -65,7 +71,9 @@ def compiled(
     ids: torch.Tensor,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Folded gate tables with a step that torch.compile fused; every sentence of a batch takes part to the end of the longest."""
+    """Folded gate tables with a step that torch.compile fused; every sentence of a batch takes part to the
+    end of the longest.
+    """
     lengths = mask.sum(1)
     gates = model.look_up(ids, mask)
     recurrent = torch.stack([weights[1].T for weights in model.directions()])
@@ -88,7 +96,8 @@ def ways_of(
     """Every way on a CPU by name, the textbook's first; and why torch.compile's is not among them, or "".
 
     Args:
-        ids, mask: [n, words], a batch to compile with. fuse: try torch.compile at all.
+        ids, mask: [n, words], a batch to compile with.
+        fuse: try torch.compile at all.
     """
     half = copy.deepcopy(model).bfloat16()
     ways: dict[str, Way] = {

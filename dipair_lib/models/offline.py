@@ -1,4 +1,6 @@
-"""Stored models ask no network: a hub's model that one was made from is read from this machine's cache, or it is an error at once."""
+"""Stored models ask no network: a hub's model that one was made from is read from this machine's cache, or it
+is an error at once.
+"""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
     head.prepare(kept, field)      -> Prepared  once per text, cheap: everything that needs only one side
     head.combine(*prepared)        -> logits    per pair: only what truly needs both sides
 
-``PairModel`` is a network with the seam (dual encoders, the BiLSTM), ``Head`` what it computes of a pair. ``BaseModel`` is what these share
-with cross-encoders and baselines, which have no seam.
+``PairModel`` is a network with the seam (dual encoders, the BiLSTM), ``Head`` what it computes of a pair.
+``BaseModel`` is what these share with cross-encoders and baselines, which have no seam.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Kept:
     Attributes:
         vectors: [texts, k, width], the first k outputs, projected; zero where masked.
         mask: bool [texts, k], False where the text has fewer than k word pieces.
-        pooled: [texts, encoder width], the mean of all outputs, unprojected; None if the model does not keep it.
+        pooled: [texts, encoder width], the mean of all outputs, unprojected; None if the model does not keep
+            it.
     """
 
     vectors: torch.Tensor
@@ -49,14 +50,18 @@ class Kept:
 
 
 class BaseModel(nn.Module, ABC):
-    """What can be asked of every model; the answers here are those of one without a transformer and without words of its own.
+    """What can be asked of every model; the answers here are those of one without a transformer and without
+    words of its own.
 
     Attributes:
-        kind: its name in a stored ``config.json``. settings: what builds it, as JSON values.
-        per_pair: everything is computed per pair (a cross-encoder). reads_texts: reads texts, not their ids (a baseline).
+        kind: its name in a stored ``config.json``.
+        settings: what builds it, as JSON values.
+        per_pair: everything is computed per pair (a cross-encoder).
+        reads_texts: reads texts, not their ids (a baseline).
         needs_weights: reads its transformers' attention weights, which only attention's plain form gives.
         notes: what a reader of the row should know of how a checkpoint was taken.
-        start: what the encoder's weights started from, where it was not the backbone: see ``training.start_encoder``.
+        start: what the encoder's weights started from, where it was not the backbone: see
+            ``training.start_encoder``.
         tokenizer_folder: of a model that was saved with a tokenizer of its own.
     """
 
@@ -104,16 +109,19 @@ class BaseModel(nn.Module, ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """The model group of a result row: display name, family, backbone, head, keep, read_lengths, projection."""
+        """The model group of a result row: display name, family, backbone, head, keep, read_lengths,
+        projection.
+        """
 
     @abstractmethod
     def costs(self, texts: Texts, sample: int = 8) -> dict[str, Any]:
         """What it costs by arithmetic, not by clock, on some rows' own texts without padding.
 
         Returns:
-            params_total, params_embedding (word tables), params_per_pair (those that take part in ``combine``), flops_per_text and
-            flops_per_pair (multiplications and additions of matrix products, the mean of the sample), bytes_per_text (float32 ``Prepared``,
-            mean over the fields). None where it has no such part.
+            params_total, params_embedding (word tables), params_per_pair (those that take part in
+            ``combine``), flops_per_text and flops_per_pair (multiplications and additions of matrix products,
+            the mean of the sample), bytes_per_text (float32 ``Prepared``, mean over the fields). None where
+            it has no such part.
         """
 
     def tensors(self, frozen_encoder: bool = False) -> dict[str, torch.Tensor]:
@@ -132,15 +140,18 @@ class BaseModel(nn.Module, ABC):
 
 
 class Head(nn.Module, ABC):
-    """What a pair model computes of a pair: ``prepare`` once per text, ``combine`` per pair; together exactly its textbook form.
+    """What a pair model computes of a pair: ``prepare`` once per text, ``combine`` per pair; together exactly
+    its textbook form.
 
-    A new one for dual encoders has ``of``, ``prepare``, ``combine`` and ``final_bias``, and an entry in ``heads.HEADS``; the rest it may
-    leave as it is. With ``last`` and ``features`` it can correct a similarity and match a teacher's features.
+    A new one for dual encoders has ``of``, ``prepare``, ``combine`` and ``final_bias``, and an entry in
+    ``heads.HEADS``; the rest it may leave as it is. With ``last`` and ``features`` it can correct a
+    similarity and match a teacher's features.
 
     Prepared tensors broadcast: [m, 1, ...] with [1, n, ...] scores a tile of m x n pairs.
 
     Attributes:
-        attends: has ``attention``. reads_mean: the pooled vector is one more token to it, in front of the kept ones.
+        attends: has ``attention``. reads_mean: the pooled vector is one more token to it, in front of the
+            kept ones.
     """
 
     attends = False
@@ -153,14 +164,18 @@ class Head(nn.Module, ABC):
 
     @classmethod
     def check(cls, settings: dict[str, Any], name: str = "head") -> None:
-        """Raise for settings of a dual encoder that it cannot be built with; ``name`` is the one that asks for it."""
+        """Raise for settings of a dual encoder that it cannot be built with; ``name`` is the one that asks
+        for it.
+        """
 
     def name(self, tokens: bool) -> str:
         """What a model with it is called; ``tokens``: keeps any beside the mean."""
         return type(self).__name__
 
     def sizes(self, width: list[str]) -> list[str]:
-        """In a model's name: the width of its tokens, where that is not the usual one, and what else of its sizes is not."""
+        """In a model's name: the width of its tokens, where that is not the usual one, and what else of its
+        sizes is not.
+        """
         return width
 
     @property

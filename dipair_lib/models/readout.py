@@ -15,10 +15,13 @@ def readout_of(
 ) -> tuple[list[list[int]], str]:
     """What of a checkpoint's logits makes which of the task's outputs, by the names of its labels.
 
-    Two classes are one output, the log-odds of the second: the difference of two logits, or one logit as it is.
+    Two classes are one output, the log-odds of the second: the difference of two logits, or one logit as it
+    is.
 
     Args:
-        own: names of its outputs. classes: of the task, () for a score. given: classes of its outputs in their order, in place of names.
+        own: names of its outputs.
+        classes: of the task, () for a score.
+        given: classes of its outputs in their order, in place of names.
 
     Returns:
         The readout of ``SequenceClassifier``, and the order in words.
@@ -56,7 +59,9 @@ def readout_of(
 
 
 def matched(own: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """The class of each output by its name; LABEL_2 is class 2. One output speaks for the larger of two numbers. [] where names differ."""
+    """The class of each output by its name; LABEL_2 is class 2. One output speaks for the larger of two
+    numbers. [] where names differ.
+    """
     if len(own) == 1 and all(re.fullmatch(r"-?\d+", one) for one in classes):
         return [classes[-1]]
     by_name = {plain(one): one for one in classes}

@@ -1,4 +1,5 @@
-"""A cross-encoder with a head of its own: a sequence-classification checkpoint, read as the library reads it that wrote it.
+"""A cross-encoder with a head of its own: a sequence-classification checkpoint, read as the library reads it
+that wrote it.
 
 How a checkpoint becomes one is in ``brought``; here is what it computes.
 """
@@ -29,28 +30,37 @@ POOLINGS = ("cls", "mean", "max", "lasttoken")
 
 
 class SequenceClassifier(CrossEncoder):
-    """Texts joined as the checkpoint's tokenizer joins them -> its transformer and head -> its logits, in the order of the task's classes.
+    """Texts joined as the checkpoint's tokenizer joins them -> its transformer and head -> its logits, in the
+    order of the task's classes.
 
-    The logits are raw: the activation that a library puts behind them (sentence-transformers: a sigmoid for one output) is left away, since
-    students learn raw logits. Order, AUC and every ranking metric are the same with it or without; a cut of probabilities at 0.5 is the cut
-    of logits at 0; Pearson's correlation is another one.
+    The logits are raw: the activation that a library puts behind them (sentence-transformers: a sigmoid for
+    one output) is left away, since students learn raw logits. Order, AUC and every ranking metric are the
+    same with it or without; a cut of probabilities at 0.5 is the cut of logits at 0; Pearson's correlation is
+    another one.
 
-    A pair that is too long is cut as ``longest_first`` does it: word pieces of the longer text go, until both are of one length. Padding is
-    on the right, whatever side the tokenizer prefers: a pair's logits are those of the pair alone, in any batch.
+    A pair that is too long is cut as ``longest_first`` does it: word pieces of the longer text go, until both
+    are of one length. Padding is on the right, whatever side the tokenizer prefers: a pair's logits are those
+    of the pair alone, in any batch.
 
     Args:
         backbone: the checkpoint's folder or hub name.
-        read_lengths: word pieces read of each field before they are joined, two special ones included; ``WHOLE`` reads all.
+        read_lengths: word pieces read of each field before they are joined, two special ones included;
+            ``WHOLE`` reads all.
         outputs: logits per row: 1 for scores and two classes, else one per class.
         layers: 0; a checkpoint with a head is used whole.
-        readout: [outputs][logits of the checkpoint], entries 0, 1 and -1: what of its logits makes which output.
+        readout: [outputs][logits of the checkpoint], entries 0, 1 and -1: what of its logits makes which
+            output.
         max_length: word pieces of the joined input, special ones included.
         joined: what stands around the fields, see ``brought.joining_of``.
-        truncate_left: cut texts at their beginning. token_types: tell the transformer which text a piece is of. pad: id of padding.
+        truncate_left: cut texts at their beginning.
+        token_types: tell the transformer which text a piece is of.
+        pad: id of padding.
         prompt: put before every first text.
-        pooling: [] where the transformer has its head; else how outputs are pooled (of ``POOLINGS``, side by side) for ``dense``.
+        pooling: [] where the transformer has its head; else how outputs are pooled (of ``POOLINGS``, side by
+            side) for ``dense``.
         dense: layers after pooling: ``in``, ``out``, ``bias``, ``activation`` (of ``ACTIVATIONS``).
-        backbone_config: builds the architecture without weights. encoder: in its place, with weights.
+        backbone_config: builds the architecture without weights.
+        encoder: in its place, with weights.
     """
 
     kind = "sequence_classifier"
@@ -150,7 +160,9 @@ class SequenceClassifier(CrossEncoder):
         return longest_first(np.stack(lengths, axis=1), self.settings["max_length"] - self.special)
 
     def batch(self, texts: Texts, rows: np.ndarray) -> Batch:
-        """ids, mask, types [n, tokens] of some rows: the fields (of bare word pieces) joined, and the special tokens around them."""
+        """ids, mask, types [n, tokens] of some rows: the fields (of bare word pieces) joined, and the special
+        tokens around them.
+        """
         joined, n, every = self.settings["joined"], len(rows), np.arange(len(rows))
         kept = self.lengths_kept(texts, rows)
         between = [joined["before"], *[joined["between"]] * (kept.shape[1] - 1), joined["after"]]
@@ -178,9 +190,11 @@ class SequenceClassifier(CrossEncoder):
 
 
 def longest_first(lengths: np.ndarray, room: int) -> np.ndarray:
-    """Word pieces kept of each field, int64 [rows, fields]: one field up to ``room``; of two the longer is cut to what the shorter leaves,
-    at least to the shorter's length, and if that is still too much both get half (an odd piece goes to the longer, of equal ones to the
-    second). The rule of the ``tokenizers`` library."""
+    """Word pieces kept of each field, int64 [rows, fields]: one field up to ``room``; of two the longer is
+    cut to what the shorter leaves, at least to the shorter's length, and if that is still too much both get
+    half (an odd piece goes to the longer, of equal ones to the second). The rule of the ``tokenizers``
+    library.
+    """
     if lengths.shape[1] == 1:
         return np.minimum(lengths, room)
     short, long = lengths.min(1), lengths.max(1)
@@ -195,7 +209,8 @@ def longest_first(lengths: np.ndarray, room: int) -> np.ndarray:
 
 
 class FieldTokenizer:
-    """A tokenizer as ``tokens.read`` uses it, of which a text's word pieces come without special tokens: those belong to the pair.
+    """A tokenizer as ``tokens.read`` uses it, of which a text's word pieces come without special tokens:
+    those belong to the pair.
 
     Args:
         prompt: what ``tokens.read`` puts before every first text.
@@ -220,8 +235,9 @@ class FieldTokenizer:
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes and returns float32, whatever its input and weights are in: logits of bfloat16 would hold three digits,
-    and tie."""
+    """A linear layer that computes and returns float32, whatever its input and weights are in: logits of
+    bfloat16 would hold three digits, and tie.
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """input [..., in] -> float32 [..., out]."""
@@ -230,10 +246,12 @@ class Float32Linear(nn.Linear):
 
 
 class Pooled(nn.Module):
-    """A transformer without a head, pooling, dense layers: what sentence-transformers' CrossEncoder makes of modules of one's own.
+    """A transformer without a head, pooling, dense layers: what sentence-transformers' CrossEncoder makes of
+    modules of one's own.
 
     Args:
-        transformer: from ``load_backbone``. pooling, dense: see ``SequenceClassifier``.
+        transformer: from ``load_backbone``.
+        pooling, dense: see ``SequenceClassifier``.
     """
 
     def __init__(

@@ -13,18 +13,22 @@ from dipair_lib.models.pair_model import Head, Kept, Prepared
 
 
 def cosine_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Dot products of unit vectors, [pairs, 1]; of a tile ([m, 1, width] with [1, n, width]) by one matrix product, [m, n, 1]."""
+    """Dot products of unit vectors, [pairs, 1]; of a tile ([m, 1, width] with [1, n, width]) by one matrix
+    product, [m, n, 1].
+    """
     if a.dim() == b.dim() == 3 and a.shape[1] == b.shape[0] == 1:
         return (a[:, 0] @ b[0].T)[..., None]
     return (a * b).sum(-1, keepdim=True)
 
 
 def maxsim_of(a: torch.Tensor, inside: torch.Tensor, b: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Mean over the real tokens of a of their best dot product with a real token of b, [pairs, 1]; unit tokens, bool masks. Of a tile
-    ([m, 1, k, width] with [1, n, k, width]) by one matrix product, [m, n, 1]."""
+    """Mean over the real tokens of a of their best dot product with a real token of b, [pairs, 1]; unit
+    tokens, bool masks. Of a tile ([m, 1, k, width] with [1, n, k, width]) by one matrix product, [m, n, 1].
+    """
     if a.dim() == b.dim() == 4 and a.shape[1] == b.shape[0] == 1:
         m, n, k = len(a), b.shape[1], a.shape[2]
-        # A right text's tokens are rows, so that its maximum is of whole rows; what masks them is where the product's sum starts.
+        # A right text's tokens are rows, so that its maximum is of whole rows; what masks them is where the
+        # product's sum starts.
         start = b.new_zeros(b[0, ..., 0].shape).masked_fill(~real[0], float("-inf"))
         scores = torch.addmm(start.view(-1, 1), b.flatten(0, 2), a.flatten(0, 2).T)  # [n x k, m x k]
         best = scores.view(n, -1, m * k).amax(1).view(n, m, k).transpose(0, 1)
@@ -39,14 +43,18 @@ SIMILARITIES = {"cosine": "DE-Cos", "maxsim": "MaxSim", "cosine+maxsim": "cosine
 
 
 class SimilarityHead(Head):
-    """A line of one or two similarities of two texts: scale * similarity + shift. What needs one side only is done in ``prepare``.
+    """A line of one or two similarities of two texts: scale * similarity + shift. What needs one side only is
+    done in ``prepare``.
 
-    ``cosine`` is DE-Cos, of the pooled vectors: per pair one dot product. ``maxsim`` is late interaction (Khattab and Zaharia 2020,
-    ColBERT): the mean over the left tokens of their best cosine on the right; the mean in place of ColBERT's sum, so that left texts of
-    different lengths stay comparable. ``cosine+maxsim`` is a weighted sum of both (in neither paper).
+    ``cosine`` is DE-Cos, of the pooled vectors: per pair one dot product. ``maxsim`` is late interaction
+    (Khattab and Zaharia 2020, ColBERT): the mean over the left tokens of their best cosine on the right; the
+    mean in place of ColBERT's sum, so that left texts of different lengths stay comparable. ``cosine+maxsim``
+    is a weighted sum of both (in neither paper).
 
     Args:
-        kind: one of ``SIMILARITIES``. outputs: logits per pair. scale: of one similarity at the start; two share it.
+        kind: one of ``SIMILARITIES``.
+        outputs: logits per pair.
+        scale: of one similarity at the start; two share it.
     """
 
     def __init__(self, kind: str = "cosine", outputs: int = 1, scale: float = 10.0) -> None:
@@ -90,8 +98,9 @@ class SimilarityHead(Head):
         return 2 * self.maxsim + self.cosine
 
     def prepare(self, kept: Kept, field: int) -> Prepared:
-        """For MaxSim the unit tokens [texts, k, width] (zero where masked) and the mask [texts, k]; for the cosine, last, the unit mean
-        [texts, encoder width]."""
+        """For MaxSim the unit tokens [texts, k, width] (zero where masked) and the mask [texts, k]; for the
+        cosine, last, the unit mean [texts, encoder width].
+        """
         prepared: Prepared = ()
         if self.maxsim:
             prepared = F.normalize(kept.vectors, dim=-1), kept.mask
@@ -120,7 +129,8 @@ class SimilarityHead(Head):
 
 
 class ResidualHead(Head):
-    """A head that corrects a simpler one: logits = start + head, where the head's last layer begins at zero (not in the paper).
+    """A head that corrects a simpler one: logits = start + head, where the head's last layer begins at zero
+    (not in the paper).
 
     So an untrained student scores as its start does: the frozen encoder's cosine, MaxSim, or both.
     """

@@ -1,4 +1,6 @@
-"""How models are written to disk and read back: ``config.json`` beside ``model.safetensors``, nothing pickled."""
+"""How models are written to disk and read back: ``config.json`` beside ``model.safetensors``, nothing
+pickled.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def save(model: BaseModel, folder: Path, *, frozen_encoder: bool = False, **furt
     Args:
         model: any of this package's models.
         folder: made if need be.
-        frozen_encoder: the encoder was never trained: leave its weights out, they are the backbone's (whose hash is noted).
+        frozen_encoder: the encoder was never trained: leave its weights out, they are the backbone's (whose
+            hash is noted).
         further: what else the config names, such as the hashes of an exported student's tokenizer.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +67,8 @@ def put_in_place(path: Path) -> Iterator[Path]:
     """A temporary name for a file that takes its place once the block is through.
 
     Raises:
-        ModelError: it could not be written (disk full, no permission); the temporary is gone, an old file is whole.
+        ModelError: it could not be written (disk full, no permission); the temporary is gone, an old file is
+            whole.
     """
     try:
         with disk.replacing(path) as temporary:
@@ -79,8 +83,10 @@ def load(folder: str | Path) -> Model:
     """Read a model that ``save`` wrote, in float32 and evaluation mode.
 
     Raises:
-        ModelError: a file is missing, is not JSON or safetensors, has another hash than its config names, or does not fit the architecture.
-        BackboneError: its config or tokenizer asks for remote code, or for a backbone that is not on this machine.
+        ModelError: a file is missing, is not JSON or safetensors, has another hash than its config names, or
+            does not fit the architecture.
+        BackboneError: its config or tokenizer asks for remote code, or for a backbone that is not on this
+            machine.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -158,7 +164,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_tokenizer(folder: Path, hashes: dict[str, str]) -> Path:
-    """An exported student's tokenizer, once each of its files was compared with the hash that the student's config names."""
+    """An exported student's tokenizer, once each of its files was compared with the hash that the student's
+    config names.
+    """
     if not isinstance(hashes, dict) or not hashes or any(Path(name).name != name for name in hashes):
         raise ModelError(f"{folder}: expected names of files in this folder, but its config says {hashes!r}")
     found = {path.name: sha256_of(path) for path in sorted(folder.glob("*")) if path.is_file()}

@@ -13,7 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 
 class Tokenizer(Protocol):
-    """What turns texts into the ids a network reads: a transformers tokenizer, one of single fields, or a BiLSTM's of words."""
+    """What turns texts into the ids a network reads: a transformers tokenizer, one of single fields, or a
+    BiLSTM's of words.
+    """
 
     def __call__(self, *texts: Any, **asked: Any) -> Any: ...
 
@@ -70,7 +72,8 @@ class Tokens:
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> Tokens:
     """Word pieces of texts, [CLS] and [SEP] included, cut to at most ``length``.
 
-    A tokenizer that does not put one token before and one behind every text (GPT's puts none) gets its ``separator`` in both places.
+    A tokenizer that does not put one token before and one behind every text (GPT's puts none) gets its
+    ``separator`` in both places.
     """
     if length < 3:
         raise ValueError(
@@ -91,8 +94,9 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> Tokens:
 
 
 def is_bare(tokenizer: Tokenizer) -> TypeGuard[PreTrainedTokenizerBase]:
-    """Whether a tokenizer puts anything else than one token before and one behind a text: GPT's puts none, T5's and Qwen's one, XLNet's two
-    behind. A BiLSTM's words are no pieces: nothing stands around them."""
+    """Whether a tokenizer puts anything else than one token before and one behind a text: GPT's puts none,
+    T5's and Qwen's one, XLNet's two behind. A BiLSTM's words are no pieces: nothing stands around them.
+    """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return False
     mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
@@ -100,7 +104,9 @@ def is_bare(tokenizer: Tokenizer) -> TypeGuard[PreTrainedTokenizerBase]:
 
 
 def unknown_in(tokenizer: Tokenizer, tokens: Tokens) -> tuple[int, int]:
-    """Word pieces of texts that a backbone's tokenizer does not know ([UNK]), and all of them, special ones left out; (0, 0) of words."""
+    """Word pieces of texts that a backbone's tokenizer does not know ([UNK]), and all of them, special ones
+    left out; (0, 0) of words.
+    """
     whole = isinstance(tokenizer, PreTrainedTokenizerBase)
     # Of single fields there are no special tokens.
     own: Any = tokenizer if whole else getattr(tokenizer, "tokenizer", None)
@@ -116,8 +122,9 @@ def unknown_in(tokenizer: Tokenizer, tokens: Tokens) -> tuple[int, int]:
 def separator(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that begins, parts and ends texts where a tokenizer has no [CLS] and [SEP].
 
-    GPT (Radford et al. 2018) adds three untrained tokens: start, delimiter, extract. Here one token that the checkpoint knows takes their
-    places: its own separator or end of text, else a line break, else a full stop (the first GPT's tokenizer drops line breaks).
+    GPT (Radford et al. 2018) adds three untrained tokens: start, delimiter, extract. Here one token that the
+    checkpoint knows takes their places: its own separator or end of text, else a line break, else a full stop
+    (the first GPT's tokenizer drops line breaks).
     """
     for known in (tokenizer.sep_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id):
         if known is not None:
@@ -182,7 +189,9 @@ def read(tokenizer: Tokenizer, frame: pd.DataFrame, fields: Sequence[str], lengt
 
 
 def length_sorted(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Batches of positions, longest texts first, so that little of a batch is padding (and memory peaks at once, not late)."""
+    """Batches of positions, longest texts first, so that little of a batch is padding (and memory peaks at
+    once, not late).
+    """
     order = np.argsort(-lengths, kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -193,7 +202,9 @@ BATCH_TOKENS = (
 
 
 def in_batches(lengths: np.ndarray, tokens: int = BATCH_TOKENS) -> list[np.ndarray]:
-    """As ``length_sorted``, but each batch holds at most so many word pieces, padding counted: few long texts or many short ones."""
+    """As ``length_sorted``, but each batch holds at most so many word pieces, padding counted: few long texts
+    or many short ones.
+    """
     order, batches, start = np.argsort(-lengths, kind="stable"), [], 0
     while start < len(order):
         size = max(1, tokens // max(1, int(lengths[order[start]])))

@@ -1,4 +1,6 @@
-"""Words for the BiLSTM: how a text is cut into them, which of them have a vector, and where the vectors come from."""
+"""Words for the BiLSTM: how a text is cut into them, which of them have a vector, and where the vectors come
+from.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from dipair_lib.models.backbone import load_backbone, load_tokenizer
 from dipair_lib.models.folders import EMBEDDED
 
 MASK = "[MASK]"
-# [MASK] in either case; letters and digits with their marks and joiners, and with inner apostrophes; one sign, of however many code points.
-# Scripts without spaces are read character by character.
+# [MASK] in either case; letters and digits with their marks and joiners, and with inner apostrophes; one
+# sign, of however many code points. Scripts without spaces are read character by character.
 ALONE = r"[\u3040-\u30ff\p{Han}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 PART = rf"(?!{ALONE})[\p{{L}}\p{{N}}](?:(?!{ALONE})[\p{{L}}\p{{N}}\p{{M}}\u200c\u200d])*"
 WORD = regex.compile(rf"\[(?:MASK|mask)\]|(?={ALONE})\X|{PART}(?:['’]{PART})*|(?![\s_])\X")
@@ -39,12 +41,16 @@ def words_of(text: str) -> list[str]:
 
 
 def normal(text: str) -> str:
-    """A text as words are looked up: in lower case, each letter one code point with its accents where Unicode has one (NFC)."""
+    """A text as words are looked up: in lower case, each letter one code point with its accents where Unicode
+    has one (NFC).
+    """
     return text.lower() if text.isascii() else unicodedata.normalize("NFC", text.lower())
 
 
 def vocabulary_of(texts: Iterable[str], most: int = 60_000) -> list[str]:
-    """The distinct lower-case words of texts, most frequent first (ties by spelling), at most ``most``; [MASK] is none."""
+    """The distinct lower-case words of texts, most frequent first (ties by spelling), at most ``most``;
+    [MASK] is none.
+    """
     counts = Counter(word for text in texts for word in words_of(normal(text)))
     counts.pop(MASK.lower(), None)
     return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]]
@@ -63,7 +69,9 @@ class WordTokenizer:
     def __call__(
         self, texts: Sequence[str], truncation: bool = True, max_length: int = 128, **_: Any
     ) -> dict[str, list[list[int]]]:
-        """``input_ids``: one list per text, at most ``max_length`` ids. A text without any word is one unknown word."""
+        """``input_ids``: one list per text, at most ``max_length`` ids. A text without any word is one
+        unknown word.
+        """
         find, known = WORD.findall, self.index.get
         return {
             "input_ids": [
@@ -87,7 +95,8 @@ class Coverage:
     """How much of a vocabulary has a vector of its own.
 
     Attributes:
-        words: in the vocabulary. found: of them, in the source.
+        words: in the vocabulary.
+        found: of them, in the source.
     """
 
     words: int
@@ -103,15 +112,18 @@ def word_vectors(
     """The vocabulary a student reads and its vectors, float32 [words, width], scaled to a common ``SPREAD``.
 
     Args:
-        source: ``backbone`` (each word composed from the backbone's own word-piece embeddings, reduced to 300 by PCA: no download;
-            Tang et al. 2019 take word2vec), ``random``, or a file of word2vec or GloVe, text or binary (.bin), also .gz.
-        words: lower-case words of the training texts. backbone: for ``backbone``. seed: of the random ones.
-        beyond: so many of the source's first (most frequent) words join the vocabulary although no training text has them: a new text
-            is then read with their vectors instead of as unknown words.
+        source: ``backbone`` (each word composed from the backbone's own word-piece embeddings, reduced to 300
+            by PCA: no download; Tang et al. 2019 take word2vec), ``random``, or a file of word2vec or GloVe,
+            text or binary (.bin), also .gz.
+        words: lower-case words of the training texts.
+        backbone: for ``backbone``.
+        seed: of the random ones.
+        beyond: so many of the source's first (most frequent) words join the vocabulary although no training
+            text has them: a new text is then read with their vectors instead of as unknown words.
 
     Returns:
-        The words, those given first; their vectors; and how many of those given were found. A word without a vector of its own is drawn
-        at random with the same spread.
+        The words, those given first; their vectors; and how many of those given were found. A word without a
+        vector of its own is drawn at random with the same spread.
 
     Raises:
         VectorsError: the file is missing, malformed, or has no word of the vocabulary.
@@ -139,7 +151,8 @@ def random_vectors(words: int, width: int, seed: int) -> torch.Tensor:
 def whole_words(backbone: str, known: set[str]) -> list[str]:
     """Lower-case words that a backbone's tokenizer holds in one piece, in its order, without those known.
 
-    WordPiece marks what goes on within a word; SentencePiece and byte pairs mark what begins one, and the first GPT what ends one.
+    WordPiece marks what goes on within a word; SentencePiece and byte pairs mark what begins one, and the
+    first GPT what ends one.
     """
     tokenizer = load_tokenizer(backbone)
     pieces = [piece for piece, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
@@ -152,14 +165,17 @@ def whole_words(backbone: str, known: set[str]) -> list[str]:
 
 
 def begins_words(pieces: Collection[str]) -> str:
-    """What a vocabulary puts before pieces that begin a word; "" for WordPiece and whole words (some may begin with a Maltese Ġ)."""
+    """What a vocabulary puts before pieces that begin a word; "" for WordPiece and whole words (some may
+    begin with a Maltese Ġ).
+    """
     counts = Counter(piece[0] for piece in pieces if len(piece) > 1)
     return next((mark for mark in "▁Ġ" if counts[mark] > len(pieces) / 50), "")
 
 
 def backbone_vectors(backbone: str, words: Sequence[str], width: int) -> tuple[torch.Tensor, list[bool]]:
-    """float32 [words, width]: the mean of each word's piece embeddings in the backbone, centred, reduced by PCA, spread as all; and whether
-    the tokenizer knows all of a word's pieces."""
+    """float32 [words, width]: the mean of each word's piece embeddings in the backbone, centred, reduced by
+    PCA, spread as all; and whether the tokenizer knows all of a word's pieces.
+    """
     model: Any = load_backbone(backbone)
     tokenizer = load_tokenizer(backbone)
     # Byte pairs tell a word's beginning by the space before it.
@@ -186,18 +202,22 @@ def backbone_vectors(backbone: str, words: Sequence[str], width: int) -> tuple[t
 
 
 def read_vectors(path: Path, words: set[str], beyond: int = 0) -> dict[str, np.ndarray]:
-    """The vectors of a file for some lower-case words, and for its first ``beyond`` others; streamed, the rest is never kept.
+    """The vectors of a file for some lower-case words, and for its first ``beyond`` others; streamed, the
+    rest is never kept.
 
-    A word written so in the file wins; else its first cased spelling ("Paris" for "paris": files are sorted by frequency).
+    A word written so in the file wins; else its first cased spelling ("Paris" for "paris": files are sorted
+    by frequency).
 
     Args:
-        path: word2vec text (a first line of count and width), GloVe text (none), or word2vec binary (.bin); also .gz.
+        path: word2vec text (a first line of count and width), GloVe text (none), or word2vec binary (.bin);
+            also .gz.
 
     Returns:
         word -> float32 [width].
 
     Raises:
-        VectorsError: naming file and line (or entry) for a wrong width, something that is no number, a file cut off, no word found.
+        VectorsError: naming file and line (or entry) for a wrong width, something that is no number, a file
+            cut off, no word found.
     """
     if not path.is_file():
         raise VectorsError(
@@ -235,7 +255,9 @@ def read_vectors(path: Path, words: set[str], beyond: int = 0) -> dict[str, np.n
 def text_entries(
     path: Path, file: BinaryIO, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Word and vector of each line that is wanted; every line's width is checked, only wanted lines are turned into numbers."""
+    """Word and vector of each line that is wanted; every line's width is checked, only wanted lines are
+    turned into numbers.
+    """
     width = 0
     for number, line in enumerate(file, 1):
         parts = line.rstrip(b" \r\n").split(b" ")
@@ -286,7 +308,9 @@ def is_number(part: bytes) -> bool:
 def binary_entries(
     path: Path, file: BinaryIO, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Word and vector of each entry of word2vec's binary format: "count width\\n", then word, space, float32 values."""
+    """Word and vector of each entry of word2vec's binary format: "count width\\n", then word, space, float32
+    values.
+    """
     head = file.readline(100).split()
     if len(head) != 2 or not all(part.isdigit() for part in head):
         raise VectorsError(

@@ -1,5 +1,6 @@
-"""The task's other metrics beside its headline, and what a person needs who deploys scores and not ranks: how far a model says what its
-teacher says, and how far its scores are probabilities."""
+"""The task's other metrics beside its headline, and what a person needs who deploys scores and not ranks: how
+far a model says what its teacher says, and how far its scores are probabilities.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +22,13 @@ CALIBRATION = "calibration error"
 
 
 def calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error (Guo et al. 2017, section 2): rows are put into bins by the probability of the class that is predicted;
-    in each, how far the mean of that probability is from the share of rows that are right; the mean over rows.
+    """Expected calibration error (Guo et al. 2017, section 2): rows are put into bins by the probability of
+    the class that is predicted; in each, how far the mean of that probability is from the share of rows that
+    are right; the mean over rows.
 
     Args:
-        labels: int [n]. logits: [n, outputs]: one is the log-odds of class 1, several are the input of a softmax.
+        labels: int [n].
+        logits: [n, outputs]: one is the log-odds of class 1, several are the input of a softmax.
         bins: of equal width over 0 to 1.
     """
     logits = np.asarray(logits, np.float64)
@@ -39,7 +42,9 @@ def calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = BINS) 
 
 
 def same_order(logits: np.ndarray, teacher: np.ndarray) -> float | None:
-    """Spearman correlation with the teacher's scores, both [n, 1 or 2]; None for more classes, or where one says the same of all rows."""
+    """Spearman correlation with the teacher's scores, both [n, 1 or 2]; None for more classes, or where one
+    says the same of all rows.
+    """
     if logits.shape[1] > 2 or teacher.shape[1] > 2:
         return None
     one = np.ones((1, len(logits)))
@@ -56,7 +61,9 @@ def classes(row: Result, logits: np.ndarray) -> np.ndarray:
 def measured(
     row: Result, found: Logits, teacher: Result | None, taught: Logits | None
 ) -> dict[str, float | None]:
-    """One row's other metrics, its calibration and, where the same test rows are at hand for it, its agreement with its teacher."""
+    """One row's other metrics, its calibration and, where the same test rows are at hand for it, its
+    agreement with its teacher.
+    """
     of_classes = row.metric not in {"pearson", "spearman"}
     values = {CALIBRATION: calibration_error(found.labels, found.logits) if of_classes else None}
     if teacher is None or taught is None or teacher is row or not np.array_equal(found.labels, taught.labels):
@@ -98,10 +105,13 @@ def of_seeds(
 
 
 def table(data: pd.DataFrame, rows: Iterable[Result], folder: Path | str) -> pd.DataFrame:
-    """One line per model of one task, best headline first: other metrics, agreement with its teacher, calibration; means over seeds.
+    """One line per model of one task, best headline first: other metrics, agreement with its teacher,
+    calibration; means over seeds.
 
     Args:
-        data: of ``derived.frame``, one task. rows: all of the folder. folder: with their raw logits.
+        data: of ``derived.frame``, one task.
+        rows: all of the folder.
+        folder: with their raw logits.
 
     Returns:
         Text for people; without a column that no model has a value of. A dash where one has none.

@@ -63,7 +63,9 @@ def answer_sentence(
 
 
 def said_of_gap(row: pd.Series) -> str:
-    """Beside the share, which a constant has a large one of: how much of the way from the best untrained row to the teacher was gone."""
+    """Beside the share, which a constant has a large one of: how much of the way from the best untrained row
+    to the teacher was gone.
+    """
     if not wording.known(row["gap"]):
         return ""
     floor = f"the untrained {wording.plain(row['floor'])}"
@@ -100,9 +102,10 @@ def teacher_sentence(table: pd.DataFrame, limits: Limits, speed: pd.Series, rank
 
 
 def pairs_to_pay(row: pd.Series) -> float | None:
-    """From how many pairs per text a row is faster than its teacher at the teacher's fastest, encoding included: whole, at least 1;
-    infinite where never; None where a clock is missing. The teacher takes T per pair, the row t once per text of each of F fields and c per
-    pair: faster where c + F t / n < T."""
+    """From how many pairs per text a row is faster than its teacher at the teacher's fastest, encoding
+    included: whole, at least 1; infinite where never; None where a clock is missing. The teacher takes T per
+    pair, the row t once per text of each of F fields and c per pair: faster where c + F t / n < T.
+    """
     fastest = [
         row[name] for name in ("teacher_fastest_s_per_pair", "teacher_s_per_pair") if wording.known(row[name])
     ]
@@ -152,8 +155,9 @@ def said_single(row: pd.Series, teacher: pd.Series | None, limits: Limits) -> st
 
 
 def speedups(row: pd.Series, speed: float) -> str:
-    """ ", 3,100x the teacher at float32 and 800x the teacher at its fastest (bfloat16)", as far as clocked; of a teacher whose speed a
-    person gave ", 500x the teacher at the speed given"."""
+    """ ", 3,100x the teacher at float32 and 800x the teacher at its fastest (bfloat16)", as far as clocked; of
+    a teacher whose speed a person gave ", 500x the teacher at the speed given".
+    """
     if row["teacher_fastest_dtype"] == "given":
         given = wording.known(row["teacher_s_per_pair"])
         return (

@@ -1,4 +1,6 @@
-"""What ``architectures`` measured, for people: the table, the figure, the sentence, all beside the paper's Table 2. Measures nothing."""
+"""What ``architectures`` measured, for people: the table, the figure, the sentence, all beside the paper's
+Table 2. Measures nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ EXACT = 1e-3  # largest difference of logits that counts as the same
 
 
 def with_ratios(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The systems with ``ratio`` and ``rest_ratio``: their time over that of BiLSTM 150 in float32 on the same device; None without it."""
+    """The systems with ``ratio`` and ``rest_ratio``: their time over that of BiLSTM 150 in float32 on the
+    same device; None without it.
+    """
     rows = list(rows)
     base = {r["device"]: r for r in rows if r["system"] == BASE and r["dtype"] == "float32"}
     return [
@@ -69,7 +73,9 @@ def table(content: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def ways_table(content: Mapping[str, Any]) -> pd.DataFrame:
-    """The ways of computing the BiLSTM as text; the fastest whose logits are the textbook's to 1e-3 is marked."""
+    """The ways of computing the BiLSTM as text; the fastest whose logits are the textbook's to 1e-3 is
+    marked.
+    """
     exact = [w for w in content["ways"] if w["seconds"] and w["difference"] <= EXACT]
     best = min(exact, key=lambda w: w["seconds"])["way"] if exact else None
     return pd.DataFrame(
@@ -127,7 +133,9 @@ def sentence(content: Mapping[str, Any]) -> str:
 
 
 def figure(content: Mapping[str, Any]) -> Figure:
-    """Bars on a log axis: each system's time over that of BiLSTM 150, ours by device and dtype, and the paper's."""
+    """Bars on a log axis: each system's time over that of BiLSTM 150, ours by device and dtype, and the
+    paper's.
+    """
     rows = [row for row in with_ratios(content["systems"]) if row["ratio"]]
     bars: list[tuple[str, float, str]] = []
     for name in dict.fromkeys(row["system"] for row in rows):

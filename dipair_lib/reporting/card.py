@@ -31,11 +31,13 @@ def card(
     onnx_error: float | None,
     rounding: dict[str, float] | None,
 ) -> str:
-    """The model card, Markdown: all of it from the row, its teacher's row and the packages installed here; text from data is escaped.
+    """The model card, Markdown: all of it from the row, its teacher's row and the packages installed here;
+    text from data is escaped.
 
     Args:
-        folder: results folder of the row. onnx_error: largest difference of the graphs, None where there are none. rounding: see
-            ``rounding_of``.
+        folder: results folder of the row.
+        onnx_error: largest difference of the graphs, None where there are none.
+        rounding: see ``rounding_of``.
     """
     environment = Environment(
         loader=PackageLoader("dipair_lib.reporting"), undefined=StrictUndefined, trim_blocks=True
@@ -68,7 +70,9 @@ def card(
 
 
 def markdown(value: Any) -> str:
-    """Text from data on one line of Markdown that shows it as it is: neither HTML, nor a link, nor the end of a cell."""
+    """Text from data on one line of Markdown that shows it as it is: neither HTML, nor a link, nor the end of
+    a cell.
+    """
     text = html.escape(wording.plain(value, 1200), quote=False)
     return re.sub(r"([\\`*_{}\[\]|~#!])", r"\\\1", text)
 

@@ -8,10 +8,12 @@ from dipair_lib.reporting import wording
 
 
 def budgets(rising: object, first: float | None, second: float | None) -> str:
-    """What stands beside "worse": " (still rising: train longer; different budgets: 30,000 against 15,000 pairs seen)", as far as it is so.
+    """What stands beside "worse": " (still rising: train longer; different budgets: 30,000 against 15,000
+    pairs seen)", as far as it is so.
 
     Args:
-        rising: of the worse one. first, second: pairs seen by the two, in the order in which they are named.
+        rising: of the worse one.
+        first, second: pairs seen by the two, in the order in which they are named.
     """
     said = ["still rising: train longer"] if wording.known(rising) and rising else []
     if wording.known(first) and wording.known(second) and abs(first - second) > 0.1 * min(first, second):  # type: ignore[operator, type-var]
@@ -20,7 +22,9 @@ def budgets(rising: object, first: float | None, second: float | None) -> str:
 
 
 def origin(data: pd.DataFrame) -> str:
-    """Where the teachers are from: trained here, brought along, or a column of scores, and then whether its speed is known."""
+    """Where the teachers are from: trained here, brought along, or a column of scores, and then whether its
+    speed is known.
+    """
     said = []
     for _, row in data[data["teacher"]].iterrows():
         kind = row["teacher_kind"] if wording.known(row["teacher_kind"]) else "trained"
@@ -44,8 +48,9 @@ def speed_given(data: pd.DataFrame) -> pd.Series:
 
 
 def known_biases(data: pd.DataFrame) -> str:
-    """What must stand beside every comparison: whom the embedded backbone favours, and whom the negatives of a task work against; nothing
-    where there is neither."""
+    """What must stand beside every comparison: whom the embedded backbone favours, and whom the negatives of
+    a task work against; nothing where there is neither.
+    """
     said = []
     names = {str(name).rstrip("/").rsplit("/", 1)[-1] for name in data["backbone"].dropna()}
     if names & {"embedded", "all-MiniLM-L6-v2"}:
@@ -62,8 +67,9 @@ def known_biases(data: pd.DataFrame) -> str:
 
 
 def clocked_elsewhere(table: pd.DataFrame) -> dict[str, str]:
-    """Run id of each row whose clock is of another machine, device or number of threads than the teacher's (than most, without one), and
-    that in words: such speeds are never compared."""
+    """Run id of each row whose clock is of another machine, device or number of threads than the teacher's
+    (than most, without one), and that in words: such speeds are never compared.
+    """
     clocked = table[table["pairs_per_s"].notna() & (table["family"] != "published")]
     named = clocked[["device", "device_name", "threads"]].itertuples(index=False)
     machines = pd.Series([str(tuple(one)) for one in named], clocked.index, dtype=object)
@@ -80,7 +86,9 @@ def clocked_elsewhere(table: pd.DataFrame) -> dict[str, str]:
 
 
 def said_of_sessions(table: pd.DataFrame) -> str:
-    """That clocks of several sessions stand beside each other, between which a machine may have changed its pace."""
+    """That clocks of several sessions stand beside each other, between which a machine may have changed its
+    pace.
+    """
     sessions = table.loc[table["pairs_per_s"].notna(), "clock_id"].nunique()
     if sessions < 2:
         return ""

@@ -1,7 +1,8 @@
 """Results folders compared with each other: two machines, two tasks, before and after.
 
-Models of one name on the same test data are compared in pairs, from raw logits. Other test data under one task's name is said to be other
-data and compared with nothing. Clocks are stated with their machine and never divided: no two folders were clocked in turns.
+Models of one name on the same test data are compared in pairs, from raw logits. Other test data under one
+task's name is said to be other data and compared with nothing. Clocks are stated with their machine and never
+divided: no two folders were clocked in turns.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ MOST_DRAWN = 30  # differences a figure shows, so that it fits a printed page; t
 
 @dataclass(frozen=True)
 class Opened:
-    """A results folder as it is reported: its rows, their frame with published numbers beside them, what could not be read."""
+    """A results folder as it is reported: its rows, their frame with published numbers beside them, what
+    could not be read.
+    """
 
     folder: Path
     name: str
@@ -108,8 +111,9 @@ def same_data(before: pd.DataFrame, after: pd.DataFrame) -> bool:
 def lines(before: Opened, after: Opened, task: str) -> pd.DataFrame:
     """The models that both folders have of a task, by name, one line each, best quality of ``after`` first.
 
-    Columns: model, family; quality, quality_low, quality_high, pairs_per_s, pairs_seen, rising and machine, each with ``_before`` and
-    ``_after``; difference, difference_low, difference_high (``after`` less ``before``, NaN where it cannot be paired); differs.
+    Columns: model, family; quality, quality_low, quality_high, pairs_per_s, pairs_seen, rising and machine,
+    each with ``_before`` and ``_after``; difference, difference_low, difference_high (``after`` less
+    ``before``, NaN where it cannot be paired); differs.
     """
     sides = [side.of(task).drop_duplicates("model").set_index("model") for side in (before, after)]
     both = [name for name in sides[1].sort_values("quality", ascending=False).index if name in sides[0].index]
@@ -146,8 +150,10 @@ def drawn_of(folder: Path, rows: Sequence[Result], runs: Sequence[str]) -> dict[
 def difference(
     rows: Sequence[pd.Series], drawn: Sequence[Sequence[bootstrap.Drawn | None]]
 ) -> tuple[float, float, float]:
-    """The second row's quality less the first one's, with a 95 % interval that draws the same test groups for both, and seeds; NaN unless
-    each of their seeds has logits on the same test rows and they share the metric."""
+    """The second row's quality less the first one's, with a 95 % interval that draws the same test groups for
+    both, and seeds; NaN unless each of their seeds has logits on the same test rows and they share the
+    metric.
+    """
     ends = bootstrap.difference(*drawn)
     if ends is None or rows[0]["metric"] != rows[1]["metric"]:
         return float("nan"), float("nan"), float("nan")
@@ -224,15 +230,18 @@ def table(before: Opened, after: Opened, found: pd.DataFrame, numbers: Mapping[s
 
 
 def worse(line: pd.Series) -> str:
-    """What stands beside a difference of which one side is surely the worse: whether that one was still rising, and whether both saw as
-    many pairs (``after``'s stand first)."""
+    """What stands beside a difference of which one side is surely the worse: whether that one was still
+    rising, and whether both saw as many pairs (``after``'s stand first).
+    """
     loser = "after" if line["difference_high"] < 0 else "before" if line["difference_low"] > 0 else ""
     pairs = line["pairs_seen_after"], line["pairs_seen_before"]
     return caveats.budgets(line[f"rising_{loser}"], *pairs) if loser else ""
 
 
 def figure(before: Opened, after: Opened, found: pd.DataFrame) -> Figure | None:
-    """The paired differences with their intervals, largest gain first; hollow where it is not significant: the interval includes 0. None if no line is paired."""
+    """The paired differences with their intervals, largest gain first; hollow where it is not significant:
+    the interval includes 0. None if no line is paired.
+    """
     lines = found[found["difference"].notna()]
     most = lines["difference"].abs().sort_values(ascending=False).index[:MOST_DRAWN]
     lines = lines.loc[lines.index.isin(most)].sort_values("difference", kind="stable")

@@ -19,24 +19,28 @@ REUSE = 1000.0  # pairs that share a text, where an end-to-end price is stated w
 
 
 def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | None = None) -> pd.DataFrame:
-    """Rows with their derived columns, indexed by run_id, in the order given. A model trained with several seeds has one line, `seeds`
-    says how many there are: the first clocked one's, with the mean quality over the seeds where their raw logits are at hand
-    (`averaged`); elsewhere its own, which is no better than the others but by chance.
+    """Rows with their derived columns, indexed by run_id, in the order given. A model trained with several
+    seeds has one line, `seeds` says how many there are: the first clocked one's, with the mean quality over
+    the seeds where their raw logits are at hand (`averaged`); elsewhere its own, which is no better than the
+    others but by chance.
 
     Args:
-        folder: results folder with the raw logits of the rows, from which the intervals of means over seeds are drawn.
+        folder: results folder with the raw logits of the rows, from which the intervals of means over seeds
+            are drawn.
 
-    Derived: `pairs_per_s` (texts cached; `_low`, `_high` from the quartiles of the clock), `pairs_per_s_reuse` (each
-    text encoded once for `reuse` pairs), `pairs_per_s_once` (for one pair), `text_s` (tokenise and encode one text),
-    `speedup` (against the teacher at this row's dtype, in this row's clock session), `speedup_vs_fastest` (against the
-    teacher at its fastest dtype), the same two with `_reuse`, `peak_fraction` (of the measured matrix peak),
-    `kept_tokens` (over all fields), `seeds` (how many seeds of this model are here), `runs` (those whose quality the line is), `given`
-    (their mean is that of one teacher's students), `teacher`, `guard` (why no share of its teacher counts, or nothing: see ``guards``),
-    `rising` (a seed's dev metric was still rising when its budget ended), `training_notes` (of all its seeds), `pareto`; `gap` (share of
-    the way from the best untrained row, `floor`, to the teacher that a row's quality has gone; `_low`, `_high`: see ``gap.closed``).
+    Derived: `pairs_per_s` (texts cached; `_low`, `_high` from the quartiles of the clock),
+    `pairs_per_s_reuse` (each text encoded once for `reuse` pairs), `pairs_per_s_once` (for one pair),
+    `text_s` (tokenise and encode one text), `speedup` (against the teacher at this row's dtype, in this row's
+    clock session), `speedup_vs_fastest` (against the teacher at its fastest dtype), the same two with
+    `_reuse`, `peak_fraction` (of the measured matrix peak), `kept_tokens` (over all fields), `seeds` (how
+    many seeds of this model are here), `runs` (those whose quality the line is), `given` (their mean is that
+    of one teacher's students), `teacher`, `guard` (why no share of its teacher counts, or nothing: see
+    ``guards``), `rising` (a seed's dev metric was still rising when its budget ended), `training_notes` (of
+    all its seeds), `pareto`; `gap` (share of the way from the best untrained row, `floor`, to the teacher
+    that a row's quality has gone; `_low`, `_high`: see ``gap.closed``).
 
-    Single texts (`n_fields` 1) are encoded for one answer each: nothing is cached, `pairs_per_s` counts texts and holds their encoding,
-    and `reuse` is 1.
+    Single texts (`n_fields` 1) are encoded for one answer each: nothing is cached, `pairs_per_s` counts texts
+    and holds their encoding, and `reuse` is 1.
 
     Raises ValueError when two rows share a run_id.
     """
@@ -56,7 +60,8 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
 
     measured = table["family"] != "published"
     combine = table["combine_s_per_pair"].where(measured & (table["combine_s_per_pair"] > 0))
-    # An encode clock of null beside a combine clock says that nothing is done once per text (a cross-encoder).
+    # An encode clock of null beside a combine clock says that nothing is done once per text (a
+    # cross-encoder).
     encode = table["encode_s_per_text"]
     table["text_s"] = (encode + table["tokenize_s_per_text"].fillna(0)).where(encode.notna(), 0.0)
     table["text_s"] = table["text_s"].where(combine.notna())
@@ -123,8 +128,8 @@ def frame(rows: Iterable[Result], reuse: float = REUSE, folder: Path | str | Non
 
 
 def tell_apart(table: pd.DataFrame, ages: Mapping[str, int]) -> None:
-    """Name what was trained differently and is called the same: "DE-Cos" becomes "DE-Cos, stage2_epochs 1", or "DE-Cos, teacher 1
-    before the newest".
+    """Name what was trained differently and is called the same: "DE-Cos" becomes "DE-Cos, stage2_epochs 1",
+    or "DE-Cos, teacher 1 before the newest".
 
     Args:
         ages: of the teachers, see ``identity.teacher_ages``.
@@ -144,8 +149,10 @@ def tell_apart(table: pd.DataFrame, ages: Mapping[str, int]) -> None:
 
 
 def average(table: pd.DataFrame, chosen: list[str], rows: list[Result], folder: Path | str) -> None:
-    """Put means over the seeds in place of the chosen rows' own quality and share of the teacher, with 95 % intervals over test groups
-    and seeds. A model keeps its own where a seed's logits cannot be read or belong to other test rows."""
+    """Put means over the seeds in place of the chosen rows' own quality and share of the teacher, with 95 %
+    intervals over test groups and seeds. A model keeps its own where a seed's logits cannot be read or belong
+    to other test rows.
+    """
     by_run = {row.run_id: row for row in rows}
     number = table.groupby(identity.ONE_MODEL, dropna=False).ngroup()
     together = {run: [by_run[one] for one in table.index[number == number[run]]] for run in chosen}
@@ -171,7 +178,9 @@ RETAINED = ["retained", "retained_low", "retained_high"]
 
 
 def pairs_per_s_at(table: pd.DataFrame, reuse: float) -> pd.Series:
-    """Pairs per second, encoding included, when every text takes part in `reuse` pairs; NaN where not clocked."""
+    """Pairs per second, encoding included, when every text takes part in `reuse` pairs; NaN where not
+    clocked.
+    """
     if not reuse >= 1:
         raise ValueError(f"reuse is the number of pairs that share a text, at least 1, but got {reuse}")
     texts = table["n_fields"].where(
@@ -181,7 +190,9 @@ def pairs_per_s_at(table: pd.DataFrame, reuse: float) -> pd.Series:
 
 
 def pareto(table: pd.DataFrame, x: str = "pairs_per_s", y: str = "quality") -> pd.Series:
-    """Flags of the rows that no other row beats on both axes; directions from AXES, rows with a null are never on it."""
+    """Flags of the rows that no other row beats on both axes; directions from AXES, rows with a null are
+    never on it.
+    """
     signs = [1.0 if wording.AXES[name].better == "higher" else -1.0 for name in (x, y)]
     points = table[[x, y]].to_numpy(dtype=float) * signs
     flags = np.isfinite(points).all(axis=1)

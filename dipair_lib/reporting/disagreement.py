@@ -24,8 +24,9 @@ WORST = 20
 
 
 def disagreement(folder: Path | str, run: str) -> pd.DataFrame:
-    """A student beside its teacher on every test row: ``label``, ``teacher`` and ``student`` (see ``said``), ``difference``: of their raw
-    scores, absolute; with three classes or more the mean over the classes, each row's logits centred.
+    """A student beside its teacher on every test row: ``label``, ``teacher`` and ``student`` (see ``said``),
+    ``difference``: of their raw scores, absolute; with three classes or more the mean over the classes, each
+    row's logits centred.
 
     Raises:
         ResultError: one of the two has no logits here, or they are of other rows.
@@ -67,7 +68,9 @@ def test_texts(parameters: str, sha256: str) -> pd.DataFrame:
 
 
 def summary(pairs: pd.DataFrame, by: pd.Series, name: str) -> pd.DataFrame:
-    """Test rows, mean absolute difference, and how far the student is above the teacher, by a property of the rows."""
+    """Test rows, mean absolute difference, and how far the student is above the teacher, by a property of the
+    rows.
+    """
     grouped = pairs.assign(above=pairs["student"] - pairs["teacher"]).groupby(by, observed=True)
     table = grouped.agg(
         rows=("difference", "size"), difference=("difference", "mean"), above=("above", "mean")
@@ -106,7 +109,8 @@ def disagreement_shown(folder: Path | str, run: str, texts: bool = True) -> str:
     """Where a student and its teacher disagree, as HTML, everything escaped.
 
     Args:
-        texts: whether to load the task's texts, for the lengths and the rows that differ most; without, nothing but numbers is shown.
+        texts: whether to load the task's texts, for the lengths and the rows that differ most; without,
+            nothing but numbers is shown.
     """
     try:
         pairs = disagreement(folder, run)

@@ -1,7 +1,9 @@
-"""The page a decision is made on: the controls are your limits, the answer is a sentence, a picture and a table.
+"""The page a decision is made on: the controls are your limits, the answer is a sentence, a picture and a
+table.
 
-``view`` is the pure function behind it; ``Explorer`` puts widgets in front, ``static`` is what is seen where no widget can be. The
-picture is drawn once for a task and a scenario; what a control changes are the rings beneath it.
+``view`` is the pure function behind it; ``Explorer`` puts widgets in front, ``static`` is what is seen where
+no widget can be. The picture is drawn once for a task and a scenario; what a control changes are the rings
+beneath it.
 """
 
 from __future__ import annotations
@@ -82,7 +84,9 @@ def limits(
     max_price: float = 0.0,
     min_gap: float = 0.0,
 ) -> Limits:
-    """Limits from the notebook's parameters: 0 is no limit, and one that belongs to the other scenario counts for nothing."""
+    """Limits from the notebook's parameters: 0 is no limit, and one that belongs to the other scenario counts
+    for nothing.
+    """
     numbers = {
         "min_retained": min_retained,
         "min_pairs_per_s": min_pairs_per_s,
@@ -116,7 +120,8 @@ def parameters(asked: Limits) -> dict[str, Any]:
 
 
 def view(data: pd.DataFrame, asked: Limits, lines: pd.DataFrame | None = None) -> tuple[Choice, pd.DataFrame]:
-    """The choice under limits, and the table beneath it: what is within them first, then why each other model is not.
+    """The choice under limits, and the table beneath it: what is within them first, then why each other model
+    is not.
 
     Args:
         lines: ``overview.table`` of the same rows, where it is at hand.
@@ -133,7 +138,9 @@ def view(data: pd.DataFrame, asked: Limits, lines: pd.DataFrame | None = None) -
 
 
 def export(folder: Path | str, data: pd.DataFrame, asked: Limits) -> str:
-    """A view as text: the parameters that give it again, the ids of the rows within the limits, the commands that make the choice again."""
+    """A view as text: the parameters that give it again, the ids of the rows within the limits, the commands
+    that make the choice again.
+    """
     choice = selection.select(data, asked)
     known = {"only": str(data["task"].iloc[0]), "out": Path(folder).as_posix(), **parameters(asked)}
     parts = [

@@ -41,7 +41,9 @@ class Picture(NamedTuple):
     """A drawn trade-off.
 
     Attributes:
-        svg: transparent, with hover texts. places: run_id -> x, y of its point, in the SVG's units, y downwards. size: width, height.
+        svg: transparent, with hover texts.
+        places: run_id -> x, y of its point, in the SVG's units, y downwards.
+        size: width, height.
     """
 
     svg: str
@@ -65,7 +67,9 @@ def draw(data: pd.DataFrame, scenario: str = "offline") -> Picture:
 
 
 def rings(drawn: Picture, data: pd.DataFrame, choice: Choice) -> str:
-    """An SVG of the picture's size that lies beneath it: a ring for the choice, dashed ones for the nearest to it."""
+    """An SVG of the picture's size that lies beneath it: a ring for the choice, dashed ones for the nearest
+    to it.
+    """
     shown = [run for run in ringed(choice) if run in drawn.places]
     circles = [
         f'<circle cx="{drawn.places[run][0]:.2f}" cy="{drawn.places[run][1]:.2f}" r="11" fill="none" stroke="{style.INK}" '

@@ -64,7 +64,8 @@ class Explorer(widgets.VBox):
     """Controls for the limits over sentence, picture and table.
 
     Attributes:
-        controls: by the name of their parameter; ``task`` where there are several. sentence, rings, table: what a change sets.
+        controls: by the name of their parameter; ``task`` where there are several. sentence, rings, table:
+            what a change sets.
     """
 
     def __init__(self, folder: Path | str, task: str = "", asked: Limits | None = None) -> None:
@@ -131,7 +132,8 @@ class Explorer(widgets.VBox):
             }
         choice, table = explorer.view(self.data, asked, self.lines[self.task])
         drawn = self.drawn[self.task, asked.scenario]
-        # The element itself is new each time, and readers announce new ones only of this role; it waits for its turn: polite.
+        # The element itself is new each time, and readers announce new ones only of this role; it waits for
+        # its turn: polite.
         self.sentence.value = (
             '<div role="alert" aria-live="polite" style="line-height:1.45;max-width:60em">'
             f"<b>{html.escape(choice.sentence)}</b></div>"

@@ -1,4 +1,5 @@
-"""One student as a folder that needs nothing else: weights, config, tokenizer, a model card, and if asked its graphs as ONNX.
+"""One student as a folder that needs nothing else: weights, config, tokenizer, a model card, and if asked its
+graphs as ONNX.
 
 config.json, model.safetensors    as ``models.save`` writes them, the encoder's weights among them; the config with its own sha256
 tokenizer/                        of the backbone, each file's sha256 in config.json
@@ -51,10 +52,12 @@ PROBES = (
 
 
 def export(run: Path | str, out: Path | str, *, onnx: bool = False) -> Path:
-    """Write a run's student to a folder that ``Scorer.load`` reads alone, after both were seen to give the same scores.
+    """Write a run's student to a folder that ``Scorer.load`` reads alone, after both were seen to give the
+    same scores.
 
     Args:
-        run: ``results/demo/rows/<run>``, with its row. out: a new folder, an empty one, or an earlier export, which is replaced.
+        run: ``results/demo/rows/<run>``, with its row.
+        out: a new folder, an empty one, or an earlier export, which is replaced.
         onnx: also write its graphs, after ONNX Runtime was seen to give torch's numbers within ``TOLERANCE``.
 
     Raises:
@@ -104,11 +107,13 @@ def refuse_foreign(out: Path) -> None:
 
 @contextmanager
 def replaced(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its place once the block is through; what was there before stays until then. One process at a
-    time; what one that was killed left beside it is put back in its place, or removed.
+    """A new folder beside ``out`` that takes its place once the block is through; what was there before stays
+    until then. One process at a time; what one that was killed left beside it is put back in its place, or
+    removed.
 
     Raises:
-        ExportError: a file could not be written (a full disk, a folder that is read-only), or another process exports to this folder.
+        ExportError: a file could not be written (a full disk, a folder that is read-only), or another process
+            exports to this folder.
     """
     made, before = (out.with_name(f".{out.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
     lock = filelock.FileLock(out.with_name(f".{out.name}.lock"))
@@ -140,7 +145,9 @@ def replaced(out: Path) -> Iterator[Path]:
 
 
 def put_back(out: Path) -> None:
-    """Put what an export was taking the place of back where there is no folder now, and remove what else lies half made beside it."""
+    """Put what an export was taking the place of back where there is no folder now, and remove what else lies
+    half made beside it.
+    """
     ours = re.compile(re.escape(f".{out.name}.") + r"\d+\.(tmp|old)")
     for left in sorted(path for path in out.parent.iterdir() if ours.fullmatch(path.name)):
         if left.suffix == ".old" and not out.exists():
@@ -190,8 +197,9 @@ def require_same(of_run: Scorer, exported: Scorer, run: Path) -> None:
 
 
 def rounding_of(model: models.PairModel, texts: int = 48, pairs: int = 2048) -> dict[str, float] | None:
-    """What an encoder in bfloat16 changes of the scores of random pairs of sentences, on this machine's CPU: ``largest``, ``rms``, beside
-    the ``spread`` (standard deviation) of the scores and the number of ``pairs``. None where there is no encoder.
+    """What an encoder in bfloat16 changes of the scores of random pairs of sentences, on this machine's CPU:
+    ``largest``, ``rms``, beside the ``spread`` (standard deviation) of the scores and the number of
+    ``pairs``. None where there is no encoder.
 
     The sentences are this package's own docstrings: English of many lengths that is always at hand.
     """

@@ -35,7 +35,9 @@ def require_onnx() -> None:
 
 
 class Encoder(torch.nn.Module):
-    """What is computed once per text of a field: ids int64, mask bool [texts, tokens] -> tensors [texts, ...]."""
+    """What is computed once per text of a field: ids int64, mask bool [texts, tokens] -> tensors [texts,
+    ...].
+    """
 
     def __init__(self, model: models.PairModel, field: int) -> None:
         super().__init__()
@@ -46,7 +48,9 @@ class Encoder(torch.nn.Module):
 
 
 class Head(torch.nn.Module):
-    """What is computed per pair: each field's tensors, one after the other, [pairs, ...] -> logits [pairs, outputs]."""
+    """What is computed per pair: each field's tensors, one after the other, [pairs, ...] -> logits [pairs,
+    outputs].
+    """
 
     def __init__(self, model: models.PairModel, tensors: int) -> None:
         super().__init__()
@@ -58,7 +62,8 @@ class Head(torch.nn.Module):
 
 
 def save_graphs(model: models.PairModel, folder: Path) -> float:
-    """Write a graph of each field's encoder and one of the head. Returns the largest difference between ONNX Runtime and torch.
+    """Write a graph of each field's encoder and one of the head. Returns the largest difference between ONNX
+    Runtime and torch.
 
     Raises:
         ExportError: torch cannot export the architecture, or the difference is over ``TOLERANCE``.
@@ -106,7 +111,9 @@ def shortest(model: models.PairModel, field: int) -> int:
 def some_pieces(
     model: models.PairModel, field: int, texts: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids, mask [texts, tokens] of random word pieces: the first text as long as is read, the others of any length."""
+    """ids, mask [texts, tokens] of random word pieces: the first text as long as is read, the others of any
+    length.
+    """
     random = np.random.default_rng(seed)
     longest = model.read_lengths[field]
     lengths = np.array([longest, *random.integers(3, longest + 1, texts - 1)])
@@ -139,7 +146,9 @@ def save_graph(
 
 
 def largest_difference(model: models.PairModel, folder: Path) -> float:
-    """Between ONNX Runtime and torch, over what is cached of texts and over pairs' logits, at other numbers of texts than were exported."""
+    """Between ONNX Runtime and torch, over what is cached of texts and over pairs' logits, at other numbers
+    of texts than were exported.
+    """
     import onnxruntime
 
     def runs(name: str) -> Any:

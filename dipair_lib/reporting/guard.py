@@ -21,8 +21,8 @@ from dipair_lib.system.disk import canonical_json
 def sanity(table: pd.DataFrame) -> pd.DataFrame:
     """The order that must hold before any claim: constant < lexical < frozen cosine < teacher, for one task.
 
-    Returns one line per step (step, model, quality, holds); `holds` compares with the last step before of which there is
-    a row, and is None for the first and wherever a row is missing.
+    Returns one line per step (step, model, quality, holds); `holds` compares with the last step before of
+    which there is a row, and is None for the first and wherever a row is missing.
     """
     identity.require_one_task(table)
     cosine = (table["family"] == "dual-encoder") & (table["head"].astype(str).str.startswith("cos"))
@@ -71,14 +71,18 @@ NO_FLOOR = (
 
 
 def guard(folder: Path | str, task: str = "") -> str:
-    """What is to be read first of a results folder: whether each teacher (of one task, where one is named) is surely above the best row
-    that nothing trained. A line per teacher, those that failed first, with what to do."""
+    """What is to be read first of a results folder: whether each teacher (of one task, where one is named) is
+    surely above the best row that nothing trained. A line per teacher, those that failed first, with what to
+    do.
+    """
     rows = [row for row in load_results(folder, damaged="warn") if task in {"", row.task}]
     return "\n".join(one.said for one in sorted(set(guards(rows, folder).values()))) or NO_FLOOR
 
 
 def failed_in(folder: Path | str) -> list[str]:
-    """The sentence of each teacher of a results folder that is not surely above the floor, with its task before it."""
+    """The sentence of each teacher of a results folder that is not surely above the floor, with its task
+    before it.
+    """
     rows = load_results(folder, damaged="warn")
     tasks = {row.run_id: row.task for row in rows}
     found = guards(rows, folder)
@@ -97,10 +101,11 @@ def failed(table: pd.DataFrame) -> list[str]:
 def guards(rows: Iterable[Result], folder: Path | str | None = None) -> dict[str, Guard]:
     """Run id of each teacher -> its guard; seeds of one teacher are judged together, by their mean.
 
-    The floor is the best, by its quality, of the rows of the same test data that learned nothing by gradient. The difference is paired:
-    teacher and floor on the same draws of test groups. Without raw logits its interval is made of the two rows' own (Zou and Donner
-    2008, without their correlation, which is positive on the same test rows: so it is the wider one), which the sentence says. A teacher
-    beside which there is no such row has no guard.
+    The floor is the best, by its quality, of the rows of the same test data that learned nothing by gradient.
+    The difference is paired: teacher and floor on the same draws of test groups. Without raw logits its
+    interval is made of the two rows' own (Zou and Donner 2008, without their correlation, which is positive
+    on the same test rows: so it is the wider one), which the sentence says. A teacher beside which there is
+    no such row has no guard.
 
     Args:
         folder: results folder with the raw logits of the rows.
@@ -170,7 +175,9 @@ def outer_ends(rows: list[Result]) -> tuple[float | None, float | None]:
 def unpaired_interval(
     own: tuple[float, float | None, float | None], floor: tuple[float, float | None, float | None]
 ) -> tuple[float | None, float | None]:
-    """95 % interval of a difference from two intervals as if they were independent; None where one is missing."""
+    """95 % interval of a difference from two intervals as if they were independent; None where one is
+    missing.
+    """
     (value, low, high), (least, floor_low, floor_high) = own, floor
     if low is None or high is None or floor_low is None or floor_high is None:
         return None, None
@@ -181,7 +188,9 @@ def unpaired_interval(
 
 
 def failed_teachers(rows: list[Result], judged: Mapping[str, Guard]) -> list[str]:
-    """For each row the sentence of its teacher, where that one failed; of a row that names none, of a teacher on its test data."""
+    """For each row the sentence of its teacher, where that one failed; of a row that names none, of a teacher
+    on its test data.
+    """
     why = {run: one.said for run, one in judged.items() if not one.sure}
     some = {gap.test_of(row): why[row.run_id] for row in rows if row.run_id in why}
     return [
@@ -191,7 +200,9 @@ def failed_teachers(rows: list[Result], judged: Mapping[str, Guard]) -> list[str
 
 
 def guard_of(row: Result, folder: Path | str) -> str:
-    """Why a row's share of its teacher says nothing, or nothing: the sentence of that teacher, where it failed (see ``guards``)."""
+    """Why a row's share of its teacher says nothing, or nothing: the sentence of that teacher, where it
+    failed (see ``guards``).
+    """
     rows = load_results(folder, damaged="warn")
     said = failed_teachers(rows, guards(rows, folder))
     return dict(zip((one.run_id for one in rows), said, strict=True)).get(row.run_id, "")

@@ -27,7 +27,9 @@ QUALITY = ["quality", "quality_low", "quality_high"]
 
 
 def teachers(rows: Iterable[Result]) -> list[Result]:
-    """The rows the others name as their teacher, or that say what kind of teacher they are; of older rows also the one called so."""
+    """The rows the others name as their teacher, or that say what kind of teacher they are; of older rows
+    also the one called so.
+    """
     rows = [row for row in rows if row.family != "published"]
     named = {row.teacher_run for row in rows}
     return [
@@ -56,9 +58,11 @@ def require_one_task(table: pd.DataFrame) -> None:
 
 
 def teacher_ages(students: Iterable[Result], rows: Iterable[Result]) -> dict[str, int]:
-    """run_id of each teacher that students learned from -> how many newer ones of the same data and seed taught some too; 0 for the newest.
+    """run_id of each teacher that students learned from -> how many newer ones of the same data and seed
+    taught some too; 0 for the newest.
 
-    Students of a teacher and of the one that took its place are not compared as if nothing but their own training differed.
+    Students of a teacher and of the one that took its place are not compared as if nothing but their own
+    training differed.
     """
     by_id = {row.run_id: row for row in rows}
     known: dict[tuple[str | None, int], dict[str, str]] = {}

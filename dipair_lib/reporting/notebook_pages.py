@@ -22,7 +22,8 @@ TAGS = frozenset(
 
 
 def notebooks(folder: Path | str) -> list[Path]:
-    """Render the executed notebooks of a results folder to HTML beside them: prose and outputs, no inputs, self-contained.
+    """Render the executed notebooks of a results folder to HTML beside them: prose and outputs, no inputs,
+    self-contained.
 
     Raises:
         ResultError: there are none, or one is not a notebook.
@@ -70,7 +71,9 @@ def rendered(path: Path) -> str:
 
 
 def shown_outputs(cell: Any) -> str:
-    """Keep of a cell's outputs what can be shown (no progress bars, no widgets, no script). Returns its error, or nothing."""
+    """Keep of a cell's outputs what can be shown (no progress bars, no widgets, no script). Returns its
+    error, or nothing.
+    """
     kept, error = [], ""
     for output in cell.outputs:
         if output.output_type == "error":
@@ -85,7 +88,9 @@ def shown_outputs(cell: Any) -> str:
 
 
 def cleaned(markup: Any) -> str:
-    """Markup from an output or a text cell: tables, lists and embedded pictures; no script, style, address or event."""
+    """Markup from an output or a text cell: tables, lists and embedded pictures; no script, style, address or
+    event.
+    """
     import bleach
 
     def embedded(found: re.Match[str]) -> str:

@@ -11,8 +11,9 @@ from dipair_lib.reporting import derived, wording
 
 
 def table(data: pd.DataFrame) -> pd.DataFrame:
-    """Every measured row as text for people, best quality first, by run_id; a dash where nothing was measured, and for a
-    share of a teacher that is not surely above the floor."""
+    """Every measured row as text for people, best quality first, by run_id; a dash where nothing was
+    measured, and for a share of a teacher that is not surely above the floor.
+    """
     data = data[data["family"] != "published"].sort_values("quality", ascending=False, kind="stable")
     reuse = data.attrs.get("reuse", derived.REUSE)
     lines = []

@@ -1,7 +1,9 @@
-"""Numbers of Tang et al. 2019 (arXiv 1903.12136) as published, each with how sure it is. Shown apart, never compared with ours.
+"""Numbers of Tang et al. 2019 (arXiv 1903.12136) as published, each with how sure it is. Shown apart, never
+compared with ours.
 
-Quality (Table 1) becomes rows of family ``published`` beside the tasks it belongs to; it is from GLUE's hidden test labels, ours is not.
-Speed (Table 2) stands in the section on architectures: seconds for the 67,350 training sentences of SST-2 on one V100, batch 512.
+Quality (Table 1) becomes rows of family ``published`` beside the tasks it belongs to; it is from GLUE's
+hidden test labels, ours is not. Speed (Table 2) stands in the section on architectures: seconds for the
+67,350 training sentences of SST-2 on one V100, batch 512.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ NAMES = {"sst2": "SST-2", "qqp": "QQP", "mnlim": "MNLI-m", "mnlimm": "MNLI-mm"}
 
 @dataclass(frozen=True)
 class Timed:
-    """A line of Table 2. Parameters are in millions; BERT's and ELMo's count their embeddings, the BiLSTM's does not."""
+    """A line of Table 2. Parameters are in millions; BERT's and ELMo's count their embeddings, the BiLSTM's
+    does not.
+    """
 
     parameters: float
     seconds: float
@@ -67,7 +71,9 @@ SURE_2 = f"{PAPER}, Table 2 (ratios {SURE['P']}, seconds {SURE['M']})"
 
 
 def rows(tasks: Iterable[str]) -> list[Result]:
-    """Published qualities, 0 to 1, for those of these tasks that Table 1 has; each names its source and how sure it is."""
+    """Published qualities, 0 to 1, for those of these tasks that Table 1 has; each names its source and how
+    sure it is.
+    """
     found = []
     for task in tasks:
         wanted = TASKS.get(re.sub(r"[^a-z0-9]", "", re.split(r"[\\/]", task)[-1].lower()), ())

@@ -1,7 +1,9 @@
-"""One HTML file from the rows of a results folder: the answer first, then pictures, tables, method, data, environment.
+"""One HTML file from the rows of a results folder: the answer first, then pictures, tables, method, data,
+environment.
 
-No script and no address from outside: figures are inline SVG whose points carry ``<title>`` children, so that hovering and screen readers
-work without JavaScript. Everything that came from data or files is escaped by the template. Computes no result of its own.
+No script and no address from outside: figures are inline SVG whose points carry ``<title>`` children, so that
+hovering and screen readers work without JavaScript. Everything that came from data or files is escaped by the
+template. Computes no result of its own.
 """
 
 from __future__ import annotations
@@ -85,8 +87,8 @@ def write(folder: Path | str, out: Path | str | None = None) -> Path:
 
 
 def compare(folders: Sequence[Path | str], out: Path | str | None = None) -> Path:
-    """Write one report of several results folders: what is chosen in each, same models compared with the first folder's, then each folder's
-    sections (left out where the page would be too large).
+    """Write one report of several results folders: what is chosen in each, same models compared with the
+    first folder's, then each folder's sections (left out where the page would be too large).
 
     Args:
         out: the file; ``comparison.html`` in the folder that holds them all if not given.
@@ -271,7 +273,9 @@ def studies(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def factors(folder: Path) -> dict[str, dict[str, Any]]:
-    """The one-factor studies of DiPair of each task that has some: how far the best is from the target, the figure, and two tables."""
+    """The one-factor studies of DiPair of each task that has some: how far the best is from the target, the
+    figure, and two tables.
+    """
     found = {}
     for task in study.tasks_of(folder):
         label = f"{wording.plain(task)}: what matters in DiPair; the table below holds the same numbers"

@@ -12,7 +12,9 @@ from dipair_lib.reporting.figures import inline
 
 
 def compared(sides: Sequence[comparison.Opened]) -> dict[str, Any]:
-    """What the page says of several folders together: each task's choices in each folder, and the later ones compared with the first."""
+    """What the page says of several folders together: each task's choices in each folder, and the later ones
+    compared with the first.
+    """
     numbers = comparison.machines(sides)
     return {
         "machines": [(f"machine {number}", name) for name, number in numbers.items()],
@@ -67,7 +69,9 @@ def task_compared(
 
 
 def stopped(choice: criteria.Choice, failed: Sequence[str]) -> bool:
-    """Whether nothing can be chosen because no teacher of the students is surely above the floor: the card before the choices says so."""
+    """Whether nothing can be chosen because no teacher of the students is surely above the floor: the card
+    before the choices says so.
+    """
     return bool(failed) and choice.winner is None and choice.nearest is None
 
 

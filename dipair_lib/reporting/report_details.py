@@ -51,7 +51,9 @@ def sanity(data: pd.DataFrame) -> dict[str, Any]:
 
 
 def notes(text: str | None) -> list[tuple[str, str]]:
-    """The task's notes as pairs of name and one line of text; a long mapping (packages) is counted and its largest named."""
+    """The task's notes as pairs of name and one line of text; a long mapping (packages) is counted and its
+    largest named.
+    """
     try:
         values: Mapping[str, Any] = json.loads(text or "{}")
     except ValueError:

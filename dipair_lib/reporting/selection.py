@@ -13,12 +13,13 @@ TIE = 0.10  # speeds this close to the fastest are one speed: quality decides be
 def select(table: pd.DataFrame, limits: Limits | None = None) -> Choice:
     """The student to deploy under `limits`, out of the rows of one task.
 
-    The rule: among the students within every limit, the fastest: at the stated reuse, or (scenario "single") at one
-    request. Students within 10 % of that speed count as equally fast (clocks do not tell them apart), and of these the
-    best quality wins. The teacher, the constant and published rows are no students; a row without a clock cannot be
-    called fast. Where the fastest of them is no faster than the teacher itself (few pairs share a text), the teacher is kept, if it is
-    within the limits. A share of a teacher that is not surely above the floor recommends nothing: where no other student is
-    left, there is no winner and the sentence is that teacher's (see ``guards``).
+    The rule: among the students within every limit, the fastest: at the stated reuse, or (scenario "single")
+    at one request. Students within 10 % of that speed count as equally fast (clocks do not tell them apart),
+    and of these the best quality wins. The teacher, the constant and published rows are no students; a row
+    without a clock cannot be called fast. Where the fastest of them is no faster than the teacher itself (few
+    pairs share a text), the teacher is kept, if it is within the limits. A share of a teacher that is not
+    surely above the floor recommends nothing: where no other student is left, there is no winner and the
+    sentence is that teacher's (see ``guards``).
     """
     limits = limits or Limits()
     identity.require_one_task(table)
@@ -78,7 +79,9 @@ def rank(table: pd.DataFrame, speed: pd.Series, runs: list[str]) -> list[str]:
 
 
 def teacher_to_keep(table: pd.DataFrame, limits: Limits, best: str, speed: pd.Series) -> str | None:
-    """The teacher's run, where it is within the limits and the best student is no faster than it for this job; else None."""
+    """The teacher's run, where it is within the limits and the best student is no faster than it for this
+    job; else None.
+    """
     least = answer.pairs_to_pay(table.loc[best])
     teacher = identity.teacher_of(table)
     if (

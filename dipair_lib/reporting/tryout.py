@@ -1,5 +1,6 @@
-"""What a reader looks at before trusting a student: its scores of texts of their own beside the teacher's, what it keeps of each side, and
-the test pairs on which the two differ most. Texts are shown to who asked for them; nothing here is written to disk.
+"""What a reader looks at before trusting a student: its scores of texts of their own beside the teacher's,
+what it keeps of each side, and the test pairs on which the two differ most. Texts are shown to who asked for
+them; nothing here is written to disk.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ SHORT = 160  # characters of a text in a table
 
 
 def default_runs(folder: Path | str, data: pd.DataFrame, choice: Choice) -> list[str]:
-    """The teacher, the choice (or what is nearest to it) and a transformer head, if there is one: the best of those trained in both stages,
-    else the best. As far as their weights are here."""
+    """The teacher, the choice (or what is nearest to it) and a transformer head, if there is one: the best of
+    those trained in both stages, else the best. As far as their weights are here.
+    """
     teacher = identity.teacher_of(data)
     heads = data[data["head"].astype(str).str.startswith("transformer")]
     heads = heads.assign(both=heads["stages"] != "1").sort_values(["both", "quality"], ascending=False)
@@ -77,7 +79,9 @@ def load(folder: str, run: str, device: str = "auto") -> Loaded:
 
 
 def given_texts(data: pd.DataFrame, query: str) -> list[str]:
-    """What stands on every line: a query, as often as the task's texts have fields before the last; of single texts nothing."""
+    """What stands on every line: a query, as often as the task's texts have fields before the last; of single
+    texts nothing.
+    """
     return [query] * (int(data["n_fields"].max()) - 1)
 
 
@@ -104,8 +108,10 @@ def texts_for(fields: int, given: Sequence[str], candidates: Sequence[str]) -> p
 
 
 def score(one: Loaded, frame: pd.DataFrame) -> tuple[np.ndarray, dict[str, float]]:
-    """Logits [lines, outputs] of texts, one field per column, and seconds (medians): ``texts`` (tokenise, encode, prepare; all that is done
-    once per text), ``pairs`` (combine; of a cross-encoder everything) and ``together``."""
+    """Logits [lines, outputs] of texts, one field per column, and seconds (medians): ``texts`` (tokenise,
+    encode, prepare; all that is done once per text), ``pairs`` (combine; of a cross-encoder everything) and
+    ``together``.
+    """
     turns, device = [], placed_on(one.model)
     for _ in range(TURNS + 1):
         begun = time.perf_counter()
@@ -131,8 +137,8 @@ def scores(loaded: Mapping[str, Loaded], frame: pd.DataFrame) -> tuple[pd.DataFr
     """Every model's scores of the same texts, and their clocks.
 
     Returns:
-        A line per candidate, a column per run: the score (with three classes or more: the class found). A line per run: ``model`` and the
-        seconds of ``score``.
+        A line per candidate, a column per run: the score (with three classes or more: the class found). A
+        line per run: ``model`` and the seconds of ``score``.
     """
     found, clocks = {}, {}
     for run, one in loaded.items():
@@ -143,12 +149,16 @@ def scores(loaded: Mapping[str, Loaded], frame: pd.DataFrame) -> tuple[pd.DataFr
 
 
 def said(logits: np.ndarray) -> np.ndarray:
-    """[n]: what a model says of each row: the log-odds of class 1, a grade, or of three classes and more the likeliest."""
+    """[n]: what a model says of each row: the log-odds of class 1, a grade, or of three classes and more the
+    likeliest.
+    """
     return metrics.binary_score(logits) if logits.shape[1] <= 2 else metrics.predicted_class(logits)
 
 
 def ranking(frame: pd.DataFrame, found: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The candidates for people, in the order of the first model (the teacher); each score with its place in that model's own order."""
+    """The candidates for people, in the order of the first model (the teacher); each score with its place in
+    that model's own order.
+    """
     order = found.iloc[:, 0].sort_values(ascending=False, kind="stable").index
     places = found.rank(ascending=False, method="min").astype(int)
     table = pd.DataFrame(
@@ -181,7 +191,9 @@ def shown(
     candidates: Sequence[str],
     device: str = "auto",
 ) -> str:
-    """Ranking, clocks, and what each model keeps of the first texts, as HTML, everything escaped; or why there is nothing to show."""
+    """Ranking, clocks, and what each model keeps of the first texts, as HTML, everything escaped; or why
+    there is nothing to show.
+    """
     loaded, problems = loadable(folder, runs, device)
     if not loaded:
         problems.append(

@@ -33,7 +33,9 @@ class Side(NamedTuple):
     """A text as a model reads it.
 
     Attributes:
-        pieces: what is read, special ones included. kept: places of those whose outputs are kept. note: what else is kept, or how.
+        pieces: what is read, special ones included.
+        kept: places of those whose outputs are kept.
+        note: what else is kept, or how.
     """
 
     pieces: list[str]
@@ -78,9 +80,10 @@ def kept_places(model: DualEncoder, tokens: Tokens, field: int) -> list[int]:
 
 
 def attention(one: Loaded, texts: Sequence[str]) -> pd.DataFrame | None:
-    """What the tokens a transformer head kept attend to in its last layer, mean over its attention heads: a line per token, columns alike,
-    each line adds up to one. The first line is what the score is read from. ``attrs["sides"]`` counts the tokens of each side. None for
-    other heads."""
+    """What the tokens a transformer head kept attend to in its last layer, mean over its attention heads: a
+    line per token, columns alike, each line adds up to one. The first line is what the score is read from.
+    ``attrs["sides"]`` counts the tokens of each side. None for other heads.
+    """
     model = one.model
     if not isinstance(model, DualEncoder) or not model.head.inner.attends:
         return None

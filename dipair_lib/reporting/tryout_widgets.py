@@ -92,7 +92,9 @@ class TryOut(widgets.VBox):
 
 
 class Disagreement(widgets.VBox):
-    """A student to choose, and a button: texts are shown when they are asked for, so that none stand in a notebook that was only run."""
+    """A student to choose, and a button: texts are shown when they are asked for, so that none stand in a
+    notebook that was only run.
+    """
 
     def __init__(self, folder: Path | str, data: pd.DataFrame, run: str = "") -> None:
         self.folder = folder

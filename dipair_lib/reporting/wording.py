@@ -43,7 +43,9 @@ AXES: dict[str, Axis] = {
 
 
 def plain(text: object, width: int = 200) -> str:
-    """Text from data, safe to draw or print on one line: no control or direction characters, at most `width` long."""
+    """Text from data, safe to draw or print on one line: no control or direction characters, at most `width`
+    long.
+    """
     flat = printable(str(text)).replace("\n", " ")
     return flat if len(flat) <= width else flat[: width - 1] + "…"
 
@@ -131,7 +133,9 @@ BELOW = "below it"
 
 
 def gap_shown(row: pd.Series) -> str:
-    """A row's gap closed with its interval; "below it" where it is surely no better than the best untrained row."""
+    """A row's gap closed with its interval; "below it" where it is surely no better than the best untrained
+    row.
+    """
     ends = row["gap"], row["gap_low"], row["gap_high"]
     below = row["gap"] < 0 and not row["gap_high"] >= 0
     return BELOW if below else percent_within(*ends, 0)

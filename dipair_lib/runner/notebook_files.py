@@ -16,7 +16,8 @@ from dipair_lib.evaluation import results
 from dipair_lib.system import contents, disk
 from dipair_lib.system.disk import ResultError
 
-# Where a run writes and how fast it is allowed to be do not change what it computes: not part of its identity.
+# Where a run writes and how fast it is allowed to be do not change what it computes: not part of its
+# identity.
 NOT_IDENTITY = frozenset({"out", "clock", "threads", "device"})
 # Parameters that may name a model's folder or a file of rows or vectors, and names that never mean one.
 OF_CONTENT = frozenset({"backbone", "teacher", "vectors", "unlabelled", "warm_on"})
@@ -29,8 +30,9 @@ def run_key(
     """Name of a run: the notebook and ten digits that change with whatever changes its outcome.
 
     Args:
-        parameters: of the notebook; where it writes, its threads, clock and ``device`` do not count; a local file or model's folder counts
-            by what it holds. A hub name counts as a name: what the hub has under it may change unseen.
+        parameters: of the notebook; where it writes, its threads, clock and ``device`` do not count; a local
+            file or model's folder counts by what it holds. A hub name counts as a name: what the hub has
+            under it may change unseen.
         data_sha256: fingerprint of the task's data.
         device: name of the processor it runs on, from `device_name` of that parameter.
         folder: what relative paths start from: the notebook's own.
@@ -68,7 +70,8 @@ def notebook_parameters(path: Path | str) -> dict[str, Any]:
     """Names and default values of a notebook's cell tagged "parameters", in its order.
 
     Raises:
-        ResultError: no notebook, not exactly one such cell, or something in it that is not ``name = literal``.
+        ResultError: no notebook, not exactly one such cell, or something in it that is not ``name =
+            literal``.
     """
     path = Path(path)
     for _ in range(25):  # JupyterLab empties the file of the notebook that runs before it writes it anew
@@ -114,8 +117,10 @@ def find_notebook(notebook: str) -> Path:
 
 
 def from_notebook(notebook: str, out: Path | str) -> Path:
-    """A results folder as it is meant: from the notebook's own folder. Jupyter and suites start it there, papermill wherever the person is,
-    such as in the project's folder. The path stays where the notebook is not found, and absolute ones do."""
+    """A results folder as it is meant: from the notebook's own folder. Jupyter and suites start it there,
+    papermill wherever the person is, such as in the project's folder. The path stays where the notebook is
+    not found, and absolute ones do.
+    """
     if not (Path("notebooks") / f"{notebook}.ipynb").is_file() or Path(f"{notebook}.ipynb").is_file():
         return Path(out)
     return Path(os.path.abspath(Path("notebooks") / out))

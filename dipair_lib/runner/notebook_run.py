@@ -33,7 +33,8 @@ class Run:
     Attributes:
         key: notebook and hash; the run_id of a row is this key, a dot and the model's name.
         out: results folder of the suite.
-        parameters: values of the notebook's parameters. inputs: keys of the runs that a suite made for it.
+        parameters: values of the notebook's parameters.
+        inputs: keys of the runs that a suite made for it.
     """
 
     notebook: str
@@ -45,7 +46,8 @@ class Run:
     inputs: tuple[str, ...] = ()
 
     def teacher(self, seed: int | None = None, how: str = "one", mean_of: int = 1) -> Taught:
-        """Whom a student learns from, with their logits: of all teachers of the task the one of its seed, or the mean of the first.
+        """Whom a student learns from, with their logits: of all teachers of the task the one of its seed, or
+        the mean of the first.
 
         Args:
             seed: of the student, for whom ``results.teacher_for_seed`` chooses ``how``; None takes the first.
@@ -81,9 +83,11 @@ class Run:
 
         Args:
             network: the model; None of a column of scores.
-            logits: raw logits [rows, outputs] of ``test`` and ``dev``; of a teacher also of ``train``: all are stored for its students.
+            logits: raw logits [rows, outputs] of ``test`` and ``dev``; of a teacher also of ``train``: all
+                are stored for its students.
             taught: what it is compared with; None: it is the teacher.
-            save_model: whether the model itself is saved. frozen_encoder: without its encoder's weights, which were not trained.
+            save_model: whether the model itself is saved.
+            frozen_encoder: without its encoder's weights, which were not trained.
             fields: other fields of `Result`, in place of what the model says of itself.
         """
         compared = taught.own["test"] if taught else logits["test"]
@@ -163,11 +167,12 @@ class Run:
 def open_run(notebook: str, namespace: Mapping[str, Any]) -> Run:
     """Begin a notebook's run; its second cell says ``run = notebook_run.open_run("03_dipair", globals())``.
 
-    The names of the parameters are read from the notebook's tagged cell, their values from the namespace (so a value that
-    papermill, a suite or a person changed counts), the task is loaded and the folders are made.
+    The names of the parameters are read from the notebook's tagged cell, their values from the namespace (so
+    a value that papermill, a suite or a person changed counts), the task is loaded and the folders are made.
 
     Raises:
-        ResultError: the notebook is not found, a parameter has no value, or the results folder cannot be written.
+        ResultError: the notebook is not found, a parameter has no value, or the results folder cannot be
+            written.
         TaskError: the data cannot be used.
     """
     defaults = notebook_files.notebook_parameters(notebook_files.find_notebook(notebook))

@@ -1,4 +1,5 @@
-"""Run many notebooks from one YAML file, resume what was interrupted, and leave rows, executed notebooks and a report.
+"""Run many notebooks from one YAML file, resume what was interrupted, and leave rows, executed notebooks and
+a report.
 
 A suite::
 
@@ -14,12 +15,13 @@ A suite::
           - notebook: 03_dipair
             grid: {head: [ffnn, transformer], keep: [4, 8]}
 
-Everything in it is checked before a kernel starts, unknown parameters included (papermill would only warn). Each run
-is a process of its own. A grid (or a notebook's default) may hold values that a task's texts do not allow, such as more
-kept tokens than they have: such a run is left out and named, and is no failure; a value that was asked for alone is one.
-A notebook whose parameter ``clock`` is not "none" measures time, so it runs alone; it and the last stage depend on all
-earlier runs. A run is finished when its executed notebook is in place and its rows load;
-started again, a suite does only what is not finished, or what depends on something that was done anew.
+Everything in it is checked before a kernel starts, unknown parameters included (papermill would only warn).
+Each run is a process of its own. A grid (or a notebook's default) may hold values that a task's texts do not
+allow, such as more kept tokens than they have: such a run is left out and named, and is no failure; a value
+that was asked for alone is one. A notebook whose parameter ``clock`` is not "none" measures time, so it runs
+alone; it and the last stage depend on all earlier runs. A run is finished when its executed notebook is in
+place and its rows load; started again, a suite does only what is not finished, or what depends on something
+that was done anew.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ FINISHED, FAILED, KEPT, LEFT_OUT, NOT_RUN = "finished", "failed", "kept", "left 
 
 @contextlib.contextmanager
 def only_one(out: Path) -> Iterator[None]:
-    """Hold the folder: a second suite on it is refused. The system lets go of the lock however this process ends."""
+    """Hold the folder: a second suite on it is refused. The system lets go of the lock however this process
+    ends.
+    """
     lock, pid = machine.lock(out / ".lock"), out / ".pid"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,9 @@ def only_one(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_as_interrupt() -> Iterator[None]:
-    """A polite kill or a closed terminal ends a suite as Ctrl-C does; what was ignored when it started (``nohup``) stays so."""
+    """A polite kill or a closed terminal ends a suite as Ctrl-C does; what was ignored when it started
+    (``nohup``) stays so.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -108,9 +114,12 @@ def run_suite(
 
     Args:
         path, overrides, out, notebooks_dir: as in `read_suite`.
-        jobs: runs side by side; each gets its share of the processors. Runs that measure time are always alone.
-        fresh: begin anew; what the folder holds from earlier runs is moved beside it, and removed once there is a new row.
-        ray: spread the runs over Ray: "" on this machine, or a cluster's address. What measures time stays here, alone.
+        jobs: runs side by side; each gets its share of the processors. Runs that measure time are always
+            alone.
+        fresh: begin anew; what the folder holds from earlier runs is moved beside it, and removed once there
+            is a new row.
+        ray: spread the runs over Ray: "" on this machine, or a cluster's address. What measures time stays
+            here, alone.
         stream: where progress is shown; default standard error.
 
     Returns:
@@ -177,7 +186,9 @@ def run_stages(
     errors: dict[str, str],
     cluster: Cluster | None = None,
 ) -> None:
-    """Run the stages one after the other, filling state and error by key; in each, what measures time comes last and alone."""
+    """Run the stages one after the other, filling state and error by key; in each, what measures time comes
+    last and alone.
+    """
     for stage in sorted({run.stage for run in suite.runs}):
         runs = [run for run in suite.runs if run.stage == stage]
         later = [run for run in suite.runs if run.stage > stage]
@@ -207,7 +218,9 @@ def run_batch(
     errors: dict[str, str],
     cluster: Cluster | None = None,
 ) -> None:
-    """Run these, ``jobs`` at a time; a failed one does not stop the others. Whatever ends this, its processes end too."""
+    """Run these, ``jobs`` at a time; a failed one does not stop the others. Whatever ends this, its processes
+    end too.
+    """
     waiting = list(runs)
     active: list[Active] = []
     threads = cluster.threads(max(1, jobs)) if cluster else max(1, machine.cores() // max(1, jobs))
@@ -250,7 +263,9 @@ def run_batch(
 
 
 def take_place(out: Path, key: str, display: Display) -> None:
-    """Now that a run is finished, remove what it has replaced; with the first that has rows, also what --fresh had set aside."""
+    """Now that a run is finished, remove what it has replaced; with the first that has rows, also what
+    --fresh had set aside.
+    """
     results_folder.drop_replaced(out, key)
     if (record(out, key) or {}).get("rows"):
         for gone in results_folder.drop_aside(out):
@@ -264,7 +279,9 @@ def tell_aside(suite: Suite, display: Display) -> None:
 
 
 def write_outputs(suite: Suite, display: Display) -> str:
-    """Write rows.jsonl and report.html from what there is. Returns the error in one line, empty if all went well."""
+    """Write rows.jsonl and report.html from what there is. Returns the error in one line, empty if all went
+    well.
+    """
     if not any((suite.out / "rows").glob("*/row.json")):
         return ""
     try:

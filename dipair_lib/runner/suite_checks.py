@@ -1,5 +1,6 @@
-"""What can be said of a suite's runs without running them: data that loads, files that are there, columns that they have, values that are
-known. It ends with the key of every run."""
+"""What can be said of a suite's runs without running them: data that loads, files that are there, columns
+that they have, values that are known. It ends with the key of every run.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 NOTEBOOKS = re.compile(
     r"0[1-7]_(teacher|bilstm|dipair|tradeoff|explorer|scale|architectures)"
 )  # ours: others mean what they mean
-# Parameters whose values are of a closed set: here, or in the library, where it is looked up only if a notebook has them.
+# Parameters whose values are of a closed set: here, or in the library, where it is looked up only if a
+# notebook has them.
 SETS = {
     "role": ("teacher", "student"),
     "clock": ("none", "missing", "all"),
@@ -55,7 +57,10 @@ def check(
     """Refuse a run whose parameters name what is not there.
 
     Args:
-        notebook: its name. label: of the run, begins every message. notebooks: what relative paths start from. task: its data, loaded.
+        notebook: its name.
+        label: of the run, begins every message.
+        notebooks: what relative paths start from.
+        task: its data, loaded.
         checked: what was found well before, so that a file is read once for all runs; added to.
 
     Raises:
@@ -127,8 +132,9 @@ def values_of(name: str) -> Collection[Any]:
 
 
 def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
-    """The suite with the key of every run and the fingerprint of its data; loads each task once, so that what has to be built is built
-    before the start, and checks what can be checked of every run."""
+    """The suite with the key of every run and the fingerprint of its data; loads each task once, so that what
+    has to be built is built before the start, and checks what can be checked of every run.
+    """
     tasks: dict[str, Task] = {}
     checked: set[str] = set()
     runs = []
@@ -156,13 +162,16 @@ def with_keys(suite: Suite, say: Callable[[str], None]) -> Suite:
 
 
 def task_of(parameters: Mapping[str, Any]) -> str:
-    """What names a task among a run's parameters; one that is empty is as one that is missing, as rows of older notebooks have it."""
+    """What names a task among a run's parameters; one that is empty is as one that is missing, as rows of
+    older notebooks have it.
+    """
     return disk.canonical_json([parameters.get(name) or None for name in loading.TASK_PARAMETERS])
 
 
 def refuse_changed_data(out: Path, fingerprints: Mapping[str, str]) -> None:
-    """SuiteError where the folder holds rows of the same task parameters on other data: it changed underneath, and rows of both would be
-    compared with each other."""
+    """SuiteError where the folder holds rows of the same task parameters on other data: it changed
+    underneath, and rows of both would be compared with each other.
+    """
     if not (out / "rows").is_dir():
         return
     with warnings.catch_warnings():  # a damaged row is told of where its run is looked at

@@ -56,7 +56,9 @@ class Display:
             self.line(text)
 
     def left(self, active: Sequence[Active], waiting: Sequence[Planned]) -> float | None:
-        """Seconds until the end, from how long runs of like parameters took; None while most notebooks that wait were never seen."""
+        """Seconds until the end, from how long runs of like parameters took; None while most notebooks that
+        wait were never seen.
+        """
         runs = [*(one.run for one in active), *waiting]
         known = {run.key: took for run in runs if (took := self.usual(run)) is not None}
         if not known or len(known) < len(runs) / 2:
@@ -71,7 +73,9 @@ class Display:
         return running + alone + beside / max(1, len(active))
 
     def usual(self, run: Planned) -> float | None:
-        """Seconds that runs of this notebook took, those whose parameters are most like its own; None if none was seen."""
+        """Seconds that runs of this notebook took, those whose parameters are most like its own; None if none
+        was seen.
+        """
         differ = [
             (sum(run.parameters.get(name) != value for name, value in parameters.items()), seconds)
             for notebook, parameters, seconds in self.seen

@@ -1,4 +1,6 @@
-"""A suite's YAML file: read, checked, and expanded into the runs that it asks for. No data is loaded and nothing is started."""
+"""A suite's YAML file: read, checked, and expanded into the runs that it asks for. No data is loaded and
+nothing is started.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ class Planned:
         label: the notebook and what sets this run apart, for people.
         stage: counted from 0.
         alone: it measures time.
-        asked: names of the parameters set for this run itself, by its ``parameters`` or an override, not by a grid or a default.
+        asked: names of the parameters set for this run itself, by its ``parameters`` or an override, not by a
+            grid or a default.
     """
 
     notebook: str
@@ -164,7 +167,9 @@ def read_suite(
 
 
 def check_inside(out: str, where: str) -> None:
-    """SuiteError unless a folder that a suite names itself lies in the project: only who starts it says where else results go."""
+    """SuiteError unless a folder that a suite names itself lies in the project: only who starts it says where
+    else results go.
+    """
     lexical = os.path.normpath(out)  # a link that somebody made inside the project may lead anywhere
     absolute = Path(out).is_absolute() or PureWindowsPath(out).drive or out.startswith(("/", "\\", "~"))
     if absolute or lexical.split(os.sep)[0] == "..":
@@ -232,7 +237,9 @@ def with_values(
     overrides: Mapping[str, str],
     where: str,
 ) -> dict[str, Any]:
-    """A notebook's parameters with the suite's defaults, the run's own values and the overrides put in, in that order."""
+    """A notebook's parameters with the suite's defaults, the run's own values and the overrides put in, in
+    that order.
+    """
     check_known(own, {where: known}, where)
     values = dict(known)
     for name in known:
@@ -258,7 +265,9 @@ def check_known(given: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
 
 
 def from_text(text: str, default: Any) -> Any:
-    """A value typed on a command line: as it stands for a text parameter, else YAML; "a,b" is a list where one belongs."""
+    """A value typed on a command line: as it stands for a text parameter, else YAML; "a,b" is a list where
+    one belongs.
+    """
     if isinstance(default, str):
         return text
     try:
@@ -271,8 +280,9 @@ def from_text(text: str, default: Any) -> Any:
 
 
 def names_from_text(text: str, default: Any) -> Any:
-    """Names of columns typed on a command line, "[on,#1 String]" or "on,#1 String": as they stand, whatever YAML takes them for; one that
-    holds a comma stands in quotes."""
+    """Names of columns typed on a command line, "[on,#1 String]" or "on,#1 String": as they stand, whatever
+    YAML takes them for; one that holds a comma stands in quotes.
+    """
     inner = text.strip()
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]
@@ -287,7 +297,9 @@ def names_from_text(text: str, default: Any) -> Any:
 
 
 def of_type(value: Any, default: Any, where: str) -> Any:
-    """The value in the type of the notebook's literal, or SuiteError. A whole number is a float where one is expected."""
+    """The value in the type of the notebook's literal, or SuiteError. A whole number is a float where one is
+    expected.
+    """
     if isinstance(default, float) and not isinstance(value, bool):
         # YAML 1.1 reads 1e-4 as a word.
         with contextlib.suppress(TypeError, ValueError, OverflowError):

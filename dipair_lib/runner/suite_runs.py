@@ -1,4 +1,6 @@
-"""One run of a suite: whether it is finished, and its process, from the start until its executed notebook is in place."""
+"""One run of a suite: whether it is finished, and its process, from the start until its executed notebook is
+in place.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def read_notebook(path: Path) -> dict[str, Any] | None:
 
 
 def record(out: Path, key: str) -> dict[str, Any] | None:
-    """What was noted in the executed notebook when its run finished (created, seconds, rows, inputs); None if it did not."""
+    """What was noted in the executed notebook when its run finished (created, seconds, rows, inputs); None if
+    it did not.
+    """
     notebook = read_notebook(executed(out, key))
     noted = (notebook or {}).get("metadata", {}).get("dipair")
     return noted if isinstance(noted, dict) else None
@@ -67,7 +71,9 @@ def is_finished(out: Path, key: str, inputs: Mapping[str, str]) -> bool:
 
 
 def input_runs(run: Planned, suite: Suite) -> list[Planned]:
-    """The runs that this one reads: the required ones of earlier stages, and all before it where it measures or comes last."""
+    """The runs that this one reads: the required ones of earlier stages, and all before it where it measures
+    or comes last.
+    """
     if run.alone:
         return [r for r in suite.runs if r.stage < run.stage or (r.stage == run.stage and not r.alone)]
     last = run.stage == suite.runs[-1].stage
@@ -186,8 +192,9 @@ def start(
 
 
 def use_this_python(folder: Path) -> None:
-    """Write the kernel ``python3`` that this interpreter is, in a folder that Jupyter looks into first: what a machine has under
-    this name may be any Python."""
+    """Write the kernel ``python3`` that this interpreter is, in a folder that Jupyter looks into first: what
+    a machine has under this name may be any Python.
+    """
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     path = folder / "kernels" / "python3" / "kernel.json"
     path.parent.mkdir(parents=True)
@@ -249,7 +256,9 @@ def finish(one: Active, out: Path) -> str:
 
 
 def error_line(notebook: Mapping[str, Any] | None, log: Path, status: int = 1) -> str:
-    """The exception that ended a run, in one line: from the notebook's outputs, else who was killed, else the last line papermill wrote."""
+    """The exception that ended a run, in one line: from the notebook's outputs, else who was killed, else the
+    last line papermill wrote.
+    """
     for cell in (notebook or {}).get("cells", []):
         for output in cell.get("outputs", []):
             if output.get("output_type") == "error":

@@ -1,4 +1,6 @@
-"""One unit of a job: all pairs of a block, the best of each left text, or listed pairs; scored fast, decided in float32."""
+"""One unit of a job: all pairs of a block, the best of each left text, or listed pairs; scored fast, decided
+in float32.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +56,9 @@ class Work:
         )
 
     def largest_error(self, texts: int = 128) -> float:
-        """How far a fast score may be from float32: ``SAFETY`` times the largest difference among some thousand pairs spread over both
-        collections; 0 where there is no faster code than float32's."""
+        """How far a fast score may be from float32: ``SAFETY`` times the largest difference among some
+        thousand pairs spread over both collections; 0 where there is no faster code than float32's.
+        """
         if self.scorer.compiled is None:
             return 0.0
         left, right = (
@@ -67,8 +70,9 @@ class Work:
 
 
 class Found(NamedTuple):
-    """Pairs to write: places of texts (of explicit pairs: of ids), scores, how many were scored for them; rows in the file of explicit
-    pairs."""
+    """Pairs to write: places of texts (of explicit pairs: of ids), scores, how many were scored for them;
+    rows in the file of explicit pairs.
+    """
 
     left: np.ndarray
     right: np.ndarray
@@ -80,7 +84,8 @@ class Found(NamedTuple):
 def of_block(work: Work, first: int, last: int) -> Iterator[Found]:
     """Left texts ``first`` to ``last`` with every right one.
 
-    The best, and what is above a threshold, are found by the fast tile, which may be off by ``work.error``, and then scored in float32.
+    The best, and what is above a threshold, are found by the fast tile, which may be off by ``work.error``,
+    and then scored in float32.
     """
     left, least = work.left.block(first, last), work.job.threshold
     if work.job.top:
@@ -100,8 +105,9 @@ def of_block(work: Work, first: int, last: int) -> Iterator[Found]:
 
 
 def above(work: Work, left: Prepared, thresholds: Callable[[], torch.Tensor]) -> Iterator[gpu.Candidates]:
-    """Pairs whose fast score reaches the floor of their left text (float32 [left], asked for each block of right texts), there where the
-    tile was scored; raises where a score is not finite."""
+    """Pairs whose fast score reaches the floor of their left text (float32 [left], asked for each block of
+    right texts), there where the tile was scored; raises where a score is not finite.
+    """
     if work.held:
         tile = work.scorer.compiled
         for found in tile.candidates(
@@ -125,8 +131,9 @@ def right_blocks(work: Work) -> Iterator[torch.Tensor]:
 def best_of_block(work: Work, left: Prepared, first: int) -> Found:
     """The best right texts of each left one.
 
-    Twice as many and some more are short-listed by the fast tile and scored in float32. A left text whose short list might lack one of the
-    best (its last score is within ``work.error`` of the K-th best) is searched again.
+    Twice as many and some more are short-listed by the fast tile and scored in float32. A left text whose
+    short list might lack one of the best (its last score is within ``work.error`` of the K-th best) is
+    searched again.
     """
     rows, k = len(left[0]), min(work.job.top, len(work.right))
     wide = min(2 * k + 16, len(work.right)) if work.scorer.compiled else k
@@ -165,8 +172,9 @@ def short_list(work: Work, left: Prepared, wide: int) -> TopK:
 
 
 def searched_again(work: Work, left: Prepared, k: int, thresholds: torch.Tensor) -> TopK:
-    """The best right texts of each left one in float32, among those whose fast score reaches ``thresholds``: as low as one of the best may come
-    out."""
+    """The best right texts of each left one in float32, among those whose fast score reaches ``thresholds``:
+    as low as one of the best may come out.
+    """
     best = TopK(len(left[0]), k)
     for found in above(work, left, lambda: thresholds):
         i, j, exact = in_float32(work, left, found)
@@ -177,8 +185,9 @@ def searched_again(work: Work, left: Prepared, k: int, thresholds: torch.Tensor)
 def in_float32(
     work: Work, left: Prepared, found: gpu.Candidates
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of left texts of a block with right ones, and their scores in float32, [pairs] each; so many at a time that their tensors stay
-    small."""
+    """Pairs of left texts of a block with right ones, and their scores in float32, [pairs] each; so many at a
+    time that their tensors stay small.
+    """
     i, j = found.left.cpu().numpy(), found.right.cpu().numpy()
     parts = [np.zeros(0, np.float32)]
     for n in range(0, len(i), RESCORED):
@@ -197,7 +206,9 @@ def finite(scores: torch.Tensor) -> torch.Tensor:
 
 
 class Nearby:
-    """Texts of a collection by place; where many of one bucket are wanted, it is read whole and kept for the next."""
+    """Texts of a collection by place; where many of one bucket are wanted, it is read whole and kept for the
+    next.
+    """
 
     def __init__(self, side: Collection) -> None:
         self.side, self.span = side, (0, 0)
@@ -215,7 +226,9 @@ class Nearby:
 
 
 def of_pairs(work: Work, first: int, last: int) -> Iterator[Found]:
-    """Explicit pairs ``first`` to ``last``, in the order in which they were asked for; scored bucket by bucket of both sides."""
+    """Explicit pairs ``first`` to ``last``, in the order in which they were asked for; scored bucket by
+    bucket of both sides.
+    """
     assert work.pairs is not None
     asked = np.array(work.pairs[first:last])
     if (asked < 0).any() or (asked >= [len(one) for one in work.ids]).any():

@@ -1,12 +1,13 @@
-"""Texts of one side, encoded once by one student and kept on disk: memory-mapped shards of what its head needs of each text.
+"""Texts of one side, encoded once by one student and kept on disk: memory-mapped shards of what its head
+needs of each text.
 
     manifest.json       the student, the field, the dtype, every whole shard with the sha256 of its files, and its own sha256
     00000.0.npy         tensor 0 of ``head.prepare`` for the shard's texts (bfloat16 as its bits; beside int8 a file of scales)
     00000.hash.npy      uint8 [texts, 16], the content hash of each text
     00000.ids.parquet   id and text: which text each id has; ids may share a text, which is encoded once
 
-A shard is named in the manifest only once all of its files are in place, so whatever ends the process, the next one goes on behind the
-last whole shard and writes the same bytes.
+A shard is named in the manifest only once all of its files are in place, so whatever ends the process, the
+next one goes on behind the last whole shard and writes the same bytes.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ class Collection:
     """An encoded collection on disk.
 
     Attributes:
-        manifest: ``student`` (hash of its config and weights), ``field``, ``read_length``, ``dtype``, ``shards``, ``sources``.
-        trust: take files as they are. Otherwise each is compared with its sha256 when it is first used, once per process for as long as
-            its size and time of change stay.
+        manifest: ``student`` (hash of its config and weights), ``field``, ``read_length``, ``dtype``,
+            ``shards``, ``sources``.
+        trust: take files as they are. Otherwise each is compared with its sha256 when it is first used, once
+            per process for as long as its size and time of change stay.
     """
 
     folder: Path
@@ -51,7 +53,9 @@ class Collection:
         """Read the manifest, and see that there are files for as many texts as it names.
 
         Args:
-            student: refuse a collection that another student made. side: and one of another field. trust: see the class.
+            student: refuse a collection that another student made.
+            side: and one of another field.
+            trust: see the class.
         """
         folder = Path(folder)
         found = cls(folder, read_manifest(folder), trust)
@@ -68,7 +72,9 @@ class Collection:
         return found
 
     def require_texts(self) -> None:
-        """Raise unless each shard's file of hashes has room for as many texts as the manifest claims, and for no more."""
+        """Raise unless each shard's file of hashes has room for as many texts as the manifest claims, and for
+        no more.
+        """
         for number, shard in enumerate(self.manifest["shards"]):
             path = self.folder / f"{number:05d}.hash.npy"
             try:
@@ -90,7 +96,8 @@ class Collection:
         return int(self.starts[-1])
 
     def block(self, start: int, stop: int) -> models.Prepared:
-        """What the head needs of texts ``start`` to ``stop``: tensors [texts, ...], float32 (masks bool), in memory.
+        """What the head needs of texts ``start`` to ``stop``: tensors [texts, ...], float32 (masks bool), in
+        memory.
 
         Raises:
             CollectionError: a number is not finite, or a file is missing or of another shape.
@@ -212,8 +219,8 @@ class Collection:
 
 
 def kept(tensor: torch.Tensor, dtype: str) -> dict[str, np.ndarray]:
-    """A tensor as it is stored, by the ending of its name: masks as they are; bfloat16 as its bits; int8 with a scale per text, half a
-    step of which (1/254 of the text's largest number) is the largest error.
+    """A tensor as it is stored, by the ending of its name: masks as they are; bfloat16 as its bits; int8 with
+    a scale per text, half a step of which (1/254 of the text's largest number) is the largest error.
 
     Raises:
         CollectionError: not finite, or too large for float16.

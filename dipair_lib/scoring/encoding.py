@@ -55,20 +55,23 @@ def encode(
     device: str | torch.device = "auto",
     encoder: str = "auto",
 ) -> Collection:
-    """Encode the texts of a file, or go on where that was interrupted; texts and ids that the collection already has are passed over. All
-    ids are checked (see ``ids``) before anything is encoded.
+    """Encode the texts of a file, or go on where that was interrupted; texts and ids that the collection
+    already has are passed over. All ids are checked (see ``ids``) before anything is encoded.
 
     Args:
-        student: see ``student_folder``. source: a Parquet (streamed), CSV, TSV or JSONL file. side: which of the student's fields.
+        student: see ``student_folder``.
+        source: a Parquet (streamed), CSV, TSV or JSONL file.
+        side: which of the student's fields.
         text, id: columns; where there is no ``id`` column ids are row numbers from 0.
         dtype: of what is kept: float32, float16, bfloat16, or int8 with a scale for each text and tensor.
         device: where the texts are encoded (to the same bytes on the same kind).
-        encoder: dtype of the encoder's arithmetic: ``auto`` (bfloat16 where it is faster; a collection stays with what it began with),
-            ``float32`` or ``bfloat16``. With float32 what is kept of a text depends on no other text.
+        encoder: dtype of the encoder's arithmetic: ``auto`` (bfloat16 where it is faster; a collection stays
+            with what it began with), ``float32`` or ``bfloat16``. With float32 what is kept of a text depends
+            on no other text.
 
     Raises:
-        CollectionError: the folder belongs to another student, field or dtype; an id came twice with different texts, or is of another kind
-            than the collection's; the file is not what its name says.
+        CollectionError: the folder belongs to another student, field or dtype; an id came twice with
+            different texts, or is of another kind than the collection's; the file is not what its name says.
         TaskError: an empty text, a missing id or column, an id that is neither text nor whole number.
     """
     if dtype not in DTYPES:
@@ -96,10 +99,12 @@ def encode(
 
 @contextlib.contextmanager
 def writing(out: Path | str, *, unless: Path | None = None) -> Iterator[None]:
-    """Hold a folder's lock: a second writer is refused, and what one that was killed left half written is removed.
+    """Hold a folder's lock: a second writer is refused, and what one that was killed left half written is
+    removed.
 
     Args:
-        unless: wait for the lock in place of that, until this file is there, behind which nothing is left to lock.
+        unless: wait for the lock in place of that, until this file is there, behind which nothing is left to
+            lock.
     """
     out = Path(out)
     try:
@@ -137,8 +142,9 @@ def soft(lock: Any) -> bool:
 def begin_manifest(
     out: Path, made: dict[str, Any], device: torch.device, encoder: str = "auto"
 ) -> dict[str, Any]:
-    """The manifest in the folder if it is of the same student, field and dtype; else a new one, whose encoder runs in the dtype that was
-    asked for or is faster on the device, and stays with it."""
+    """The manifest in the folder if it is of the same student, field and dtype; else a new one, whose encoder
+    runs in the dtype that was asked for or is faster on the device, and stays with it.
+    """
     if not (out / "manifest.json").exists():
         dtype = encoder_dtype(encoder, device)
         return {**made, "encoder_dtype": dtype, "tensors": [], "shards": [], "sources": []}

@@ -29,17 +29,18 @@ def score(
     """Do every unit of a job that has no whole part yet, here, one after the other.
 
     Args:
-        part: (i, n) does only units i, i + n, i + 2n ...: n processes, on as many machines as see the folder, share a job. They may run
-            beside one that does them all.
+        part: (i, n) does only units i, i + n, i + 2n ...: n processes, on as many machines as see the folder,
+            share a job. They may run beside one that does them all.
         device: of ``Scorer``; ``cpu`` leaves a GPU's kernel aside.
-        trust: believe that the collections' files, and parts from before, are as their sha256 says; without it each is read once for that.
+        trust: believe that the collections' files, and parts from before, are as their sha256 says; without
+            it each is read once for that.
 
     Returns:
         Counts of those units: units, done_before, rows (written), pairs (of texts, scored).
 
     Raises:
-        CollectionError: the folder holds another job or another process writes there, a collection changed, is damaged or empty, an id is
-            unknown.
+        CollectionError: the folder holds another job or another process writes there, a collection changed,
+            is damaged or empty, an id is unknown.
     """
     out = Path(out)
     if part == (0, 1):
@@ -73,7 +74,8 @@ def where(out: Path | str, device: str = "auto", trust: bool = False) -> str:
 
 
 def run_unit(out: Path | str, number: int, device: str = "auto", trust: bool = False) -> dict[str, Any]:
-    """Score one unit of the job in a folder and write its part. Needs nothing else, and may be done twice: it gives the same bytes.
+    """Score one unit of the job in a folder and write its part. Needs nothing else, and may be done twice: it
+    gives the same bytes.
 
     Returns:
         What is noted of the part: pairs, rows, sha256.

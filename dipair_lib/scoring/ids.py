@@ -1,8 +1,9 @@
 """What names a text: one rule for ids, and what to write where several ids share a text.
 
-An id is a text, or a whole number of 64 bits with a sign, and is kept as it was given; ``task.ids_of`` refuses all else where it is read.
-A collection's ids are of one of both kinds, fixed before anything is encoded. A file that only knows texts (CSV) names a whole number by
-plain digits: "7" is 7, while "007", "+7" and "7.0" are not.
+An id is a text, or a whole number of 64 bits with a sign, and is kept as it was given; ``task.ids_of``
+refuses all else where it is read. A collection's ids are of one of both kinds, fixed before anything is
+encoded. A file that only knows texts (CSV) names a whole number by plain digits: "7" is 7, while "007", "+7"
+and "7.0" are not.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def number_of(one: Any) -> Any:
 
 
 def as_kind(ids: Sequence[Any], kind: type | None) -> list[Any]:
-    """Ids as a collection's are, ``int`` or ``str``, where that changes nothing of what they say; others stay as they are."""
+    """Ids as a collection's are, ``int`` or ``str``, where that changes nothing of what they say; others stay
+    as they are.
+    """
     if kind is int:
         return [number_of(one) for one in ids]
     return [str(one) for one in ids] if kind is str else list(ids)
@@ -38,8 +41,8 @@ class Ids:
     """A collection's ids in the order they were read, and the texts they name.
 
     Attributes:
-        names: the ids. text: int64 [ids], the place of each one's text. order: int64 [ids], the ids by text, then as they were read: those
-            of text t are ``order[starts[t]:starts[t] + counts[t]]``.
+        names: the ids. text: int64 [ids], the place of each one's text. order: int64 [ids], the ids by text,
+            then as they were read: those of text t are ``order[starts[t]:starts[t] + counts[t]]``.
     """
 
     def __init__(self, frame: pd.DataFrame, texts: int) -> None:
@@ -68,11 +71,12 @@ class Ids:
 
 
 def every(left: Ids, right: Ids, pairs: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Pairs of texts as all pairs of their ids, some at a time: which pair, left id, right id, int64 [rows] each.
+    """Pairs of texts as all pairs of their ids, some at a time: which pair, left id, right id, int64 [rows]
+    each.
 
     Args:
-        pairs: places of left texts, in rising order, and of right texts, int64 [pairs]. The rows of a left id come together, in the order
-            of its text's pairs.
+        pairs: places of left texts, in rising order, and of right texts, int64 [pairs]. The rows of a left id
+            come together, in the order of its text's pairs.
     """
     one, other = pairs
     if not (left.repeated or right.repeated):

@@ -81,7 +81,9 @@ def wrong_with(out: Path, noted: dict[str, Any], number: int, trust: bool = Fals
 
 
 def unmade(out: Path, units: Sequence[int], trust: bool = False) -> list[int]:
-    """Those of some units that have no whole part. What is there of a damaged one is removed: it is scored again."""
+    """Those of some units that have no whole part. What is there of a damaged one is removed: it is scored
+    again.
+    """
     noted = jobs.read_job(out)
     left = [number for number in units if wrong_with(out, noted, number, trust)]
     for number in left:
@@ -99,8 +101,9 @@ def counts(out: Path, units: Sequence[int], before: int) -> dict[str, int]:
 
 @contextlib.contextmanager
 def half(target: Path) -> Iterator[Path]:
-    """The name of a file that becomes ``target`` once the block is through. It is locked until then: so ``clear`` tells what is being
-    written, by whoever works on the same folder, from what a killed process left.
+    """The name of a file that becomes ``target`` once the block is through. It is locked until then: so
+    ``clear`` tells what is being written, by whoever works on the same folder, from what a killed process
+    left.
 
     Raises:
         CollectionError: it could not be written; what was there before is whole.
@@ -150,8 +153,10 @@ def clear(out: Path) -> None:
 
 
 def verify(out: Path | str) -> list[str]:
-    """One line for each unit of a job that has no part, or another one than was noted, for each of its own files that is damaged, and for
-    each damaged file of the collections beneath. A collection that is not there any more, or has grown, is a warning."""
+    """One line for each unit of a job that has no part, or another one than was noted, for each of its own
+    files that is damaged, and for each damaged file of the collections beneath. A collection that is not
+    there any more, or has grown, is a warning.
+    """
     out = Path(out)
     noted = jobs.read_job(out, old=True)
     problems = []

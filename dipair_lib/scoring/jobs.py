@@ -5,7 +5,8 @@
     ids-left.parquet     columns id and first, where rows stand under the first id of a text only; also ids-right.parquet
     part-00000.parquet   rows of unit 0, and in part-00000.json how many, for how many pairs, and their sha256
 
-``job.json`` is written behind the job's own files and a part's note behind the part, so whatever ends a process, what is named is whole.
+``job.json`` is written behind the job's own files and a part's note behind the part, so whatever ends a
+process, what is named is whole.
 """
 
 from __future__ import annotations
@@ -44,12 +45,15 @@ class Job:
     """What is scored. Paths are as given; everything that the result depends on stands in ``identity``.
 
     Attributes:
-        student: a run's folder. left, right: collections of its fields 0 and 1.
+        student: a run's folder.
+        left, right: collections of its fields 0 and 1.
         pairs: a file of explicit pairs of ids (columns ``left`` and ``right``), or nothing: all pairs.
-        top: keep the K best right texts of each left one; 0 keeps all. threshold: keep scores of at least this.
+        top: keep the K best right texts of each left one; 0 keeps all.
+        threshold: keep scores of at least this.
         tile: texts of a tile's sides, left and right.
-        ids: where ids share a text, ``every`` writes a row for each of them, ``first`` one under the first, and tables that say which id
-            stands for which. Explicit pairs come back under the ids that were asked for.
+        ids: where ids share a text, ``every`` writes a row for each of them, ``first`` one under the first,
+            and tables that say which id stands for which. Explicit pairs come back under the ids that were
+            asked for.
 
     Raises:
         CollectionError: a value is none of these.
@@ -104,13 +108,16 @@ class Job:
 
 
 def manifest_hash(folder: Path | str) -> str:
-    """What tells a collection from what it was before: the hash of its manifest, which names those of its files."""
+    """What tells a collection from what it was before: the hash of its manifest, which names those of its
+    files.
+    """
     manifest.read_manifest(Path(folder))
     return sha256_of(Path(folder) / "manifest.json")
 
 
 def create_job(job: Job, out: Path | str, trust: bool = False) -> int:
-    """Write ``job.json``, or check that the folder's is the same job; look up the ids of explicit pairs once. Returns the number of units.
+    """Write ``job.json``, or check that the folder's is the same job; look up the ids of explicit pairs once.
+    Returns the number of units.
 
     Args:
         trust: take the collections' files as they are, unread.
@@ -182,7 +189,8 @@ def tables(job: Job, out: Path, named: Sequence[ids.Ids]) -> dict[str, str]:
 
 
 def listed(job: Job, out: Path, named: Sequence[ids.Ids]) -> tuple[dict[str, str], list[list[int]]]:
-    """Write the pairs that were asked for to ``pairs.npy``. Returns its sha256 by name, and the units: consecutive pairs.
+    """Write the pairs that were asked for to ``pairs.npy``. Returns its sha256 by name, and the units:
+    consecutive pairs.
 
     Raises:
         CollectionError: an id that a collection does not have, with its row.
@@ -220,8 +228,9 @@ def read_job(out: Path, *, old: bool = False) -> dict[str, Any]:
     """The checked ``job.json`` of a folder.
 
     Args:
-        old: also one of an earlier version, which names neither its format nor the hashes of its files: what was scored stays readable, but
-            nothing is added to it, because its rows carry the first id of a text in place of each.
+        old: also one of an earlier version, which names neither its format nor the hashes of its files: what
+            was scored stays readable, but nothing is added to it, because its rows carry the first id of a
+            text in place of each.
     """
     path = Path(out) / "job.json"
     try:
@@ -288,7 +297,9 @@ def require_all(out: Path, noted: dict[str, Any], texts: Sequence[int], pairs: n
 
 
 def places_in(out: Path, noted: dict[str, Any], trust: bool = False) -> np.ndarray | None:
-    """The explicit pairs of a job, a read-only map int64 [pairs, (left, right)] of ids' places; None where there are none."""
+    """The explicit pairs of a job, a read-only map int64 [pairs, (left, right)] of ids' places; None where
+    there are none.
+    """
     if not noted["job"]["pairs"]:
         return None
     path = out / "pairs.npy"

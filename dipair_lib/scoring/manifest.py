@@ -105,8 +105,9 @@ MANIFEST: dict[str, Callable[[Any], bool]] = {
 
 
 def digest_of(path: Path) -> str:
-    """The sha256 of a file, computed once per process for as long as its size and time of change stay. A file that changed a moment ago is
-    read each time: what changes it again may leave the same time."""
+    """The sha256 of a file, computed once per process for as long as its size and time of change stay. A file
+    that changed a moment ago is read each time: what changes it again may leave the same time.
+    """
     seen = path.stat()
     if time.time() - seen.st_mtime < RECENT:
         return sha256_of(path)
@@ -130,7 +131,8 @@ def student_folder(path: Path | str) -> Path:
 
 
 def threshold_of(path: Path | str) -> float:
-    """The score from which a student means the second of two classes, chosen on dev (``metrics.threshold_of``): of a run, or of an export.
+    """The score from which a student means the second of two classes, chosen on dev
+    (``metrics.threshold_of``): of a run, or of an export.
 
     Raises:
         ModelError: it has none.

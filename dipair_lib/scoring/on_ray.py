@@ -1,8 +1,9 @@
 """Ray: a scoring job's units spread over actors, and a suite's training runs over machines.
 
-No vector travels: every actor maps the collections' files itself, so they and the job's folder must be where all machines see them. A unit
-may be done twice (an actor that died in the middle); it gives the same bytes under the same name. A suite's runs are commands, so its
-folders and the Python that runs it must be there too, under the same paths.
+No vector travels: every actor maps the collections' files itself, so they and the job's folder must be where
+all machines see them. A unit may be done twice (an actor that died in the middle); it gives the same bytes
+under the same name. A suite's runs are commands, so its folders and the Python that runs it must be there
+too, under the same paths.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ def score(
     """As ``execution.score``, by Ray's actors.
 
     Args:
-        address: of a cluster (``auto`` finds the one around this process); nothing starts Ray on this machine.
-        workers: actors; 0 takes one for each processor of the cluster. trust: see ``execution.score``.
+        address: of a cluster (``auto`` finds the one around this process); nothing starts Ray on this
+            machine.
+        workers: actors; 0 takes one for each processor of the cluster.
+        trust: see ``execution.score``.
 
     Raises:
         ImportError: Ray is not installed (``pip install "dipair-lab[ray]"``). Else as ``execution.score``.
@@ -116,7 +119,9 @@ def spread(ray: Any, out: Path, left: list[dict[str, int]], workers: int, trust:
 
 
 class Cluster:
-    """What a suite needs of a cluster: how many processors each of so many runs side by side gets, and a command started on one."""
+    """What a suite needs of a cluster: how many processors each of so many runs side by side gets, and a
+    command started on one.
+    """
 
     def __init__(self, ray: Any) -> None:
         self.ray = ray
@@ -164,7 +169,9 @@ class Command:
 
 
 def run_command(command: list[str], environment: dict[str, str], log: str) -> int:
-    """Run a command here, its output to a file, and end it when this task is cancelled. Returns its exit status."""
+    """Run a command here, its output to a file, and end it when this task is cancelled. Returns its exit
+    status.
+    """
     with open(log, "wb") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment},

@@ -1,8 +1,9 @@
-"""Scoring: a student over texts in memory, over explicit pairs of two encoded collections, or over all of them, tile by tile.
+"""Scoring: a student over texts in memory, over explicit pairs of two encoded collections, or over all of
+them, tile by tile.
 
-What is scored together is a job (see ``jobs``), and each of its units leaves a part. A unit needs nothing but the job's folder and its own
-number, so one process, many, or many machines can share a job, and whatever is killed, only what has no part yet is done again, to the same
-bytes.
+What is scored together is a job (see ``jobs``), and each of its units leaves a part. A unit needs nothing but
+the job's folder and its own number, so one process, many, or many machines can share a job, and whatever is
+killed, only what has no part yet is done again, to the same bytes.
 
 One pair, one score: with the encoder in float32 a pair's score does not depend on what else is scored with it, but for the last bits that
 sums of another order leave (1e-6 of the score, or of 1 where it is smaller; a test holds it). Where bfloat16 is the faster arithmetic
@@ -31,18 +32,21 @@ from dipair_lib.scoring.tiles import gpu, native, torch_tile
 
 
 class Scorer:
-    """A student that scores texts, in five lines: load, ``prepare`` each side once, ``score`` pairs, ``rank`` candidates.
+    """A student that scores texts, in five lines: load, ``prepare`` each side once, ``score`` pairs, ``rank``
+    candidates.
 
-    Scores are the student's logits: for two classes the log-odds of the second, for graded labels the grade. Texts are encoded on
-    ``device``, and what was prepared of them lies in the computer's memory; pairs are scored on the CPU, except by ``fast_tile`` where the
-    head has a kernel for the GPU.
+    Scores are the student's logits: for two classes the log-odds of the second, for graded labels the grade.
+    Texts are encoded on ``device``, and what was prepared of them lies in the computer's memory; pairs are
+    scored on the CPU, except by ``fast_tile`` where the head has a kernel for the GPU.
 
     Args:
-        dtype: of the encoder's arithmetic: ``auto`` takes bfloat16 where it is faster; with ``float32`` a pair's score is its own to 1e-6
-            (see the module), whatever it is scored with. Heads compute in float32 in either case.
+        dtype: of the encoder's arithmetic: ``auto`` takes bfloat16 where it is faster; with ``float32`` a
+            pair's score is its own to 1e-6 (see the module), whatever it is scored with. Heads compute in
+            float32 in either case.
 
     Raises:
-        ModelError: the student does not encode each text once, or has several scores. ValueError: no such device or dtype.
+        ModelError: the student does not encode each text once, or has several scores. ValueError: no such
+            device or dtype.
     """
 
     def __init__(
@@ -98,7 +102,9 @@ class Scorer:
             return tuple(t.cpu() for t in inference.prepare_all(self.encoder, tokens, field, what=""))
 
     def score(self, *sides: Sequence[str] | Prepared) -> np.ndarray:
-        """Scores float32 [pairs] of aligned texts: one sequence of texts, or what ``prepare`` gave of them, for each field."""
+        """Scores float32 [pairs] of aligned texts: one sequence of texts, or what ``prepare`` gave of them,
+        for each field.
+        """
         prepared = [self.prepared(side, field) for field, side in enumerate(sides)]
         counts = [len(p[0]) for p in prepared]
         if len(set(counts)) != 1 or len(counts) != len(self.model.read_lengths):
@@ -125,7 +131,9 @@ class Scorer:
             return self.compiled(self.model, left, right)
 
     def rank(self, query: str, candidates: Sequence[str] | Prepared, top: int = 0) -> pd.DataFrame:
-        """Candidates by falling score, ties in their own order: columns place (in ``candidates``) and score; ``top`` of them, 0 for all."""
+        """Candidates by falling score, ties in their own order: columns place (in ``candidates``) and score;
+        ``top`` of them, 0 for all.
+        """
         scores = self.tile(self.prepare([query], 0), self.prepared(candidates, 1))[0].numpy()
         order = np.argsort(-scores, kind="stable")[: top or None]
         return pd.DataFrame({"place": order, "score": scores[order]})

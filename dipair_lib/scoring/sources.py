@@ -17,7 +17,8 @@ CHUNK = 8192  # rows of a source read at a time
 
 
 def rows_of(path: Path, text: str, id: str, kind: type) -> Iterator[tuple[list[Any], list[str]]]:
-    """Chunks of checked ids and texts of a file. All ids of a Parquet file are checked first; others come whole.
+    """Chunks of checked ids and texts of a file. All ids of a Parquet file are checked first; others come
+    whole.
 
     Args:
         kind: ``int`` or ``str``, as the collection's ids are; another type where it has none yet.

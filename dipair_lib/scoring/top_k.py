@@ -9,7 +9,8 @@ import torch
 
 
 class TopK:
-    """The K highest scores of each left text over tiles that come one after the other; of equal scores the lower right text wins.
+    """The K highest scores of each left text over tiles that come one after the other; of equal scores the
+    lower right text wins.
 
     Exact whatever the tiles: scores and places are compared as one whole number.
     """
@@ -21,7 +22,8 @@ class TopK:
         """Scores float32 [rows, n] of right texts at ``places``, int64 [n] or [rows, n]."""
         n, thresholds = scores.shape[1], self.thresholds()
         hits = places_of_true(scores >= thresholds[:, None])
-        # The thresholds are low yet: this tile's own K-th best are better ones. What ties with the K-th stays too.
+        # The thresholds are low yet: this tile's own K-th best are better ones. What ties with the K-th stays
+        # too.
         if len(hits) > 4 * self.keys.numel():
             least = scores.topk(min(self.keys.shape[1], n), dim=1).values[:, -1]
             hits = places_of_true(scores >= torch.maximum(thresholds, least)[:, None])
@@ -29,7 +31,9 @@ class TopK:
         self.merge(hits // n, scores.flatten()[hits], at)
 
     def merge(self, rows: torch.Tensor, scores: torch.Tensor, places: torch.Tensor) -> None:
-        """Some pairs: left texts in rising order int64, scores float32 and places of right texts int64, each [pairs]."""
+        """Some pairs: left texts in rising order int64, scores float32 and places of right texts int64, each
+        [pairs].
+        """
         if not len(rows):
             return
         lines, line, counts = rows.unique_consecutive(return_inverse=True, return_counts=True)
@@ -39,7 +43,9 @@ class TopK:
         self.keys[lines] = torch.cat([self.keys[lines], keys], dim=1).topk(self.keys.shape[1], dim=1).values
 
     def thresholds(self) -> torch.Tensor:
-        """Each left text's K-th best score float32 [rows], -infinity before there are K: what is lower changes nothing."""
+        """Each left text's K-th best score float32 [rows], -infinity before there are K: what is lower
+        changes nothing.
+        """
         return score_of(self.keys.amin(1))
 
     def sorted(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +63,9 @@ LAST = 0xFFFFFFFF
 
 
 def keys_of(scores: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """int64 that order as (score, then lower place first): the score's bits, made monotone, above the place counted from the end."""
+    """int64 that order as (score, then lower place first): the score's bits, made monotone, above the place
+    counted from the end.
+    """
     bits = (scores + 0.0).view(torch.int32)  # + 0: there is one zero
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (bits.long() << 32) | (LAST - places)

@@ -15,8 +15,9 @@ MODEL_FILES = {".safetensors", ".json", ".txt", ".model"}  # weights, configurat
 
 
 def digest_of(path: Path) -> str | None:
-    """The SHA-256 of what a local path holds: a file's bytes; of a model's folder (one with a ``config.json``) the names and bytes of its
-    weights, configuration and tokenizer, those in its own folders included. None where nothing of either kind is there.
+    """The SHA-256 of what a local path holds: a file's bytes; of a model's folder (one with a
+    ``config.json``) the names and bytes of its weights, configuration and tokenizer, those in its own folders
+    included. None where nothing of either kind is there.
 
     A file is read once per process, until its size or its time of change is another.
 
@@ -53,8 +54,10 @@ MOST_UNPACKED = 1 << 30  # bytes of a file of logits
 
 
 def read_sums(path: Path) -> dict[str, set[str]]:
-    """Name to the hashes that it may have: two while a file is being replaced, so that a kill in between leaves none that is wrong. Empty
-    without the file; a line that is none of ``sha256sum``'s has a name that no file has."""
+    """Name to the hashes that it may have: two while a file is being replaced, so that a kill in between
+    leaves none that is wrong. Empty without the file; a line that is none of ``sha256sum``'s has a name that
+    no file has.
+    """
     found: dict[str, set[str]] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf8", errors="replace").removesuffix("\n").split("\n"):
@@ -75,13 +78,17 @@ def read_digest(path: Path) -> str:
 
 
 def is_as_noted(path: Path, sums: Path, digest: Callable[[Path], str] = read_digest) -> bool:
-    """Whether a file's bytes are some whose hash was noted for it, or none was; looked at twice, as it may be replaced meanwhile."""
+    """Whether a file's bytes are some whose hash was noted for it, or none was; looked at twice, as it may be
+    replaced meanwhile.
+    """
     name = path.relative_to(sums.parent).as_posix()
     return any(not (known := read_sums(sums).get(name)) or digest(path) in known for _ in range(2))
 
 
 def changed_files(sums: Path) -> list[str]:
-    """One line per file whose bytes are not those that a file of hashes names. A single file that is gone is nobody's damage."""
+    """One line per file whose bytes are not those that a file of hashes names. A single file that is gone is
+    nobody's damage.
+    """
     lines = []
     for name, known in read_sums(sums).items():
         path = sums.parent / name
@@ -101,10 +108,12 @@ def changed_files(sums: Path) -> list[str]:
 
 
 def array_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Name to shape and dtype of each array of a ``.npz`` file, from the headers alone: a few bytes may unpack to gigabytes.
+    """Name to shape and dtype of each array of a ``.npz`` file, from the headers alone: a few bytes may
+    unpack to gigabytes.
 
     Raises:
-        ValueError: it holds something else, or an array's bytes are not as many as its header says. What ``zipfile`` raises for damage.
+        ValueError: it holds something else, or an array's bytes are not as many as its header says. What
+            ``zipfile`` raises for damage.
     """
     shapes = {}
     with zipfile.ZipFile(path) as archive:

@@ -31,8 +31,8 @@ class ResultError(ValueError):
 
 @contextlib.contextmanager
 def replacing(path: Path, noted: bool = False) -> Iterator[Path]:
-    """A temporary name in the same folder, of a file that takes its place once the block is through; after an error it is gone, and the old
-    file is whole.
+    """A temporary name in the same folder, of a file that takes its place once the block is through; after an
+    error it is gone, and the old file is whole.
 
     Args:
         noted: its hash by ``hashed``.
@@ -48,10 +48,12 @@ def replacing(path: Path, noted: bool = False) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> Path:
-    """Write bytes under a temporary name in the same folder, then rename: the file is the old one or the new one.
+    """Write bytes under a temporary name in the same folder, then rename: the file is the old one or the new
+    one.
 
     Raises:
-        ResultError: it could not be written (disk full, no permission); the temporary is gone, the old file is whole.
+        ResultError: it could not be written (disk full, no permission); the temporary is gone, the old file
+            is whole.
     """
     path = Path(path)
     try:
@@ -72,8 +74,8 @@ def write_atomic(path: Path, data: bytes | memoryview) -> Path:
 
 @contextlib.contextmanager
 def hashed(path: Path, digest: str, sums: Path | None = None) -> Iterator[None]:
-    """Within it a file is put in place whose SHA-256 is this one; noted for ``verify`` before and after, so that a kill at any moment
-    leaves a hash that fits.
+    """Within it a file is put in place whose SHA-256 is this one; noted for ``verify`` before and after, so
+    that a kill at any moment leaves a hash that fits.
 
     Args:
         sums: where it is noted; default ``<name>.sha256`` beside the file.
@@ -119,5 +121,7 @@ CONTROL = re.compile(
 
 
 def printable(text: str) -> str:
-    """Text that may come from data, safe on a terminal: no control characters but line breaks, none that turn its direction."""
+    """Text that may come from data, safe on a terminal: no control characters but line breaks, none that turn
+    its direction.
+    """
     return CONTROL.sub(" ", text)

@@ -29,7 +29,9 @@ def out_of_memory(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def noting_interrupts() -> Iterator[list[int]]:
-    """Within it Ctrl-C interrupts as ever, and is noted: torch, if it comes while a model is read, makes an error of its own of it."""
+    """Within it Ctrl-C interrupts as ever, and is noted: torch, if it comes while a model is read, makes an
+    error of its own of it.
+    """
     pressed: list[int] = []
 
     def note(number: int, frame: Any) -> None:

@@ -21,8 +21,8 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 def cores(root: Path = Path("/")) -> int:
-    """Processors that this process may use: those it is bound to (``taskset``, Slurm), and no more than its cgroup's quota pays for
-    (``docker --cpus``, Kubernetes), rounded down.
+    """Processors that this process may use: those it is bound to (``taskset``, Slurm), and no more than its
+    cgroup's quota pays for (``docker --cpus``, Kubernetes), rounded down.
 
     Args:
         root: of the file system, for tests.
@@ -31,8 +31,9 @@ def cores(root: Path = Path("/")) -> int:
 
 
 def settle() -> None:
-    """What a command does first: a home and a name for libraries that ask for them, where the user has none; and threads of numerical
-    libraries, unless somebody set them, no more than a quota pays for."""
+    """What a command does first: a home and a name for libraries that ask for them, where the user has none;
+    and threads of numerical libraries, unless somebody set them, no more than a quota pays for.
+    """
     try:
         Path.home()
     except RuntimeError:
@@ -52,7 +53,9 @@ def cores_bound() -> int:
 
 
 def quota(root: Path = Path("/")) -> float:
-    """Processors that the cgroups of this process pay for, the least of all of them; infinite where none has a limit."""
+    """Processors that the cgroups of this process pay for, the least of all of them; infinite where none has
+    a limit.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf8").splitlines()
     except OSError:
@@ -90,8 +93,10 @@ def limit_of(folder: Path) -> float:
 
 
 def lock(path: Path | str) -> filelock.BaseFileLock:
-    """A lock that ends with the process that holds it. Where the file system has no locks, one that names its holder in a file of its own:
-    a file that an earlier run left behind, or one of a holder that is gone, is no lock."""
+    """A lock that ends with the process that holds it. Where the file system has no locks, one that names its
+    holder in a file of its own: a file that an earlier run left behind, or one of a holder that is gone, is
+    no lock.
+    """
     return (
         filelock.FileLock(path) if has_locks(Path(path).parent) else filelock.SoftFileLock(f"{path}.holder")
     )
@@ -117,8 +122,10 @@ def has_locks(folder: Path) -> bool:
 
 
 def writable(folder: Path | None = None) -> Path:
-    """A folder for what is built once: the one given, else ``~/.cache/dipair-lab``; where it cannot be written, or there is no home (a user
-    without a name), one among the temporary files that is this user's alone."""
+    """A folder for what is built once: the one given, else ``~/.cache/dipair-lab``; where it cannot be
+    written, or there is no home (a user without a name), one among the temporary files that is this user's
+    alone.
+    """
     with contextlib.suppress(RuntimeError):
         chosen = folder or Path.home() / ".cache" / "dipair-lab"
         there = next(path for path in (chosen, *chosen.parents) if path.exists())
@@ -129,7 +136,9 @@ def writable(folder: Path | None = None) -> Path:
 
 @functools.cache
 def own_temporary() -> Path:
-    """A folder of temporary files that belongs to this user and that nobody else can write; code is loaded from it."""
+    """A folder of temporary files that belongs to this user and that nobody else can write; code is loaded
+    from it.
+    """
     user = os.getuid() if hasattr(os, "getuid") else "user"
     chosen = Path(tempfile.gettempdir()) / f"dipair-lab-{user}"
     with contextlib.suppress(OSError):
@@ -149,12 +158,16 @@ def locked(path: Path | str) -> Iterator[None]:
 
 
 def die_with_parent() -> None:
-    """In a child, on Linux: be killed when its parent is, even by kill -9. Its kernel notices the same way and ends itself."""
+    """In a child, on Linux: be killed when its parent is, even by kill -9. Its kernel notices the same way
+    and ends itself.
+    """
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of built data: the argument, else $DIPAIR_CACHE, else data/cache of the checkout, else ~/.cache."""
+    """The folder of built data: the argument, else $DIPAIR_CACHE, else data/cache of the checkout, else
+    ~/.cache.
+    """
     chosen = cache or os.environ.get("DIPAIR_CACHE")
     if chosen:
         return Path(chosen).expanduser()

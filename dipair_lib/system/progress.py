@@ -1,5 +1,6 @@
-"""Progress of long work: a bar and a training's curves for the person who waits, and a small file for the suite that runs many notebooks
-at once; and how such work is interrupted."""
+"""Progress of long work: a bar and a training's curves for the person who waits, and a small file for the
+suite that runs many notebooks at once; and how such work is interrupted.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +29,11 @@ FILE_VARIABLE = (
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items and show how many are done and how long the rest will take; without a name (``what``) nothing is shown.
+    """Yield the items and show how many are done and how long the rest will take; without a name (``what``)
+    nothing is shown.
 
-    Under a suite (``DIPAIR_PROGRESS`` names a file) no bar is drawn; the file holds ``{"what", "done", "total", "eta_s"}`` instead.
+    Under a suite (``DIPAIR_PROGRESS`` names a file) no bar is drawn; the file holds ``{"what", "done",
+    "total", "eta_s"}`` instead.
     """
     if not what:
         yield from items
@@ -62,11 +65,13 @@ def say(what: str, done: int = 0, total: int | None = None, eta_s: float | None 
 
 
 class Curves:
-    """The loss and a dev metric of a training against its steps, as a picture in the notebook where it runs: redrawn while somebody waits
-    for it, drawn once at the end under a suite, and nowhere else. A training of some seconds shows none.
+    """The loss and a dev metric of a training against its steps, as a picture in the notebook where it runs:
+    redrawn while somebody waits for it, drawn once at the end under a suite, and nowhere else. A training of
+    some seconds shows none.
 
     Attributes:
-        looks: steps after which the dev metric is wanted; none under a suite, which would only be slowed down.
+        looks: steps after which the dev metric is wanted; none under a suite, which would only be slowed
+            down.
         dev: (step, metric), filled by the training.
     """
 
@@ -159,8 +164,9 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back while a step is under way: gives a function that says whether it was pressed. Pressed twice, it interrupts at once;
-    outside the main thread it always does."""
+    """Hold Ctrl-C back while a step is under way: gives a function that says whether it was pressed. Pressed
+    twice, it interrupts at once; outside the main thread it always does.
+    """
     pressed: list[Any] = []
 
     def note(*_: Any) -> None:

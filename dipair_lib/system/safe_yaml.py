@@ -1,4 +1,6 @@
-"""YAML that may come from anybody: plain values only, and refused before it unfolds where its anchors make much of little."""
+"""YAML that may come from anybody: plain values only, and refused before it unfolds where its anchors make
+much of little.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ def load(text: str) -> Any:
     """What ``yaml.safe_load`` gives.
 
     Raises:
-        ValueError: the text is too long, unfolds to too many values, or holds itself. What PyYAML raises for text that is no YAML.
+        ValueError: the text is too long, unfolds to too many values, or holds itself. What PyYAML raises for
+            text that is no YAML.
     """
     if len(text) > MOST_TEXT:
         raise ValueError(f"expected at most {MOST_TEXT:,} characters, but got {len(text):,}")
@@ -27,7 +30,9 @@ def load(text: str) -> Any:
 
 
 def unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
-    """Values below a node, itself among them, each as often as it is named. ``known``: counted before. ``above``: those it is in."""
+    """Values below a node, itself among them, each as often as it is named. ``known``: counted before.
+    ``above``: those it is in.
+    """
     at = id(node)
     if at in above:
         raise ValueError("an anchor that holds itself")

@@ -1,7 +1,7 @@
 """Training: the teacher, the losses, the loop, the two stages, and what is computed once and stored.
 
-What is expensive is done once: each distinct text of a batch is encoded once, a frozen encoder's outputs and the teacher's logits are
-stored.
+What is expensive is done once: each distinct text of a batch is encoded once, a frozen encoder's outputs and
+the teacher's logits are stored.
 """
 
 from dataclasses import replace

@@ -14,8 +14,8 @@ from dipair_lib.training.settings import TrainConfig
 def epochs_of(model: Network, data: Data, config: TrainConfig) -> Iterator[list[np.ndarray]]:
     """The rows of each step, pass by pass: all in random order, each once before any comes again.
 
-    Where a batch encodes its distinct texts once, rows that share them stay together (``pieces_of``). A cross-encoder reads rows one by
-    one, texts of similar length together; so does a BiLSTM single texts.
+    Where a batch encodes its distinct texts once, rows that share them stay together (``pieces_of``). A
+    cross-encoder reads rows one by one, texts of similar length together; so does a BiLSTM single texts.
     """
     random = np.random.default_rng(config.seed)
     alone = [np.array([i]) for i in range(len(data.groups))]
@@ -48,7 +48,9 @@ PIECE = 8  # rows of one query that stay together: their query is encoded once f
 
 
 def pieces_of(data: Data) -> list[np.ndarray]:
-    """Rows that stay in one batch: a tile of few texts whole, of other groups pieces of at most ``PIECE`` rows, in order of the groups."""
+    """Rows that stay in one batch: a tile of few texts whole, of other groups pieces of at most ``PIECE``
+    rows, in order of the groups.
+    """
     order = np.argsort(data.groups, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(data.groups[order])) + 1)
     tile = texts_per_row(data)
@@ -60,8 +62,9 @@ def pieces_of(data: Data) -> list[np.ndarray]:
 
 
 def texts_per_row(data: Data) -> np.ndarray:
-    """float [rows]: how much of a batch's texts a row brings, where its group is encoded once: 1 where every row has a text of its own,
-    1/m in a tile of m texts with n others."""
+    """float [rows]: how much of a batch's texts a row brings, where its group is encoded once: 1 where every
+    row has a text of its own, 1/m in a tile of m texts with n others.
+    """
     codes = np.unique(data.groups, return_inverse=True)[1].astype(np.int64)
     size = np.bincount(codes)
     texts = np.ones(len(size), np.int64)
@@ -75,7 +78,9 @@ def texts_per_row(data: Data) -> np.ndarray:
 def similar_lengths(
     lengths: np.ndarray, rows: np.ndarray, batch_size: int, random: np.random.Generator, pool: int = 50
 ) -> Iterator[np.ndarray]:
-    """Batches of similar length: sort within pools of batches, then shuffle each pool's. Else about 45 % of the slots would be padding."""
+    """Batches of similar length: sort within pools of batches, then shuffle each pool's. Else about 45 % of
+    the slots would be padding.
+    """
     for start in range(0, len(rows), batch_size * pool):
         part = rows[start : start + batch_size * pool]
         part = part[np.argsort(lengths[part], kind="stable")]

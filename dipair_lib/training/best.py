@@ -18,8 +18,10 @@ class BestCheckpoint:
     """The weights of the best look at dev by a metric (higher is better); without dev rows it does nothing.
 
     Args:
-        seen, others: of a training that goes on: the metric at its looks, and the best weights, from ``tensors``.
-        patience: looks without a better one that end a training; 0: none do. against: see ``loop.fit``.
+        seen, others: of a training that goes on: the metric at its looks, and the best weights, from
+            ``tensors``.
+        patience: looks without a better one that end a training; 0: none do.
+        against: see ``loop.fit``.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class BestCheckpoint:
         return {f"best {name}": weight for name, weight in self.weights.items()}
 
     def update(self, model: Model) -> None:
-        """Score dev and remember the weights if no earlier look was better. An undefined metric counts as the worst."""
+        """Score dev and remember the weights if no earlier look was better. An undefined metric counts as the
+        worst.
+        """
         if self.dev is None:
             return
         value = dev_metric(model, self.dev, self.metric)

@@ -1,4 +1,6 @@
-"""A training that was stopped goes on: its weights, its optimiser and its place in the data, in one safetensors file."""
+"""A training that was stopped goes on: its weights, its optimiser and its place in the data, in one
+safetensors file.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ class State:
     """What a training has come to after a step.
 
     Attributes:
-        step: steps done. loss: running mean. seconds: spent on them. seen: the dev metric at each epoch's end.
+        step: steps done.
+        loss: running mean.
+        seconds: spent on them.
+        seen: the dev metric at each epoch's end.
     """
 
     step: int = 0
@@ -37,10 +42,14 @@ class State:
 
 
 class Checkpoint:
-    """The file of one training, its name a hash of all that the training begins with, so that no other training reads it.
+    """The file of one training, its name a hash of all that the training begins with, so that no other
+    training reads it.
 
     Args:
-        folder: where; None keeps nothing. name: the hash. weights: what is trained, in a fixed order. optimizer, schedule: of them.
+        folder: where; None keeps nothing.
+        name: the hash.
+        weights: what is trained, in a fixed order.
+        optimizer, schedule: of them.
     """
 
     def __init__(
@@ -52,7 +61,9 @@ class Checkpoint:
         self.written = time.perf_counter()
 
     def due(self, at_end: bool) -> bool:
-        """Whether the last file is old enough for another; at the end of a training, whether there is one that is not of the end."""
+        """Whether the last file is old enough for another; at the end of a training, whether there is one
+        that is not of the end.
+        """
         long_ago = time.perf_counter() - self.written > EVERY_S
         return self.path is not None and (long_ago or (at_end and self.path.exists()))
 
@@ -86,7 +97,8 @@ class Checkpoint:
         self.written = time.perf_counter()
 
     def load(self) -> tuple[State, dict[str, torch.Tensor]]:
-        """Put weights, optimiser, schedule and the random state where the file left them; without a file nothing changes.
+        """Put weights, optimiser, schedule and the random state where the file left them; without a file
+        nothing changes.
 
         Returns:
             The state, and the further tensors.

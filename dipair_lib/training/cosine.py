@@ -1,7 +1,9 @@
-"""The cosine start: projection and head first learn the backbone's own cosine of the whole texts. No label, no teacher.
+"""The cosine start: projection and head first learn the backbone's own cosine of the whole texts. No label,
+no teacher.
 
-The outputs that a head keeps hold what is needed, but a fresh FFNN or transformer does not find the product of two sides in some thousand
-rows: it overfits them. Pairs without a label are free, and on stored outputs cheap. Neither paper has this.
+The outputs that a head keeps hold what is needed, but a fresh FFNN or transformer does not find the product
+of two sides in some thousand rows: it overfits them. Pairs without a label are free, and on stored outputs
+cheap. Neither paper has this.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ SPREAD = 2.0  # standard deviation of the targets: about a teacher's logits'
 
 
 def takes_cosine_start(model: DualEncoder) -> bool:
-    """Whether a head needs one: an FFNN or transformer over two fields, with one output, that corrects no similarity (which starts on a
-    line of its own). An encoder at random is left without: a start that knows the trained backbone's cosine would answer for it."""
+    """Whether a head needs one: an FFNN or transformer over two fields, with one output, that corrects no
+    similarity (which starts on a line of its own). An encoder at random is left without: a start that knows
+    the trained backbone's cosine would answer for it.
+    """
     settings = model.settings
     return (
         model.head.line is None
@@ -48,15 +52,19 @@ def cosine_start(
     device: str = "auto",
     what: str = "cosine start",
 ) -> Fitted:
-    """Train projection and head, one pass over so many pairs of a task's training texts: half random ones, half near ones. The target is
-    ``SPREAD`` times the z-scored cosine of the whole backbone's means, also where the student has fewer layers or the teacher's weights.
+    """Train projection and head, one pass over so many pairs of a task's training texts: half random ones,
+    half near ones. The target is ``SPREAD`` times the z-scored cosine of the whole backbone's means, also
+    where the student has fewer layers or the teacher's weights.
 
     Args:
-        stored: of ``texts``, as ``fit_head`` takes them. folder: of stored outputs. pairs: more than 0.
+        stored: of ``texts``, as ``fit_head`` takes them.
+        folder: of stored outputs.
+        pairs: more than 0.
         seed: of the pairs and their order.
 
     Returns:
-        What it cost. ``pairs`` and ``passes`` are 0: the teacher has scored none of these; ``notes`` says how many there were.
+        What it cost. ``pairs`` and ``passes`` are 0: the teacher has scored none of these; ``notes`` says how
+        many there were.
     """
     where, there = device_of(device), placed_on(model)
     vectors = text_vectors(model.settings["backbone"], model.read_lengths, texts, folder, where)
@@ -81,8 +89,8 @@ def cosine_start(
 
 
 def draw_pairs(left: torch.Tensor, right: torch.Tensor, n: int, seed: int = 0) -> np.ndarray:
-    """Positions of n left and right texts, int32 [n, 2], in random order: half of the pairs random, half of a left text and one of the
-    ``NEAR`` right texts nearest to it.
+    """Positions of n left and right texts, int32 [n, 2], in random order: half of the pairs random, half of a
+    left text and one of the ``NEAR`` right texts nearest to it.
 
     Args:
         left, right: unit vectors, float32 [texts, width].
@@ -98,7 +106,9 @@ def draw_pairs(left: torch.Tensor, right: torch.Tensor, n: int, seed: int = 0) -
 
 
 def nearest(left: torch.Tensor, right: torch.Tensor, n: int, scores: int = 2**25) -> np.ndarray:
-    """Positions of the n right texts of highest cosine for each left one, int32 [left texts, n]; at most about so many scores at a time."""
+    """Positions of the n right texts of highest cosine for each left one, int32 [left texts, n]; at most
+    about so many scores at a time.
+    """
     found = [(part @ right.T).topk(n, dim=1).indices for part in left.split(max(1, scores // len(right)))]
     return torch.cat(found).int().cpu().numpy()
 

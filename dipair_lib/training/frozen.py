@@ -64,10 +64,12 @@ def descend(
     """Train weights, a step for each batch of rows.
 
     Args:
-        loss_at: the loss of some rows. after: called with the number of each step that is done.
+        loss_at: the loss of some rows.
+        after: called with the number of each step that is done.
 
     Returns:
-        Seconds, and the running mean of the loss, which is read at every step on a CPU and now and then elsewhere, where reading waits.
+        Seconds, and the running mean of the loss, which is read at every step on a CPU and now and then
+        elsewhere, where reading waits.
     """
     optimizer, schedule = optimizer_of(list(weights), config, len(batches))
     curves = progress.Curves(what, len(batches))

@@ -1,4 +1,6 @@
-"""A GPU's training step recorded once and replayed: a small step of a small transformer takes longer to order than to compute."""
+"""A GPU's training step recorded once and replayed: a small step of a small transformer takes longer to order
+than to compute.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ AFTER = 3  # steps of one shape before it is recorded: a shape that hardly comes
 
 
 class GraphedBackward:
-    """Forward and backward pass of a step as CUDA graphs, one for each shape of its batch; gradients lie in the parameters' ``grad``.
+    """Forward and backward pass of a step as CUDA graphs, one for each shape of its batch; gradients lie in
+    the parameters' ``grad``.
 
     Args:
-        loss_of: from the tensors of a batch to the loss; every operation of it on the GPU, no value of it read.
+        loss_of: from the tensors of a batch to the loss; every operation of it on the GPU, no value of it
+            read.
         parameters: what gets gradients. Their ``grad`` tensors are made once and filled again at every step.
     """
 
@@ -66,7 +70,9 @@ class GraphedBackward:
     def record(
         self, batch: Sequence[torch.Tensor]
     ) -> tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]:
-        """One graph, with the tensors it reads and the loss that it writes; the random state is left as it was."""
+        """One graph, with the tensors it reads and the loss that it writes; the random state is left as it
+        was.
+        """
         state = torch.cuda.get_rng_state()
         inputs = [t.clone() for t in batch]
         side = torch.cuda.Stream()

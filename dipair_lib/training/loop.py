@@ -48,13 +48,16 @@ def fit(
     checkpoint_dir: Path | None = None,
     against: Sequence[float] = (),
 ) -> Fitted:
-    """Train a network on rows: what ``optimizers.trainable`` says, on ``config.device``; afterwards it lies where it lay before.
+    """Train a network on rows: what ``optimizers.trainable`` says, on ``config.device``; afterwards it lies
+    where it lay before.
 
     Args:
-        dev: rows to look at (``config.looks``); the weights of the best look by ``metric`` are kept. None keeps the last.
-        checkpoint_dir: folder for what a training of minutes has reached: begun again, it goes on from there, to the same weights (on a GPU to
-            nearly the same: its sums come in any order).
-        against: the dev metric of another training at the same looks: two looks running behind it end this one.
+        dev: rows to look at (``config.looks``); the weights of the best look by ``metric`` are kept. None
+            keeps the last.
+        checkpoint_dir: folder for what a training of minutes has reached: begun again, it goes on from there,
+            to the same weights (on a GPU to nearly the same: its sums come in any order).
+        against: the dev metric of another training at the same looks: two looks running behind it end this
+            one.
 
     Raises:
         Stopped: Ctrl-C, after the step under way. ``model`` holds the best weights so far.
@@ -151,8 +154,8 @@ def fit_there(
 
 
 def looks_of(steps: Sequence[int], config: TrainConfig) -> list[int]:
-    """Steps, counted from 1, after which dev is looked at: the ends of several epochs, or ``config.looks`` times per pass, at least
-    ``LOOKS`` times in all and always at the end.
+    """Steps, counted from 1, after which dev is looked at: the ends of several epochs, or ``config.looks``
+    times per pass, at least ``LOOKS`` times in all and always at the end.
 
     Args:
         steps: of each epoch.
@@ -174,7 +177,8 @@ class Pending:
     """Losses that were computed, and perhaps not read yet; their running mean.
 
     Attributes:
-        running: mean over what was read. every: losses read together.
+        running: mean over what was read.
+        every: losses read together.
     """
 
     running: float
@@ -217,7 +221,9 @@ def backward_of(
     dtype: str,
     weights: Sequence[nn.Parameter],
 ) -> Any:
-    """A function from (inputs, targets) to the loss, which leaves its gradients in the weights; on a GPU recorded where that can be."""
+    """A function from (inputs, targets) to the loss, which leaves its gradients in the weights; on a GPU
+    recorded where that can be.
+    """
 
     def loss_at(inputs: Any, targets: Any) -> torch.Tensor:
         return loss_to(outputs_in(model, inputs, dtype), Targets(*targets), data.classes, config)
@@ -243,7 +249,9 @@ def plain_backward(loss_at: Any, weights: Sequence[nn.Parameter], batch: Any) ->
 def identity(
     data: Data, dev: Data | None, metric: str, config: TrainConfig, weights: Sequence[torch.Tensor]
 ) -> str:
-    """A hash of all that a training begins with: its rows, those it is judged by, its settings and weights, and the version of torch."""
+    """A hash of all that a training begins with: its rows, those it is judged by, its settings and weights,
+    and the version of torch.
+    """
     arrays = []
     for rows in (data, dev) if dev else (data,):
         pieces = [array for tokens in rows.texts.tokens for array in (tokens.ids, tokens.offsets)]

@@ -39,7 +39,9 @@ class Targets(NamedTuple):
     """What the rows of a step are to meet.
 
     Attributes:
-        labels: [rows]. groups: int64 [rows]. teacher: float32 [rows, outputs] or [].
+        labels: [rows].
+        groups: int64 [rows].
+        teacher: float32 [rows, outputs] or [].
     """
 
     labels: torch.Tensor
@@ -60,7 +62,9 @@ def loss_of(logits: torch.Tensor, data: Data, rows: np.ndarray, config: TrainCon
 
 
 def loss_to(logits: torch.Tensor, targets: Targets, classes: int, config: TrainConfig) -> torch.Tensor:
-    """alpha * hard + (1 - alpha) * distance to the teacher (Tang et al. 2019, equation 4); a mean over the rows."""
+    """alpha * hard + (1 - alpha) * distance to the teacher (Tang et al. 2019, equation 4); a mean over the
+    rows.
+    """
     alpha = 1.0 if config.loss == "hard" else config.alpha
     loss = logits.new_zeros(())
     if alpha > 0:
@@ -77,10 +81,12 @@ def loss_to(logits: torch.Tensor, targets: Targets, classes: int, config: TrainC
 def order_loss(
     logits: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor, config: TrainConfig
 ) -> torch.Tensor:
-    """Distance to the teacher's order within groups; logits, teacher [rows, 1], groups [rows]. A group of one row says nothing: 0.
+    """Distance to the teacher's order within groups; logits, teacher [rows, 1], groups [rows]. A group of one
+    row says nothing: 0.
 
-    ``margin``: mean over a group's pairs of rows of the squared difference of margins, which is twice the variance of the difference to the
-    teacher; ``listwise``: KL of the softmax over the group's rows at a temperature. Each a mean over the groups of two rows or more.
+    ``margin``: mean over a group's pairs of rows of the squared difference of margins, which is twice the
+    variance of the difference to the teacher; ``listwise``: KL of the softmax over the group's rows at a
+    temperature. Each a mean over the groups of two rows or more.
     """
     place = torch.unique(groups, return_inverse=True)[1]
     count = torch.bincount(place).to(logits.dtype)
@@ -109,13 +115,15 @@ def log_sums(values: torch.Tensor, place: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def soft_loss(logits: torch.Tensor, teacher: torch.Tensor, config: TrainConfig) -> torch.Tensor:
-    """Distance of logits [rows, outputs] to the teacher's, a mean over the rows: ``logits``, the squared error summed over the outputs
-    (Tang et al. 2019, equation 3), or cross-entropy or KL of probabilities at a temperature.
+    """Distance of logits [rows, outputs] to the teacher's, a mean over the rows: ``logits``, the squared
+    error summed over the outputs (Tang et al. 2019, equation 3), or cross-entropy or KL of probabilities at a
+    temperature.
 
-    One logit is the log-odds of two classes: its probabilities are a sigmoid's. Tang et al. have two logits there; their sum of squares is
-    half the square of the log-odds, but for a part that moves no probability (the error of the two logits' sum). So ``logits`` weighs twice
-    as much here for two classes: to an alpha of theirs belongs ours with twice the alpha / (1 - alpha). AdaDelta and AdamW go by ratios of
-    gradients: without labels beside it a factor of the loss hardly changes a step.
+    One logit is the log-odds of two classes: its probabilities are a sigmoid's. Tang et al. have two logits
+    there; their sum of squares is half the square of the log-odds, but for a part that moves no probability
+    (the error of the two logits' sum). So ``logits`` weighs twice as much here for two classes: to an alpha
+    of theirs belongs ours with twice the alpha / (1 - alpha). AdaDelta and AdamW go by ratios of gradients:
+    without labels beside it a factor of the loss hardly changes a step.
     """
     if config.loss == "logits":
         return F.mse_loss(logits, teacher, reduction="none").sum(1).mean()

@@ -13,7 +13,9 @@ from dipair_lib.training.settings import TrainConfig
 
 
 def trainable(model: BaseModel, config: TrainConfig) -> list[nn.Parameter]:
-    """All parameters that need gradients; a transformer's word-piece embeddings are switched off unless they are asked for or random."""
+    """All parameters that need gradients; a transformer's word-piece embeddings are switched off unless they
+    are asked for or random.
+    """
     words = config.train_words or model.start.startswith("random")
     for encoder in model.encoders:
         encoder.get_input_embeddings().weight.requires_grad_(words)
@@ -28,7 +30,8 @@ def optimizer_of(
     """The optimiser and its schedule: warm-up then linear decay for AdamW, constant for AdaDelta.
 
     Args:
-        parameters: trained at ``learning_rate``. head: further ones, trained at ``head_rate`` where that is given.
+        parameters: trained at ``learning_rate``.
+        head: further ones, trained at ``head_rate`` where that is given.
     """
     groups: list[dict[str, Any]] = [{"params": list(parameters)}]
     if head:
@@ -47,10 +50,12 @@ def optimizer_of(
 
 
 class Adadelta(torch.optim.Optimizer):
-    """AdaDelta (Zeiler 2012) that also takes sparse gradients, with the same result as torch's on the dense ones.
+    """AdaDelta (Zeiler 2012) that also takes sparse gradients, with the same result as torch's on the dense
+    ones.
 
-    A word vector's row without a gradient only decays its two running means, by rho per step, and does not move. So a row's missed steps
-    are made up, exactly, when it is met again: a step costs what the batch's words cost, not what the vocabulary costs.
+    A word vector's row without a gradient only decays its two running means, by rho per step, and does not
+    move. So a row's missed steps are made up, exactly, when it is met again: a step costs what the batch's
+    words cost, not what the vocabulary costs.
     """
 
     def __init__(

@@ -82,7 +82,9 @@ def read_splits(
 
 
 def tell_unknown(task: Task, name: str, tokenizer: Tokenizer, splits: Sequence[Texts]) -> None:
-    """Put the share of unknown word pieces of each field into the task's notes; warn from 1 % on, raise from ``MOST_UNKNOWN`` on."""
+    """Put the share of unknown word pieces of each field into the task's notes; warn from 1 % on, raise from
+    ``MOST_UNKNOWN`` on.
+    """
     shares = {}
     for number, field in enumerate(task.fields):
         unknown, every = np.sum([unknown_in(tokenizer, texts.tokens[number]) for texts in splits], axis=0)
@@ -109,14 +111,18 @@ def read_rows(
     read_lengths: Sequence[int],
     logits: np.ndarray | None = None,
 ) -> Data:
-    """Tokenise some rows of a task (or synthetic ones), with the teacher's logits [rows, outputs] beside them."""
+    """Tokenise some rows of a task (or synthetic ones), with the teacher's logits [rows, outputs] beside
+    them.
+    """
     tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     texts = read(tokenizer, frame, task.fields, read_lengths)
     return Data(texts, frame["label"].to_numpy(), frame["group"].to_numpy(), len(task.classes), logits)
 
 
 def check_teacher(task: Task, split: str, frame: pd.DataFrame, logits: np.ndarray) -> None:
-    """Raise unless the teacher's logits are of as many rows and of the same labels as the student is to learn."""
+    """Raise unless the teacher's logits are of as many rows and of the same labels as the student is to
+    learn.
+    """
     outputs = outputs_for(len(task.classes))
     if len(logits) != len(frame):
         raise TeacherError(
@@ -132,11 +138,14 @@ def check_teacher(task: Task, split: str, frame: pd.DataFrame, logits: np.ndarra
 def choose_read_lengths(
     task: Task, tokenizer: Tokenizer | str, asked: Sequence[int] = (), most: int = 128, sample: int = 2000
 ) -> list[int]:
-    """Word pieces (or words) to read of each field: as asked (one number is for all), or enough to read 95 % of the texts whole; then no
-    more of all fields together than the backbone has positions, which the task's notes say.
+    """Word pieces (or words) to read of each field: as asked (one number is for all), or enough to read 95 %
+    of the texts whole; then no more of all fields together than the backbone has positions, which the task's
+    notes say.
 
     Args:
-        tokenizer: a backbone's name, or a tokenizer. most: upper limit. sample: texts looked at.
+        tokenizer: a backbone's name, or a tokenizer.
+        most: upper limit.
+        sample: texts looked at.
     """
     if asked:
         asked = list(asked) * len(task.fields) if len(asked) == 1 else asked
@@ -163,7 +172,9 @@ def choose_read_lengths(
 
 
 def fitted(lengths: Sequence[int], positions: int) -> list[int]:
-    """Read lengths of fields that joined, one [CLS] in front, fit into so many positions: the longest give way."""
+    """Read lengths of fields that joined, one [CLS] in front, fit into so many positions: the longest give
+    way.
+    """
     lengths = list(lengths)
     while sum(lengths) - len(lengths) + 1 > positions and max(lengths) > 3:
         lengths[lengths.index(max(lengths))] -= 1
@@ -217,9 +228,11 @@ def with_synthetic(
     """Original and synthetic rows together, and the teacher's logits of both.
 
     Args:
-        frame, logits: the original rows. synthetic, made: from ``augmentation.synthesize`` and ``synthetic_logits``.
-        labels: of synthetic or unlabelled rows: ``teacher`` takes the class it finds most likely (Tang et al. 2019, section 3.3; its
-            score where labels are scores), ``source`` keeps the label of the row each was made of: no teacher is needed then.
+        frame, logits: the original rows.
+        synthetic, made: from ``augmentation.synthesize`` and ``synthetic_logits``.
+        labels: of synthetic or unlabelled rows: ``teacher`` takes the class it finds most likely (Tang et al.
+            2019, section 3.3; its score where labels are scores), ``source`` keeps the label of the row each
+            was made of: no teacher is needed then.
     """
     if labels not in {"teacher", "source"}:
         raise ValueError(f"synthetic_labels: expected teacher or source, but got {labels!r}")
@@ -236,7 +249,9 @@ def with_synthetic(
 
 
 def with_unlabelled(task: Task, path: str) -> pd.DataFrame:
-    """A task's training rows and those of a file without labels (label 0, which nobody may read); without a path the former alone."""
+    """A task's training rows and those of a file without labels (label 0, which nobody may read); without a
+    path the former alone.
+    """
     if not path:
         return task.train
     more = load_unlabelled(path, task)

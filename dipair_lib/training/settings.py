@@ -22,25 +22,32 @@ class TrainConfig:
         learning_rate: peak, after a linear warm-up; it falls linearly to 0.
         batch_size: pairs per step.
         epochs: passes over the rows. A fraction (0.5) reads that part of the groups.
-        epoch_rows: rows of one epoch; 0 means all. With augmented data it is the number of original rows, so that runs with more and
-            fewer synthetic rows take the same number of steps.
+        epoch_rows: rows of one epoch; 0 means all. With augmented data it is the number of original rows, so
+            that runs with more and fewer synthetic rows take the same number of steps.
         loss: ``hard`` (labels), or what is compared with the teacher: ``logits`` (MSE on raw logits: Tang et al. 2019, section 3.3,
             found it best), ``soft`` (cross-entropy to the teacher's softened probabilities) or ``kl`` (their divergence; the same
             gradient, but 0 where the student agrees); ``margin`` (MSE of the differences between the rows of a group, Hofstätter et al.
             2020) and ``listwise`` (KL of the softmax over a group's rows) look at the order within a query only.
-        alpha: weight of the hard loss beside it: alpha * CE + (1 - alpha) * distance to the teacher. The paper found 0 best.
-        temperature: of ``soft``, ``kl`` and ``listwise``; their loss is multiplied by its square, so that gradients keep their size.
+        alpha: weight of the hard loss beside it: alpha * CE + (1 - alpha) * distance to the teacher. The
+            paper found 0 best.
+        temperature: of ``soft``, ``kl`` and ``listwise``; their loss is multiplied by its square, so that
+            gradients keep their size.
         pairs: budget in pairs seen; it takes the place of ``epochs`` where it is more than 0.
-        looks: how often per pass dev is looked at (where there are dev rows); 0 looks after each of several epochs.
-        patience: looks without a better dev metric after which the training ends before its budget; 0 never does.
+        looks: how often per pass dev is looked at (where there are dev rows); 0 looks after each of several
+            epochs.
+        patience: looks without a better dev metric after which the training ends before its budget; 0 never
+            does.
         head_rate: learning rate of everything but the encoder; 0 takes ``learning_rate`` for all.
-        dropout: share of a transformer's activations dropped while it trains (BERT: 0.1). On a CPU its random numbers cost half the time.
-        train_words: also train a transformer's word-piece embeddings. They are half of MiniLM's weights, most rows get no gradient in a
-            short run, and updating them costs a tenth of each step on a CPU.
+        dropout: share of a transformer's activations dropped while it trains (BERT: 0.1). On a CPU its random
+            numbers cost half the time.
+        train_words: also train a transformer's word-piece embeddings. They are half of MiniLM's weights, most
+            rows get no gradient in a short run, and updating them costs a tenth of each step on a CPU.
         device: where it is trained: see ``device.device_of``.
         optimizer: ``adamw``, or ``adadelta`` (Tang et al.: learning rate 1.0, rho 0.95, no warm-up).
-        warmup: share of the steps. weight_decay: of adamw.
-        dtype: of the encoder's arithmetic: ``auto`` takes what is fastest on this machine (weights stay float32).
+        warmup: share of the steps.
+        weight_decay: of adamw.
+        dtype: of the encoder's arithmetic: ``auto`` takes what is fastest on this machine (weights stay
+            float32).
         seed: of initialisation and order.
     """
 
@@ -86,11 +93,18 @@ class Fitted:
     """What a training cost and where it ended.
 
     Attributes:
-        steps: of the optimiser. seconds: of wall clock. loss: last running mean. dtype: of the encoder's arithmetic.
+        steps: of the optimiser.
+        seconds: of wall clock.
+        loss: last running mean.
+        dtype: of the encoder's arithmetic.
         dev: the dev metric at each look, where there was one; the weights kept are those of the best.
-        pairs: rows seen, each time counted. passes: the same in passes over the rows.
-        best_at: share of the steps after which dev was best. rising: whether dev was still rising when the budget ended.
-        device: where it was trained. learning_rate: its peak. notes: what went wrong and was mended, in words.
+        pairs: rows seen, each time counted.
+        passes: the same in passes over the rows.
+        best_at: share of the steps after which dev was best.
+        rising: whether dev was still rising when the budget ended.
+        device: where it was trained.
+        learning_rate: its peak.
+        notes: what went wrong and was mended, in words.
     """
 
     steps: int
@@ -111,7 +125,9 @@ def budget_of(pairs: Sequence[int], device: Any = "auto", budget: float = 1.0) -
     """Pairs to see in one training on a device; 0 where none are given.
 
     Args:
-        pairs: two numbers, for a CPU and for an accelerator; [] gives none. device: see ``device_of``. budget: times them.
+        pairs: two numbers, for a CPU and for an accelerator; [] gives none.
+        device: see ``device_of``.
+        budget: times them.
     """
     if budget <= 0:
         raise ValueError(f"budget: expected more than 0, but got {budget}")
@@ -125,8 +141,9 @@ def budget_of(pairs: Sequence[int], device: Any = "auto", budget: float = 1.0) -
 
 
 def training_fields(config: TrainConfig, *fits: Fitted | None) -> dict[str, Any]:
-    """The training group of a row: loss, alpha, and steps, pairs and seconds over all stages (a stage not run is None); the rest is the
-    last stage's."""
+    """The training group of a row: loss, alpha, and steps, pairs and seconds over all stages (a stage not run
+    is None); the rest is the last stage's.
+    """
     done = [fit for fit in fits if fit]
     last = done[-1] if done else None
     return {
@@ -148,7 +165,9 @@ def training_fields(config: TrainConfig, *fits: Fitted | None) -> dict[str, Any]
 
 
 def fitted_table(*fits: Fitted | None) -> pd.DataFrame:
-    """What came of trainings, or of the stages of one, as text for people: a line each; a stage not run has none."""
+    """What came of trainings, or of the stages of one, as text for people: a line each; a stage not run has
+    none.
+    """
     lines = {
         number: {
             "steps": f"{fit.steps:,}",
@@ -167,7 +186,8 @@ def fitted_table(*fits: Fitted | None) -> pd.DataFrame:
 
 
 def training_name(parameters: Mapping[str, Any], cosine: bool = False) -> str:
-    """What sets the training of 03_dipair apart from the plain one, for the display name: " (stage 1, from the teacher)"; "" if nothing.
+    """What sets the training of 03_dipair apart from the plain one, for the display name: " (stage 1, from
+    the teacher)"; "" if nothing.
 
     Args:
         cosine: whether the head takes a cosine start: see ``takes_cosine_start``.

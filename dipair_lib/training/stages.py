@@ -36,15 +36,18 @@ def fit_head(
     metric: str = "",
     what: str = "stage 1",
 ) -> Fitted:
-    """Stage 1 (Chen et al. 2020): projection and head are trained while the encoder is frozen, on its outputs computed once.
+    """Stage 1 (Chen et al. 2020): projection and head are trained while the encoder is frozen, on its outputs
+    computed once.
 
     The model is left on the device where it was.
 
     Args:
         model: its encoder is not run and not changed.
-        stored: one per field, the encoder's outputs for the distinct texts of ``data.texts`` in the same order; dev_stored: of ``dev``'s.
-        dev: rows to look at, ``config.looks`` times per pass (0: after each) and before the first step; the best weights by ``metric``
-            are kept. None keeps the last.
+        stored: one per field, the encoder's outputs for the distinct texts of ``data.texts`` in the same
+            order;
+        dev_stored: of ``dev``'s.
+        dev: rows to look at, ``config.looks`` times per pass (0: after each) and before the first step; the
+            best weights by ``metric`` are kept. None keeps the last.
     """
     require_targets(data, config)
     torch.manual_seed(config.seed)
@@ -80,8 +83,10 @@ def fit_head(
 
 
 def steps_of(model: DualEncoder, data: Data, config: TrainConfig) -> tuple[list[np.ndarray], float]:
-    """The rows of each step of stage 1, and how many passes they are. Single rows in random order, each once a pass: no text is encoded, so
-    nothing is saved by whole groups, and steps of few groups learn worse. Losses within a group keep it whole."""
+    """The rows of each step of stage 1, and how many passes they are. Single rows in random order, each once
+    a pass: no text is encoded, so nothing is saved by whole groups, and steps of few groups learn worse.
+    Losses within a group keep it whole.
+    """
     if config.loss in {"margin", "listwise"}:
         batches = [rows for epoch in epochs_of(model, data, config) for rows in epoch]
         return batches, sum(len(rows) for rows in batches) / len(data.labels)
@@ -93,10 +98,12 @@ def steps_of(model: DualEncoder, data: Data, config: TrainConfig) -> tuple[list[
 
 
 class Looks:
-    """Looks at dev during a training of so many steps (0: there is no dev), and the weights of the best: of equal ones the latest.
+    """Looks at dev during a training of so many steps (0: there is no dev), and the weights of the best: of
+    equal ones the latest.
 
     Attributes:
-        steps: after which dev is looked at; 0 is the start. seen: the metric at each look; undefined counts as the worst.
+        steps: after which dev is looked at; 0 is the start. seen: the metric at each look; undefined counts
+            as the worst.
     """
 
     def __init__(self, weights: Sequence[nn.Parameter], total: int, wanted: float) -> None:
@@ -125,7 +132,9 @@ class Looks:
 
     @property
     def rising(self) -> bool | None:
-        """Whether the last look was surely better than all before; None where the training itself had fewer than two."""
+        """Whether the last look was surely better than all before; None where the training itself had fewer
+        than two.
+        """
         return bool(self.seen[-1] > max(self.seen[:-1]) + RISING) if len(self.seen) > 2 else None
 
 
@@ -143,17 +152,22 @@ def fit_stages(
     checkpoint_dir: Path | None = None,
     cosine_pairs: int = 0,
 ) -> tuple[Fitted | None, Fitted | None, dict[str, int]]:
-    """Two-stage training (Chen et al. 2020, section 3.4): ``fit_head``, then ``fit``; None leaves a stage out.
+    """Two-stage training (Chen et al. 2020, section 3.4): ``fit_head``, then ``fit``; None leaves a stage
+    out.
 
     Without stage 1, a cosine or MaxSim in the head still starts on its line (see ``start_residual``).
 
     Args:
-        folder: where the outputs of frozen encoders are stored. seed: of both stages. dev, metric: of both. checkpoint_dir: of ``fit``.
-        cosine_pairs: of the ``cosine_start`` before them; 0, and heads that take none, begin at random as in the paper.
+        folder: where the outputs of frozen encoders are stored.
+        seed: of both stages.
+        dev, metric: of both.
+        checkpoint_dir: of ``fit``.
+        cosine_pairs: of the ``cosine_start`` before them; 0, and heads that take none, begin at random as in
+            the paper.
 
     Returns:
-        What each stage cost (the first one that ran also what the cosine start did), and how many texts were encoded for stage 1 and how
-        many came from the store.
+        What each stage cost (the first one that ran also what the cosine start did), and how many texts were
+        encoded for stage 1 and how many came from the store.
     """
     one = two = begun = None
     counts = {"encoded": 0, "from_store": 0}
@@ -192,7 +206,9 @@ def fit_stages(
 
 
 def with_start(stage: Fitted | None, start: Fitted | None) -> Fitted | None:
-    """What a stage and the cosine start before it cost together; its pairs are none of the stage's, which the teacher has scored."""
+    """What a stage and the cosine start before it cost together; its pairs are none of the stage's, which the
+    teacher has scored.
+    """
     if stage is None or start is None:
         return stage or start
     notes = f"{start.notes}; {stage.notes}" if stage.notes else start.notes

@@ -26,8 +26,10 @@ STARTS = ("pretrained", "teacher", "random")
 
 
 def start_encoder(model: DualEncoder, start: str, teacher: CrossEncoder | None = None, seed: int = 0) -> None:
-    """Where a student's encoder starts from: the ``pretrained`` backbone, the ``teacher``'s weights, or ``random`` ones (whose word-piece
-    embeddings are trained, too: see ``trainable``). Sets ``model.start``, by which stored outputs are told apart."""
+    """Where a student's encoder starts from: the ``pretrained`` backbone, the ``teacher``'s weights, or
+    ``random`` ones (whose word-piece embeddings are trained, too: see ``trainable``). Sets ``model.start``,
+    by which stored outputs are told apart.
+    """
     if start not in STARTS:
         raise ValueError(f"start: expected one of {', '.join(STARTS)}, but got {start!r}")
     if start == "teacher":
@@ -49,8 +51,10 @@ def start_encoder(model: DualEncoder, start: str, teacher: CrossEncoder | None =
 
 
 def start_head(model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig) -> None:
-    """Put a head where its targets are: a similarity on its line (``start_residual``), any other by its final bias, so that its mean on
-    the rows is that of their targets. Otherwise the first thing a training does is to get there."""
+    """Put a head where its targets are: a similarity on its line (``start_residual``), any other by its final
+    bias, so that its mean on the rows is that of their targets. Otherwise the first thing a training does is
+    to get there.
+    """
     if model.head.line is not None:
         start_residual(model, stored, data, config)
         return
@@ -61,9 +65,11 @@ def start_head(model: DualEncoder, stored: Sequence[Stored], data: Data, config:
 
 
 def start_residual(model: DualEncoder, stored: Sequence[Stored], data: Data, config: TrainConfig) -> None:
-    """Where a head is or holds a cosine or MaxSim, start its scale and shift on the line that fits the targets best.
+    """Where a head is or holds a cosine or MaxSim, start its scale and shift on the line that fits the
+    targets best.
 
-    With any other line the first thing a training would do is to bend the encoder towards the targets' mean and spread.
+    With any other line the first thing a training would do is to bend the encoder towards the targets' mean
+    and spread.
     """
     start = model.head.line
     if start is None:
@@ -107,8 +113,9 @@ def of_rows(
 
 
 def rates_of(rates: Sequence[float], teacher: Result | None) -> list[float]:
-    """The learning rates that 01_teacher tries: those asked for; else a student's teacher's own, from whose weights it starts, or from a
-    part of the same backbone; else ``RATES``, of which a student whose teacher names none takes the first.
+    """The learning rates that 01_teacher tries: those asked for; else a student's teacher's own, from whose
+    weights it starts, or from a part of the same backbone; else ``RATES``, of which a student whose teacher
+    names none takes the first.
 
     Args:
         teacher: the row of a student's teacher, None where the teacher itself is trained.

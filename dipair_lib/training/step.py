@@ -19,7 +19,8 @@ from dipair_lib.models.tokens import length_sorted
 from dipair_lib.training.rows import Data
 from dipair_lib.training.settings import TrainConfig
 
-# Texts that are encoded together within a step: few enough to be of like length, enough to fill what computes.
+# Texts that are encoded together within a step: few enough to be of like length, enough to fill what
+# computes.
 SUB_BATCH = {"cpu": 32, "cuda": 1024, "mps": 128}
 LSTM_SUB_BATCH = {"cpu": 128, "cuda": 1024, "mps": 512}  # the same for an LSTM, whose steps are small
 WIDTHS = (
@@ -28,15 +29,18 @@ WIDTHS = (
 
 
 class Step(nn.Module):
-    """A model's forward pass from a batch to logits, as a module, so that its parameters can be swapped for shorter ones."""
+    """A model's forward pass from a batch to logits, as a module, so that its parameters can be swapped for
+    shorter ones.
+    """
 
     def __init__(self, model: Network) -> None:
         super().__init__()
         self.model = model
 
     def batch(self, inputs: Inputs, rows: np.ndarray) -> list[Any]:
-        """What ``forward`` reads of some rows: a cross-encoder's joined input, or per field the batches of its distinct texts, each beside
-        others of about its length, and where each row finds its text."""
+        """What ``forward`` reads of some rows: a cross-encoder's joined input, or per field the batches of
+        its distinct texts, each beside others of about its length, and where each row finds its text.
+        """
         if self.model.per_pair:
             return inputs.rows(rows)
         size = (SUB_BATCH if self.model.encoders else LSTM_SUB_BATCH)[inputs.device.type]
@@ -62,11 +66,12 @@ class Step(nn.Module):
 
 
 def outputs_in(model: Network, batch: Any, dtype: str) -> torch.Tensor:
-    """float32 logits of a batch from ``Step.batch``, with the encoder's arithmetic in ``dtype`` and its weights,
-    and their gradients, in float32.
+    """float32 logits of a batch from ``Step.batch``, with the encoder's arithmetic in ``dtype`` and its
+    weights, and their gradients, in float32.
 
-    The encoder's parameters are cast for the pass; the cast is differentiable, so gradients arrive at the float32 ones. On two
-    cores this is a third faster than autocast, which casts at each operation and keeps layer norms in float32.
+    The encoder's parameters are cast for the pass; the cast is differentiable, so gradients arrive at the
+    float32 ones. On two cores this is a third faster than autocast, which casts at each operation and keeps
+    layer norms in float32.
     """
     step = Step(model)
     if dtype == "float32":
@@ -96,9 +101,11 @@ def with_dropout(model: M, share: float) -> Iterator[M]:
 
 
 def start_bias(model: Network, data: Data, config: TrainConfig, *, sample: int = 256) -> None:
-    """Shift the model's outputs so that what it says on average is what its targets are on average, on a sample of the rows: the mean of
-    scores and of a teacher's logits, the shares of classes. With a small learning rate it would take much of a run to get there. What is
-    right already (after stage 1, of a trained checkpoint) stays. Tang et al. start at zero: so do classes with their AdaDelta."""
+    """Shift the model's outputs so that what it says on average is what its targets are on average, on a
+    sample of the rows: the mean of scores and of a teacher's logits, the shares of classes. With a small
+    learning rate it would take much of a run to get there. What is right already (after stage 1, of a trained
+    checkpoint) stays. Tang et al. start at zero: so do classes with their AdaDelta.
+    """
     if data.classes and config.optimizer == "adadelta":
         return
     rows = np.unique(np.linspace(0, len(data.labels) - 1, sample).astype(np.int64))
@@ -110,8 +117,9 @@ def start_bias(model: Network, data: Data, config: TrainConfig, *, sample: int =
 
 
 def shift_to_targets(logits: torch.Tensor, data: Data, rows: np.ndarray, config: TrainConfig) -> torch.Tensor:
-    """What to add to the logits [rows, outputs] of some rows so that they are on average what their targets are: the teacher's mean logits;
-    for labels alone the mean of scores, the shares of classes among all rows."""
+    """What to add to the logits [rows, outputs] of some rows so that they are on average what their targets
+    are: the teacher's mean logits; for labels alone the mean of scores, the shares of classes among all rows.
+    """
     if config.loss != "hard":
         assert data.teacher is not None
         return torch.from_numpy(data.teacher[rows]).mean(0) - logits.mean(0)
@@ -121,7 +129,8 @@ def shift_to_targets(logits: torch.Tensor, data: Data, rows: np.ndarray, config:
 
 
 def shift_to_shares(logits: torch.Tensor, shares: np.ndarray, rounds: int = 50) -> torch.Tensor:
-    """What to add to logits [rows, outputs] so that the mean of their probabilities is these shares of the classes.
+    """What to add to logits [rows, outputs] so that the mean of their probabilities is these shares of the
+    classes.
 
     A class that does not occur gets no shift of its own.
     """

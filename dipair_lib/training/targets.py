@@ -32,7 +32,9 @@ def teacher_file(out: Path, run_id: str) -> Path:
 
 
 def save_teacher_logits(path: Path, fingerprint: str, logits: dict[str, np.ndarray]) -> Path:
-    """Write the teacher's raw logits of each split, float32 [rows, outputs], with the fingerprint of the data they belong to."""
+    """Write the teacher's raw logits of each split, float32 [rows, outputs], with the fingerprint of the data
+    they belong to.
+    """
     arrays: dict[str, Any] = {k: np.asarray(v, np.float32) for k, v in logits.items()}
     buffer = io.BytesIO()
     np.savez(buffer, fingerprint=np.array(fingerprint), **arrays)
@@ -105,11 +107,13 @@ LEAST = 1e-5  # probabilities are kept this far from 0 and 1: log-odds of at mos
 
 
 def score_logits(task: Task) -> tuple[dict[str, np.ndarray], str]:
-    """A column of a teacher's scores, or one per class, as the raw logits that students learn: float32 [rows, outputs] of each split.
+    """A column of a teacher's scores, or one per class, as the raw logits that students learn: float32 [rows,
+    outputs] of each split.
 
-    Scores of classes that all lie between 0 and 1 (and, of a column per class, add up to 1 in each row) are probabilities: of two classes
-    the log-odds of the second, of more the logarithms, cut where they are nearer than ``LEAST`` to 0 or 1. All others are logits as they
-    are; of two columns their difference. Of scores (no classes) nothing is changed.
+    Scores of classes that all lie between 0 and 1 (and, of a column per class, add up to 1 in each row) are
+    probabilities: of two classes the log-odds of the second, of more the logarithms, cut where they are
+    nearer than ``LEAST`` to 0 or 1. All others are logits as they are; of two columns their difference. Of
+    scores (no classes) nothing is changed.
 
     Returns:
         The logits, and what was done in words.
@@ -149,11 +153,12 @@ NEEDS_A_MODEL = {
 
 
 def require_model(teachers: Sequence[Result], parameters: Mapping[str, Any]) -> None:
-    """Raise if a student's parameters ask of its teachers what a column of scores, or a checkpoint with its own head, cannot give.
+    """Raise if a student's parameters ask of its teachers what a column of scores, or a checkpoint with its
+    own head, cannot give.
 
     Raises:
-        DoesNotApply: further rows are to be scored, but a teacher is a column of scores; or the student is to start from a teacher
-            that was not trained here.
+        DoesNotApply: further rows are to be scored, but a teacher is a column of scores; or the student is to
+            start from a teacher that was not trained here.
     """
     scores = [row.model for row in teachers if row.teacher_kind == "scores"]
     foreign = [row.model for row in teachers[:1] if row.teacher_kind in {"brought", "scores"}]
@@ -173,8 +178,9 @@ def require_model(teachers: Sequence[Result], parameters: Mapping[str, Any]) -> 
 def synthetic_logits(
     out: Path, teachers: Sequence[Result], task: Task, synthetic: pd.DataFrame
 ) -> np.ndarray:
-    """The teachers' mean raw logits on synthetic or unlabelled rows, float32 [rows, outputs]; computed once per teacher and round and
-    stored beside its others."""
+    """The teachers' mean raw logits on synthetic or unlabelled rows, float32 [rows, outputs]; computed once
+    per teacher and round and stored beside its others.
+    """
     require_model(teachers, {"pool": len(synthetic)})
     loaded = [loader_of(out, teacher) for teacher in teachers]
     parts = [np.zeros((0, outputs_for(len(task.classes))), np.float32)]
@@ -201,7 +207,9 @@ def stored_of_teacher(
     rows: pd.DataFrame,
     compute: Callable[[CrossEncoder, Texts], np.ndarray],
 ) -> np.ndarray:
-    """A teacher's logits of some rows: read where it was computed for the same texts before, else computed and stored."""
+    """A teacher's logits of some rows: read where it was computed for the same texts before, else computed
+    and stored.
+    """
     digest = hash_of(*(text for field in task.fields for text in rows[field]))
     path = teacher_file(out, teacher.run_id).with_suffix("") / f"{digest}.npz"
     with machine.locked(path):

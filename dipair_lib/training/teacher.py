@@ -36,14 +36,18 @@ def teacher_config(
     pairs: Sequence[int] = (),
     **further: Any,
 ) -> TrainConfig:
-    """Settings of a cross-encoder's training that need no tuning: a budget in pairs seen, dev looked at twice a pass, the best look kept.
+    """Settings of a cross-encoder's training that need no tuning: a budget in pairs seen, dev looked at twice
+    a pass, the best look kept.
 
-    Small sets get ``PASSES`` passes, large ones what the device can do in some minutes. No dropout and frozen word embeddings: with them a
-    step takes twice as long on a CPU, and on no set that was tried did they bring anything (see ``results/reference/teachers``).
+    Small sets get ``PASSES`` passes, large ones what the device can do in some minutes. No dropout and frozen
+    word embeddings: with them a step takes twice as long on a CPU, and on no set that was tried did they
+    bring anything (see ``results/reference/teachers``).
 
     Args:
-        rows: of the training split. budget: times the pairs or passes.
-        passes: over the rows; 0 takes as many as the pairs allow. pairs: seen in one training, on a CPU and on an accelerator.
+        rows: of the training split.
+        budget: times the pairs or passes.
+        passes: over the rows; 0 takes as many as the pairs allow.
+        pairs: seen in one training, on a CPU and on an accelerator.
         further: fields of ``TrainConfig``.
     """
     there = device_of(device)
@@ -58,7 +62,8 @@ class Trained:
     """A training that was chosen among several.
 
     Attributes:
-        fitted: of the one whose weights are kept. tried: the best dev metric of each learning rate, in the order of their trials.
+        fitted: of the one whose weights are kept.
+        tried: the best dev metric of each learning rate, in the order of their trials.
     """
 
     fitted: Fitted
@@ -77,14 +82,16 @@ def train_best(
     what: str = "training",
     checkpoint_dir: Path | None = None,
 ) -> tuple[Any, Trained]:
-    """Train at each learning rate in turn, each with its whole schedule (as Tang et al. do), and keep what is best on dev.
+    """Train at each learning rate in turn, each with its whole schedule (as Tang et al. do), and keep what is
+    best on dev.
 
-    A rate that is behind the best so far at the same look, twice running, is given up there: a real trial that seldom costs a second
-    training. If none ends above the floor, the lowest rate was still too high, or the seed failed: the training is made again at a third
-    of it, twice at most, and ``Fitted.notes`` says so.
+    A rate that is behind the best so far at the same look, twice running, is given up there: a real trial
+    that seldom costs a second training. If none ends above the floor, the lowest rate was still too high, or
+    the seed failed: the training is made again at a third of it, twice at most, and ``Fitted.notes`` says so.
 
     Args:
-        build: makes the untrained network, the same every time. rates: the most likely one first.
+        build: makes the untrained network, the same every time.
+        rates: the most likely one first.
         floor: the dev metric that a constant or an untrained row reaches on the same rows.
         checkpoint_dir: of ``fit``.
 
@@ -143,7 +150,9 @@ def dev_floor(baselines: Mapping[str, Model], dev: Data, metric: str) -> float:
 
 
 def frozen_cosine(backbone: str, read_lengths: Sequence[int], train: Data, folder: Path) -> DualEncoder:
-    """The floor for pairs: the cosine of the untrained encoder's means, with scale and shift fitted on the training labels."""
+    """The floor for pairs: the cosine of the untrained encoder's means, with scale and shift fitted on the
+    training labels.
+    """
     keep = [0] * len(read_lengths)
     model = DualEncoder(backbone, read_lengths, keep, True, 0, "cosine", outputs=outputs_for(train.classes))
     stored, _ = stored_outputs(model, train.texts, folder)
@@ -154,7 +163,8 @@ def frozen_cosine(backbone: str, read_lengths: Sequence[int], train: Data, folde
 def cosine_targets(
     backbone: str, read_lengths: Sequence[int], data: Data, folder: Path, spread: float = 2.0
 ) -> np.ndarray:
-    """The untrained encoder's cosine of each pair as logits, float32 [rows, 1]: mean 0, this standard deviation. Needs no label.
+    """The untrained encoder's cosine of each pair as logits, float32 [rows, 1]: mean 0, this standard
+    deviation. Needs no label.
 
     What a cross-encoder learns first when it is warmed up (not in the papers).
     """
@@ -171,7 +181,9 @@ def cosine_targets(
 def baselines(
     task: Task, train: Data, backbone: str, read_lengths: Sequence[int], folder: Path
 ) -> dict[str, Model]:
-    """The baselines that every suite holds, by display name: constant, TF-IDF (up to two fields), frozen cosine (pairs)."""
+    """The baselines that every suite holds, by display name: constant, TF-IDF (up to two fields), frozen
+    cosine (pairs).
+    """
     classes = len(task.classes)
     found: dict[str, Model] = {"constant": Constant.fit(train.labels, classes)}
     if len(task.fields) <= 2:

@@ -1,1 +1,3 @@
-"""Built-in tasks: docstrings, GLUE, MS MARCO, product search. Each gives a `Task`; `data.loading` knows them by name."""
+"""Built-in tasks: docstrings, GLUE, MS MARCO, product search. Each gives a `Task`; `data.loading` knows them
+by name.
+"""

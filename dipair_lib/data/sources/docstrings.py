@@ -40,8 +40,8 @@ WORD = re.compile(r"[^\W_]+")
 def summary_and_passage(docstring: str) -> tuple[str, str] | str:
     """(summary, passage) of a docstring, or the reason why it has none.
 
-    The summary is the first sentence of the first paragraph; the passage is the rest of the prose, without doctests,
-    parameter tables, code, lists, directives, headings and addresses, markup reduced to its text.
+    The summary is the first sentence of the first paragraph; the passage is the rest of the prose, without
+    doctests, parameter tables, code, lists, directives, headings and addresses, markup reduced to its text.
     """
     paragraphs = list(prose(docstring))
     if not paragraphs:
@@ -147,7 +147,9 @@ def paragraphs(text: str) -> Iterator[list[str]]:
 
 
 def prose_lines(paragraph: list[str]) -> list[str]:
-    """The lines of a paragraph up to where a table, a list, a field or a doctest begins; none if it is a table."""
+    """The lines of a paragraph up to where a table, a list, a field or a doctest begins; none if it is a
+    table.
+    """
     kept: list[str] = []
     base = len(paragraph[0]) - len(paragraph[0].lstrip())
     for number, line in enumerate(paragraph):
@@ -162,7 +164,9 @@ def prose_lines(paragraph: list[str]) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """One line of prose with roles, links, emphasis, backticks, citations and addresses reduced to their text."""
+    """One line of prose with roles, links, emphasis, backticks, citations and addresses reduced to their
+    text.
+    """
     text = ROLE.sub(lambda m: target(m[1]), text)
     text = re.sub(r"\[`?([^\[\]`]+)`?\]\([^()\s]*\)", r"\1", text)  # markdown link
     text = re.sub(r"\[`([^`]*)`\]", lambda m: target(m[1]), text)

@@ -37,7 +37,9 @@ EXAMPLE_COLUMNS = (
 
 
 def esci(root: Path | None, notes: dict[str, Any], tell: Say) -> Tables:
-    """Train and test of ESCI, one locale in its small version, from the official files, a copy of the hub's repository, or the hub."""
+    """Train and test of ESCI, one locale in its small version, from the official files, a copy of the hub's
+    repository, or the hub.
+    """
     notes |= {"locale": LOCALE, "version": "small"}
     if root is not None and (folder := esci_folder(root)):
         notes["source"] = f"official files {product_files.EXAMPLES}, {product_files.PRODUCTS}"

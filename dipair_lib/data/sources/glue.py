@@ -4,8 +4,8 @@
     DIPAIR_GLUE=folder                                          the same names, from a folder that holds SST-2, QQP or MNLI
     load_task("folder/SST-2")                                                      one official folder by its path
 
-GLUE hides the labels of its test sets. Where they are hidden its dev set is our test set and dev is cut out of train; the notes, and
-so each result row, say which it was.
+GLUE hides the labels of its test sets. Where they are hidden its dev set is our test set and dev is cut out
+of train; the notes, and so each result row, say which it was.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from dipair_lib.data.task import Task
 
 REPOSITORY = "nyu-mll/glue"
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
-# Of the training texts, by hash, where GLUE's own dev set has to serve as test: a share, but so many texts of a small copy.
+# Of the training texts, by hash, where GLUE's own dev set has to serve as test: a share, but so many texts of
+# a small copy.
 DEV_SHARE, DEV_TEXTS = 0.02, 50
 
 
@@ -35,9 +36,15 @@ class Set:
     """One GLUE task as both sources write it.
 
     Attributes:
-        folder: of the official download. subset: on the hub. fields: text columns there and here; official: the same in the files.
-        label: label column of the files. classes: names, in GLUE's order. metrics: headline first, as GLUE reports them.
-        terms: of use, as data/README.md has them. dev, test: split names, of files (.tsv) and of the hub.
+        folder: of the official download.
+        subset: on the hub.
+        fields: text columns there and here;
+        official: the same in the files.
+        label: label column of the files.
+        classes: names, in GLUE's order.
+        metrics: headline first, as GLUE reports them.
+        terms: of use, as data/README.md has them.
+        dev, test: split names, of files (.tsv) and of the hub.
     """
 
     folder: str
@@ -88,11 +95,14 @@ def load(
     """A GLUE task.
 
     Args:
-        name: one of ``SETS``. root: a folder that holds the official folders; None: $DIPAIR_GLUE, or the hub without it.
-        max_train: as in `loading.load_task`. given: its fields, label, group and kind, which may only be GLUE's own or empty.
+        name: one of ``SETS``.
+        root: a folder that holds the official folders; None: $DIPAIR_GLUE, or the hub without it.
+        max_train: as in `loading.load_task`.
+        given: its fields, label, group and kind, which may only be GLUE's own or empty.
 
     Raises:
-        TaskError: an unknown name, a file, column or label that is not GLUE's, the hub out of reach, the extra not installed.
+        TaskError: an unknown name, a file, column or label that is not GLUE's, the hub out of reach, the
+            extra not installed.
     """
     if name not in SETS:
         raise TaskError(f"glue/{name}: unknown; there are {', '.join(f'glue/{known}' for known in SETS)}")
@@ -180,7 +190,9 @@ def find_file(folder: Path, stem: str) -> Path | None:
 
 
 def read_folder(known: Set, folder: Path) -> tuple[dict[str, Table], dict[str, int]]:
-    """Tables of train, dev and test, and how many malformed rows each file had (QQP's train.tsv has some): they are dropped."""
+    """Tables of train, dev and test, and how many malformed rows each file had (QQP's train.tsv has some):
+    they are dropped.
+    """
     found, malformed = {}, {}
     for split, stem in (("train", "train"), ("dev", known.dev[0]), ("test", known.test[0])):
         path = find_file(folder, stem)
@@ -200,7 +212,9 @@ def read_folder(known: Set, folder: Path) -> tuple[dict[str, Table], dict[str, i
 
 
 def rename(known: Set, table: Table, split: str) -> Table:
-    """A file's table with our column names and labels as class names; without a label column, or as -1, those of test are hidden."""
+    """A file's table with our column names and labels as class names; without a label column, or as -1, those
+    of test are hidden.
+    """
     for column in known.official:
         need_column(table, column)
     columns = {ours: table.columns[its] for ours, its in zip(known.fields, known.official, strict=True)}
@@ -224,7 +238,9 @@ def hidden(known: Set) -> Table:
 
 
 def read_hub(known: Set, repository: str, revision: str | None) -> dict[str, Table]:
-    """Tables of train, dev and test of the hub's repository, or of a local copy of it. Label numbers become names by its own list."""
+    """Tables of train, dev and test of the hub's repository, or of a local copy of it. Label numbers become
+    names by its own list.
+    """
     try:
         import datasets
     except ImportError as error:

@@ -54,7 +54,9 @@ SKIPPED_PACKAGES = {"pip", "setuptools", "dipair-lab", "debugpy"}  # vendored or
 
 
 def environment(path: Sequence[str] | None = None) -> dict[str, importlib.metadata.Distribution]:
-    """Distributions to read, by normalised name: what dipair-lab needs, or all of `path` when it is not installed."""
+    """Distributions to read, by normalised name: what dipair-lab needs, or all of `path` when it is not
+    installed.
+    """
     found = importlib.metadata.distributions(path=list(path)) if path else importlib.metadata.distributions()
     every: dict[str, importlib.metadata.Distribution] = {}
     for dist in found:
@@ -163,8 +165,8 @@ def docstrings_of(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
 def read_apart(files: Sequence[Source], workers: int) -> list[tuple[list[Item], dict[str, int]]] | None:
     """read_file over shares of the files, each in an interpreter of its own; None if one of them fails.
 
-    Not multiprocessing: its fresh processes run the caller's main script again (which may well ask for this very task), and its forked
-    ones copy the threads' locks.
+    Not multiprocessing: its fresh processes run the caller's main script again (which may well ask for this
+    very task), and its forked ones copy the threads' locks.
     """
     code = "from dipair_lib.data.sources import installed; installed.read_share()"
     roots = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -203,7 +205,9 @@ def read_share() -> None:
 
 
 def read_files(files: Sequence[Source], workers: int = 2) -> tuple[list[Item], Counter[str]]:
-    """Items of all files in order; two processes halve the time, this one alone is the fallback where none can be started."""
+    """Items of all files in order; two processes halve the time, this one alone is the fallback where none
+    can be started.
+    """
     results = None
     if workers > 1 and len(files) > 200:
         results = read_apart(files, workers)

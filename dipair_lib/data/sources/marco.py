@@ -5,11 +5,12 @@
     DIPAIR_MSMARCO=ir_datasets                                the same name, through `ir_datasets` (extra `ir`)
     load_task("folder")                                       such a folder by its path
 
-Chen et al. 2020 (DiPair) cut queries at 32 and passages at 128 tokens; their data are not public and how they drew the pairs is not
-known, so numbers on `q2p` are no reproduction of theirs. Here a query has all passages that were judged to match (label "yes"), some
-that a retriever found for it and nobody marked ("retrieved", label "no"; part of them would match if somebody looked), and some that
-match another query of the same split ("random", label "no"). Which queries and which negatives is decided by hashes with a seed, so the
-order of the files plays no part. What was built is kept as Parquet and read from there the next time.
+Chen et al. 2020 (DiPair) cut queries at 32 and passages at 128 tokens; their data are not public and how they
+drew the pairs is not known, so numbers on `q2p` are no reproduction of theirs. Here a query has all passages
+that were judged to match (label "yes"), some that a retriever found for it and nobody marked ("retrieved",
+label "no"; part of them would match if somebody looked), and some that match another query of the same split
+("random", label "no"). Which queries and which negatives is decided by hashes with a seed, so the order of
+the files plays no part. What was built is kept as Parquet and read from there the next time.
 """
 
 from __future__ import annotations
@@ -81,11 +82,14 @@ def load(
 
     Args:
         root: a folder; None: $DIPAIR_MSMARCO, or the hub without it.
-        max_train, seed, cache, say: as in `loading.load_task`. given: its fields, label, group and kind, only the task's own or empty.
-        shares: of train, dev and test. The hub has splits of its own: there they say how many queries are taken from each.
+        max_train, seed, cache, say: as in `loading.load_task`.
+        given: its fields, label, group and kind, only the task's own or empty.
+        shares: of train, dev and test. The hub has splits of its own: there they say how many queries are
+            taken from each.
 
     Raises:
-        TaskError: a file, line, column or number that cannot be used, the hub out of reach, an extra not installed.
+        TaskError: a file, line, column or number that cannot be used, the hub out of reach, an extra not
+            installed.
     """
     task.refuse_own_columns("q2p", (FIELDS, "label", "query", "classes"), given)
     splits.check_shares(shares)
@@ -120,7 +124,9 @@ def load(
 def source_of(
     root: Path | None, settings: Settings, counts: Counter[str], tell: Say
 ) -> tuple[str, str, list[Path], Callable[[], dict[str, list[Query]]]]:
-    """What is to be read, by argument and variable: its name, how it is split, its files, and the function that reads it."""
+    """What is to be read, by argument and variable: its name, how it is split, its files, and the function
+    that reads it.
+    """
     setting = os.environ.get("DIPAIR_MSMARCO", "")
     if root is None and setting not in ("", "ir_datasets"):
         root = Path(setting).expanduser()
@@ -167,7 +173,9 @@ def finish(table: pd.DataFrame, notes: dict[str, Any], max_train: int) -> Task:
 
 
 def pairs(parts: Mapping[str, Sequence[Query]], settings: Settings) -> pd.DataFrame:
-    """Rows (split, query, passage, label, group, kind): of each query its positives, then retrieved, then random negatives."""
+    """Rows (split, query, passage, label, group, kind): of each query its positives, then retrieved, then
+    random negatives.
+    """
     rows: list[tuple[str, ...]] = []
     for split, queries in parts.items():
         pool = [(query.text, passage) for query in queries for passage in query.positives]
@@ -201,7 +209,9 @@ def random_negatives(pool: Sequence[tuple[str, str]], query: Query, settings: Se
 def offer(
     heap: list[tuple[float, str]], kept: dict[str, Any], key: str, value: Any, share: float, most: int
 ) -> None:
-    """Keep a key if its share is among the `most` smallest. What has fallen out stays out, so a key that comes again counts once."""
+    """Keep a key if its share is among the `most` smallest. What has fallen out stays out, so a key that
+    comes again counts once.
+    """
     if key in kept or (len(heap) >= most and -share <= heap[0][0]):
         return
     kept[key] = value
@@ -276,7 +286,9 @@ def nearby(
     settings: Settings,
     counts: Counter[str],
 ) -> dict[str, dict[str, bool]]:
-    """For each query the retrieved passages to use, by hash: {id: False} or, where the list has no ids, {text: True}."""
+    """For each query the retrieved passages to use, by hash: {id: False} or, where the list has no ids,
+    {text: True}.
+    """
     heaps: dict[str, list[tuple[float, str]]] = {number: [] for number in texts}
     kept: dict[str, dict[str, bool]] = {number: {} for number in texts}
     if source.retrieved is not None and settings.retrieved:

@@ -16,7 +16,8 @@ from dipair_lib.data.sources.snapshots import Say
 from dipair_lib.data.table import check_columns, show
 
 REPOSITORY, SUBSET = "microsoft/ms_marco", "v1.1"
-# The last commit on the page of the repository. This code has read local files in its layout, but not yet the hub itself.
+# The last commit on the page of the repository. This code has read local files in its layout, but not yet the
+# hub itself.
 REVISION = "a47ee7aae8d7d466ba15f9f0bfac3b3681087b3a"
 IR_DATASET = "msmarco-passage/train"
 COLUMNS = ("query", "query_id", "passages")
@@ -29,8 +30,10 @@ class Source(NamedTuple):
 
     Attributes:
         name: for messages and notes.
-        queries: yields (query id, text). matches: yields (query id, passage id) judged to match.
-        retrieved: for {query id: text} yields (query id, passage id or "", passage or ""); None where there is no such list.
+        queries: yields (query id, text).
+        matches: yields (query id, passage id) judged to match.
+        retrieved: for {query id: text} yields (query id, passage id or "", passage or ""); None where there
+            is no such list.
         passages: {passage id: text} of the ids asked for, without those it lacks.
     """
 
@@ -55,7 +58,9 @@ def without_nul(text: str, counts: Counter[str]) -> str:
 
 
 def official_files(root: Path) -> dict[str, Path]:
-    """Paths of collection, queries, qrels (of train, or else of another part that is there) and, if any, retrieved; {} without them."""
+    """Paths of collection, queries, qrels (of train, or else of another part that is there) and, if any,
+    retrieved; {} without them.
+    """
     if not root.is_dir():
         return {}
     names = {
@@ -176,7 +181,9 @@ def shown(line: bytes) -> str:
 
 
 def decoded(data: bytes, counts: Counter[str]) -> str:
-    """Text of bytes that should be UTF-8; what is not is replaced and counted. Mis-decoded characters stay as they are."""
+    """Text of bytes that should be UTF-8; what is not is replaced and counted. Mis-decoded characters stay as
+    they are.
+    """
     try:
         return without_nul(data.decode(), counts)
     except UnicodeDecodeError:

@@ -15,7 +15,8 @@ from dipair_lib.data.files import TaskError
 from dipair_lib.data.table import Table, check_columns, complain, show
 
 REPOSITORY = "tasksource/esci"
-# The last commit on the page of the repository. This code has read local files in its layout, but not yet the hub itself.
+# The last commit on the page of the repository. This code has read local files in its layout, but not yet the
+# hub itself.
 REVISION = "8113b17a5d4099e20243282c926f1bc1a08a4d13"
 EXAMPLES, PRODUCTS = "shopping_queries_dataset_examples.parquet", "shopping_queries_dataset_products.parquet"
 ENCODINGS = (
@@ -129,7 +130,9 @@ def tab_table(path: Path, columns: Sequence[str]) -> Table:
 
 
 def tab_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells of the columns) of a tab-separated file with a header; a cell in quotes may hold tabs and line breaks."""
+    """(line, cells of the columns) of a tab-separated file with a header; a cell in quotes may hold tabs and
+    line breaks.
+    """
     try:
         with opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter="\t")

@@ -1,13 +1,15 @@
-"""Product-to-term relevance, graded: the public neighbours of DiPair's P2T-REL, from a folder or, where its terms allow, the hub.
+"""Product-to-term relevance, graded: the public neighbours of DiPair's P2T-REL, from a folder or, where its
+terms allow, the hub.
 
     load_task("p2t/esci")           Amazon's Shopping Queries: DIPAIR_ESCI=folder, or the hub without it
     load_task("p2t/wands")          Wayfair's WANDS: DIPAIR_WANDS=folder
     load_task("p2t/home-depot")     Home Depot (Kaggle): DIPAIR_HOME_DEPOT=file or folder
     load_task("folder")             one of these folders by its path
 
-One row is a search term, a product title and a score. ESCI: exact 3, substitute 2, complement 1, irrelevant 0; its authors' gains for nDCG
-are others (1.0, 0.1, 0.01, 0.0), which squeeze three of four grades together and so are no scores to learn. WANDS: exact 2, partial 1,
-irrelevant 0. Home Depot: the mean of its raters, 1 to 3. Large files are read by column and by row, never whole.
+One row is a search term, a product title and a score. ESCI: exact 3, substitute 2, complement 1, irrelevant
+0; its authors' gains for nDCG are others (1.0, 0.1, 0.01, 0.0), which squeeze three of four grades together
+and so are no scores to learn. WANDS: exact 2, partial 1, irrelevant 0. Home Depot: the mean of its raters, 1
+to 3. Large files are read by column and by row, never whole.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def name_of_folder(path: Path) -> str:
     file = home_depot.home_depot_file(path)
     if file is None or not set(home_depot.HOME_DEPOT_COLUMNS) <= set(product_files.header_of(file)):
         return ""
-    # The competition's test file has no labels; one that has them is a split of somebody's own, read as it is.
+    # The competition's test file has no labels; one that has them is a split of somebody's own, read as it
+    # is.
     return (
         ""
         if any("relevance" in product_files.header_of(test) for test in path.glob("test.*"))
@@ -66,12 +69,15 @@ def load(
     """One of `NAMES`.
 
     Args:
-        name: without "p2t/". root: its folder (of Home Depot also the file); None: the folder of its variable, or the hub for ESCI.
-        max_train, shares, seed, say: as in `loading.load_task`. ESCI has train and test of its own: only its dev is cut, out of train.
+        name: without "p2t/".
+        root: its folder (of Home Depot also the file); None: the folder of its variable, or the hub for ESCI.
+        max_train, shares, seed, say: as in `loading.load_task`. ESCI has train and test of its own: only its
+            dev is cut, out of train.
         given: fields, label, group and kind as asked for, only the task's own or empty.
 
     Raises:
-        TaskError: an unknown name, a file, column, label or id that cannot be used, the hub out of reach, the extra not installed.
+        TaskError: an unknown name, a file, column, label or id that cannot be used, the hub out of reach, the
+            extra not installed.
     """
     if name not in VARIABLES:
         raise TaskError(f"p2t/{name}: unknown; there are {', '.join(NAMES)}")

@@ -1,10 +1,10 @@
 """The built-in tasks: docstrings of the installed packages of this environment and of the standard library.
 
-Real English by thousands of people that lies on every machine after installation. Source files are parsed, never
-imported. `pydocs` asks whether a passage (the prose of a docstring) belongs to a query (its summary line); the wrong
-passages are near ones, one by TF-IDF and one by embedding, as a pool of two retrievers would give them.
-`pydocs-fields` asks the same of three texts: the qualified name of what is documented stands beside the query.
-`pydocs-topic` asks from which library a summary line is.
+Real English by thousands of people that lies on every machine after installation. Source files are parsed,
+never imported. `pydocs` asks whether a passage (the prose of a docstring) belongs to a query (its summary
+line); the wrong passages are near ones, one by TF-IDF and one by embedding, as a pool of two retrievers would
+give them. `pydocs-fields` asks the same of three texts: the qualified name of what is documented stands
+beside the query. `pydocs-topic` asks from which library a summary line is.
 
 Built once per set of package versions and kept as Parquet with notes beside it; nothing is downloaded.
 """
@@ -77,7 +77,9 @@ def embedder() -> Embedder:
 
 
 def load_pairs(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str, ...], dict[str, Any]]:
-    """Frames (query, passage, label, group) by split, classes and notes of `pydocs`, built if the cache lacks them."""
+    """Frames (query, passage, label, group) by split, classes and notes of `pydocs`, built if the cache lacks
+    them.
+    """
     table, notes = cached(folder, "pairs", say)
     return (
         by_split(table, ["query", "passage", "label", "group"]),
@@ -87,7 +89,9 @@ def load_pairs(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str,
 
 
 def load_fields(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str, ...], dict[str, Any]]:
-    """Frames (name, summary, passage, label, group) by split, classes and notes of `pydocs-fields`: the rows of `pydocs`, with names."""
+    """Frames (name, summary, passage, label, group) by split, classes and notes of `pydocs-fields`: the rows
+    of `pydocs`, with names.
+    """
     names, notes = cached(folder, "names", say)
     table, _ = cached(folder, "pairs", say)
     table["name"] = table["group"].map(dict(zip(names["group"], names["name"], strict=True)))
@@ -100,7 +104,9 @@ def load_fields(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str
 
 
 def load_topics(folder: Path, say: Say | None = None) -> tuple[Frames, tuple[str, ...], dict[str, Any]]:
-    """Frames (summary, label, group) by split, classes and notes of `pydocs-topic`, built if the cache lacks them."""
+    """Frames (summary, label, group) by split, classes and notes of `pydocs-topic`, built if the cache lacks
+    them.
+    """
     table, notes = cached(folder, "topics", say)
     classes = tuple(notes["topics"]["classes"])
     table["label"] = table["label"].map({name: i for i, name in enumerate(classes)})
@@ -113,7 +119,9 @@ def by_split(table: pd.DataFrame, columns: list[str]) -> Frames:
 
 
 def cached(folder: Path, which: str, say: Say | None) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """One of the three tables and the notes, from the cache of these package versions; builds all under a lock."""
+    """One of the three tables and the notes, from the cache of these package versions; builds all under a
+    lock.
+    """
     from dipair_lib.models.folders import EMBEDDED_SHA256
 
     dists = installed.environment()

@@ -33,10 +33,11 @@ def split_of(module: str) -> str:
 
 
 def distinct(items: Iterable[Item], dropped: Counter[str]) -> list[Item]:
-    """Items without repeated summaries and (near-)repeated passages, at most ITEMS_PER_PACKAGE of a package and ITEMS in all.
+    """Items without repeated summaries and (near-)repeated passages, at most ITEMS_PER_PACKAGE of a package
+    and ITEMS in all.
 
-    Order is by hash of the place, so which copy stays depends on no path and no order of reading. What is dropped is
-    counted in `dropped`, near-duplicates across splits apart from those within one.
+    Order is by hash of the place, so which copy stays depends on no path and no order of reading. What is
+    dropped is counted in `dropped`, near-duplicates across splits apart from those within one.
     """
     ordered = sorted(items, key=lambda item: installed.hash_of(item.module, item.name, item.summary))
     seen: set[str] = set()
@@ -84,7 +85,9 @@ def near_copies(texts: list[str]) -> list[int | None]:
 
 
 def tfidf(texts: Sequence[str]) -> Any:
-    """A fitted TF-IDF of English words without stop words, unit rows; the lexical retriever and the duplicate test."""
+    """A fitted TF-IDF of English words without stop words, unit rows; the lexical retriever and the duplicate
+    test.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(sublinear_tf=True, stop_words="english", dtype=np.float32).fit(texts)
@@ -103,9 +106,10 @@ def nearest(similarity: np.ndarray, barred: np.ndarray) -> np.ndarray:
 def pairs(items: list[Item], embed: Callable[[Sequence[str]], np.ndarray], seed: int = 0) -> pd.DataFrame:
     """Three rows per item: its own passage (label 1), one near by TF-IDF and one near by embedding (label 0).
 
-    Negatives are other passages of the same tenth of the modules, drawn from the RANKS nearest to the query; since every
-    split consists of such tenths, negatives are equally hard in all of them. A passage whose own summary nearly repeats
-    the query is not taken: it might be right. Columns: split, query, passage, label, group, kind, module.
+    Negatives are other passages of the same tenth of the modules, drawn from the RANKS nearest to the query;
+    since every split consists of such tenths, negatives are equally hard in all of them. A passage whose own
+    summary nearly repeats the query is not taken: it might be right. Columns: split, query, passage, label,
+    group, kind, module.
     """
     rows: list[tuple[str, str, str, int, int, str, str]] = []
     for tenth in range(10):
@@ -138,7 +142,9 @@ def pairs(items: list[Item], embed: Callable[[Sequence[str]], np.ndarray], seed:
 
 
 def names(items: list[Item]) -> pd.DataFrame:
-    """Rows (group, query, name) of the groups of `pairs`, in its order; the qualified name is that of what the query sums up."""
+    """Rows (group, query, name) of the groups of `pairs`, in its order; the qualified name is that of what
+    the query sums up.
+    """
     ordered = [item for tenth in range(10) for item in items if fold_of(item.module) == tenth]
     full = [f"{item.module}.{item.name}" if item.name else item.module for item in ordered]
     queries = [item.summary for item in ordered]
@@ -146,9 +152,11 @@ def names(items: list[Item]) -> pd.DataFrame:
 
 
 def topics(items: list[Item]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Rows (split, summary, label = package name) of the TOPICS largest packages, equally many of each, and notes.
+    """Rows (split, summary, label = package name) of the TOPICS largest packages, equally many of each, and
+    notes.
 
-    A package's own name would give the answer away: the names of all classes become "library" wherever they stand.
+    A package's own name would give the answer away: the names of all classes become "library" wherever they
+    stand.
     """
     counts = Counter(item.package for item in items)
     names = [name for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:TOPICS]]

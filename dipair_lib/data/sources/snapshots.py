@@ -19,10 +19,12 @@ Say = Callable[[str], None]  # told one line of progress
 def snapshot(
     folder: Path, name: str, key: str, which: str, build: Callable[[], None], kept: str = "kept"
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """One of the tables under a key, and the notes; of several that ask at once one builds them, only if they are not there.
+    """One of the tables under a key, and the notes; of several that ask at once one builds them, only if they
+    are not there.
 
     Args:
-        build: calls ``write`` with the same folder, name and key. kept: how it would have been stored, for the message.
+        build: calls ``write`` with the same folder, name and key.
+        kept: how it would have been stored, for the message.
 
     Raises:
         TaskError: the folder cannot be written, or gives back something else.

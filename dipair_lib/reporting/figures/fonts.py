@@ -1,5 +1,7 @@
-"""Fonts of figures: names of tasks and models in other scripts than Latin, Greek and Cyrillic are drawn in a font that has them where one
-is installed, else spelt out in Latin letters, roughly. Tables have every name as it is."""
+"""Fonts of figures: names of tasks and models in other scripts than Latin, Greek and Cyrillic are drawn in a
+font that has them where one is installed, else spelt out in Latin letters, roughly. Tables have every name as
+it is.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +54,9 @@ def glyphs() -> frozenset[int]:
 
 
 def drawable(text: str) -> str:
-    """A text of which every character can be drawn: without a glyph, its name in Unicode stands for it ("हि" is "hai", "한" is "han"), of a
-    Chinese character its number."""
+    """A text of which every character can be drawn: without a glyph, its name in Unicode stands for it ("हि"
+    is "hai", "한" is "han"), of a Chinese character its number.
+    """
     if all(ord(c) in glyphs() or c.isspace() for c in text):
         return text
     return "".join(c if ord(c) in glyphs() or c.isspace() else spelt(c) for c in text)

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from dipair_lib.reporting.figures import style
 
-# Colours of figures that follow the page's where it names some; what matplotlib leaves out is black, see ``.paper svg`` in the template.
+# Colours of figures that follow the page's where it names some; what matplotlib leaves out is black, see
+# ``.paper svg`` in the template.
 PAGE = {
     style.INK: "ink",
     style.MUTED: "muted",
@@ -25,10 +26,12 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def inline(figure: Figure, label: str, salt: str, hovers: Mapping[Any, str] | None = None) -> str:
-    """A figure as inline SVG: no metadata, no namespace addresses, ids of its own, its quiet colours those of the page (light or dark).
+    """A figure as inline SVG: no metadata, no namespace addresses, ids of its own, its quiet colours those of
+    the page (light or dark).
 
     Args:
-        label: what a screen reader says. salt: of the ids, one per figure of a page.
+        label: what a screen reader says.
+        salt: of the ids, one per figure of a page.
         hovers: texts by run id, for the groups called ``row:...:<run id>``.
     """
     buffer = io.StringIO()

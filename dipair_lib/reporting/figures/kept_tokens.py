@@ -29,10 +29,12 @@ class Line(NamedTuple):
 
 
 def plot_kept(data: pd.DataFrame, quality_ax: Axes, speed_ax: Axes) -> None:
-    """Quality (upper) and pairs/s (lower) against the tokens kept over all fields, one line per head and number of stages.
+    """Quality (upper) and pairs/s (lower) against the tokens kept over all fields, one line per head and
+    number of stages.
 
-    The contrast is the teacher reading a truncated input: there, fewer tokens are tokens that were never read. A line
-    passes through the median where several rows share a head and a number of tokens; every row is drawn.
+    The contrast is the teacher reading a truncated input: there, fewer tokens are tokens that were never
+    read. A line passes through the median where several rows share a head and a number of tokens; every row
+    is drawn.
     """
     identity.require_one_task(data)
     data = data[data["family"] != "published"]

@@ -23,10 +23,11 @@ def label_points(
     avoid: Iterable[tuple[float, float, float, float]] = (),
     size: float = 8.5,
 ) -> list[Annotation]:
-    """Name points so that no label covers another label or a point; a thin line leads where a label stands away.
+    """Name points so that no label covers another label or a point; a thin line leads where a label stands
+    away.
 
-    Greedy over places around each point, then improved twice. x, y: [points] in data units; wanted: [points] bool; avoid: lines
-    (x0, y0, x1, y1) in data units that labels should rather not cross.
+    Greedy over places around each point, then improved twice. x, y: [points] in data units; wanted: [points]
+    bool; avoid: lines (x0, y0, x1, y1) in data units that labels should rather not cross.
     """
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the layout the labels are placed in
     points = (

@@ -16,9 +16,11 @@ from dipair_lib.reporting.figures import fonts, style
 
 
 def plot_price(data: pd.DataFrame, axes: Iterable[Axes]) -> None:
-    """Four panels of bars on log axes, one bar per row: once per text, per pair, cache per text, parameters. Of many rows, see ``few``.
+    """Four panels of bars on log axes, one bar per row: once per text, per pair, cache per text, parameters.
+    Of many rows, see ``few``.
 
-    A dash stands for what was not measured; "0" for what costs nothing (a cross-encoder does nothing once per text).
+    A dash stands for what was not measured; "0" for what costs nothing (a cross-encoder does nothing once per
+    text).
     """
     identity.require_one_task(data)
     rows = style.few(data[data["family"] != "published"]).sort_values(

@@ -22,8 +22,8 @@ def plot_quality_speed(
 ) -> None:
     """Quality against pairs per second (log axis), intervals on both, the front, the teacher with its band.
 
-    Rows without a clock are left to the table. A constant is drawn at the lower edge, so that it does not squeeze the
-    others.
+    Rows without a clock are left to the table. A constant is drawn at the lower edge, so that it does not
+    squeeze the others.
 
     Args:
         speed: the column of the horizontal axis.

@@ -41,7 +41,9 @@ MOST_BARS = 24
 
 
 def few(rows: pd.DataFrame) -> pd.DataFrame:
-    """At most MOST_BARS rows: the teacher, what nothing beats on quality and speed, the best of each family and head, then by quality."""
+    """At most MOST_BARS rows: the teacher, what nothing beats on quality and speed, the best of each family
+    and head, then by quality.
+    """
     if len(rows) <= MOST_BARS:
         return rows
     best = rows["quality"].eq(rows.groupby(["family", "head"], dropna=False)["quality"].transform("max"))

@@ -11,7 +11,9 @@ from dipair_lib.reporting.figures import kept_tokens, price, quality_speed, styl
 
 
 def draw(name: str, data: pd.DataFrame, highlight: Iterable[str] = (), speed: str = "pairs_per_s") -> Figure:
-    """A figure of its own for one of "quality_speed" (against which `speed`), "kept", "price", drawn from the rows of one task."""
+    """A figure of its own for one of "quality_speed" (against which `speed`), "kept", "price", drawn from the
+    rows of one task.
+    """
     if name == "quality_speed":
         figure = Figure(figsize=(9.2, 6.0), dpi=110, layout="constrained")
         quality_speed.plot_quality_speed(data, figure.subplots(), speed, highlight)

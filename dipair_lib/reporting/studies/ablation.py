@@ -1,8 +1,9 @@
-"""Is it the distillation or the augmentation? The comparison Tang et al. 2019 leave open, drawn from the rows of `02_bilstm`.
+"""Is it the distillation or the augmentation? The comparison Tang et al. 2019 leave open, drawn from the rows
+of `02_bilstm`.
 
-Students that differ in loss and synthetic rows only are one *set*; of several sets (other epochs, sizes, an earlier teacher) each is
-compared within itself. A *gain* is the difference of two students of a set on the same test rows and the same seeds; its interval is over
-test groups and seeds (``bootstrap.ends``).
+Students that differ in loss and synthetic rows only are one *set*; of several sets (other epochs, sizes, an
+earlier teacher) each is compared within itself. A *gain* is the difference of two students of a set on the
+same test rows and the same seeds; its interval is over test groups and seeds (``bootstrap.ends``).
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ SAID = {
 
 
 def settings_of(parameters: Mapping[str, Any], n_train: int | None = None, teacher_age: int = 0) -> Settings:
-    """What was trained, of a run's parameters; nothing of an earlier notebook, which had no grid. ``teacher_age``: see
-    ``identity.teacher_ages``."""
+    """What was trained, of a run's parameters; nothing of an earlier notebook, which had no grid.
+    ``teacher_age``: see ``identity.teacher_ages``.
+    """
     settings = students.read(parameters, DEFAULTS)
     if "augment" not in settings:
         return Settings()
@@ -52,7 +54,9 @@ def settings_of(parameters: Mapping[str, Any], n_train: int | None = None, teach
 
 
 def counted(settings: dict[str, Any]) -> Settings:
-    """Settings in which what does not count is nothing: labels of synthetic rows that nobody looks at, a teacher nobody learns from."""
+    """Settings in which what does not count is nothing: labels of synthetic rows that nobody looks at, a
+    teacher nobody learns from.
+    """
     alpha = settings["alpha"] if settings["loss"] != "hard" else 0
     looked_at = settings["n_iter"] and (settings["loss"] == "hard" or alpha)
     labels = settings["synthetic_labels"] if looked_at else ""
@@ -92,7 +96,9 @@ def load(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> Stude
 
 
 def sets_of(study: Students) -> list[Settings]:
-    """The sets, that where most rules were tried first; then that of most rows, of the newest teacher, of most epochs."""
+    """The sets, that where most rules were tried first; then that of most rows, of the newest teacher, of
+    most epochs.
+    """
     rules: dict[Settings, set[str]] = {}
     for own in study.quality:
         rules.setdefault(set_of(own), set()).add(own["augment"])
@@ -115,7 +121,9 @@ def first_of(study: Students) -> Settings:
 
 
 def beside(study: Students) -> list[Settings]:
-    """The first set's own at each share of rows: all but share and epochs are the same; of several at a share the first."""
+    """The first set's own at each share of rows: all but share and epochs are the same; of several at a share
+    the first.
+    """
     base, found = first_of(study), dict[float, Settings]()
     for one in sets_of(study):
         if one == {**base, "share": one["share"], "epochs": one["epochs"]}:
@@ -124,7 +132,9 @@ def beside(study: Students) -> list[Settings]:
 
 
 def compared(study: Students) -> dict[Settings, str]:
-    """The sets at the first one's share that have a gain -> what tells each from the others, in words; nothing where there is one."""
+    """The sets at the first one's share that have a gain -> what tells each from the others, in words;
+    nothing where there is one.
+    """
     share = first_of(study).get("share")
     found = [one for one in sets_of(study) if one["share"] == share and comparisons(study, one)]
     names = dict.fromkeys(["epochs", "teacher_age", *(name for one in found for name in one)])
@@ -147,7 +157,9 @@ def rounds_of(study: Students, base: Settings) -> int:
 
 
 def grid(study: Students, base: Settings, loss: str, **others: Any) -> dict[str, Settings]:
-    """Rule -> the student of a set with this loss, at the set's number of rounds, whether or not it was trained."""
+    """Rule -> the student of a set with this loss, at the set's number of rounds, whether or not it was
+    trained.
+    """
     rounds = rounds_of(study, base)
     return {
         rule: like(base, loss=loss, augment=rule, n_iter=rounds * (rule != "none"), **others)
@@ -156,7 +168,9 @@ def grid(study: Students, base: Settings, loss: str, **others: Any) -> dict[str,
 
 
 def comparisons(study: Students, base: Settings) -> dict[str, dict[Settings, float]]:
-    """Name of each gain that can be computed within a set, and its contrast: what changed (+1) against what it is compared with (-1)."""
+    """Name of each gain that can be computed within a set, and its contrast: what changed (+1) against what
+    it is compared with (-1).
+    """
     hard, logits = grid(study, base, "hard"), grid(study, base, "logits")
     classes = grid(study, base, "hard", synthetic_labels="teacher")
     rules = {rule: name for rule, name in RULES.items() if rule != "none"}
@@ -176,8 +190,9 @@ def comparisons(study: Students, base: Settings) -> dict[str, dict[Settings, flo
 
 
 def gains(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> pd.DataFrame:
-    """One line per gain: its value in points (hundredths of the metric), its 95 % interval, and the seeds it is a mean of; of several sets
-    also what tells the students apart."""
+    """One line per gain: its value in points (hundredths of the metric), its 95 % interval, and the seeds it
+    is a mean of; of several sets also what tells the students apart.
+    """
     study = load(folder, task, n_boot)
     lines = [
         (name, said, *(round(100 * v, 2) for v in study.contrast(contrast)), len(study.seeds(contrast)))

@@ -22,14 +22,18 @@ Lines = dict[str, list[tuple[float, Settings]]]
 
 
 def save_pictures(folder: Path | str, out: Path | str) -> list[Path]:
-    """Write the figure of each task that has a comparison as ``ablation.png`` (of several tasks: with their names) into ``out``."""
+    """Write the figure of each task that has a comparison as ``ablation.png`` (of several tasks: with their
+    names) into ``out``.
+    """
     return students.save_pictures(
         out, "ablation", ablation.tasks_of(folder), lambda task: figure(folder, task)
     )
 
 
 def figure(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> Figure:
-    """The grid of students, the paired gains, and lines against synthetic and real rows where several numbers of them were tried."""
+    """The grid of students, the paired gains, and lines against synthetic and real rows where several numbers
+    of them were tried.
+    """
     study = ablation.load(folder, task, n_boot)
     rounds, shares = by_rounds(study), by_share(study)
     more = [(plot_rounds, rounds)] * bool(rounds) + [(plot_shares, shares)] * bool(shares)
@@ -96,7 +100,9 @@ def plot_gains(study: Students, ax: Axes) -> None:
 
 
 def by_rounds(study: Students) -> Lines:
-    """Loss -> (synthetic rows per row, student) for all three rules, at the share of rows where most numbers of rounds were tried."""
+    """Loss -> (synthetic rows per row, student) for all three rules, at the share of rows where most numbers
+    of rounds were tried.
+    """
     tried = {
         base: sorted({own["n_iter"] for own in ablation.within(study, base) if own["augment"] == "all"})
         for base in sorted(ablation.beside(study), key=lambda one: one["share"])

@@ -1,4 +1,6 @@
-"""How the figures of the studies draw students: points with their intervals, a tick per seed, the teacher as a line."""
+"""How the figures of the studies draw students: points with their intervals, a tick per seed, the teacher as
+a line.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def draw(
     """A point with its 95 % interval; hollow where it is not sure.
 
     Args:
-        place: on the axis that is not the interval's. upright: the interval is drawn upwards.
+        place: on the axis that is not the interval's.
+        upright: the interval is drawn upwards.
     """
     value, low, high = interval
     bars: dict[str, Any] = {

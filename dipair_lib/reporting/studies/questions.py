@@ -28,11 +28,16 @@ class Question:
     """One choice.
 
     Attributes:
-        axis: label of its axis, of categories the end of the panel's title. names: parameters that make it.
-        reference: the value the others are compared with, where it was tried; otherwise the usual value; None is the last one.
+        axis: label of its axis, of categories the end of the panel's title.
+        names: parameters that make it.
+        reference: the value the others are compared with, where it was tried; otherwise the usual value; None
+            is the last one.
         kind: "log2", "log10" (numbers to scale), "ordered" (evenly spaced) or "category".
-        say: a value as a tick label. order: sorts values. number: a value as a number, None for one that stands apart.
-        alike: how many members of a series must agree in all else; beside them stand those for which some of that does not count.
+        say: a value as a tick label.
+        order: sorts values.
+        number: a value as a number, None for one that stands apart.
+        alike: how many members of a series must agree in all else; beside them stand those for which some of
+            that does not count.
     """
 
     title: str
@@ -165,7 +170,8 @@ class Series:
     """Students in which only one choice differs.
 
     Attributes:
-        keys: value -> student, in order. reference: the value the others are compared with.
+        keys: value -> student, in order.
+        reference: the value the others are compared with.
     """
 
     label: str
@@ -243,7 +249,9 @@ ALWAYS = {"keep", "pool_kind"}  # said wherever sets differ in it, even where it
 
 
 def labels_of(fixed: Sequence[Settings], usual: Settings) -> list[str]:
-    """What tells sets apart: the head, and where that is not enough what departs from the usual in which sets of that head differ."""
+    """What tells sets apart: the head, and where that is not enough what departs from the usual in which sets
+    of that head differ.
+    """
     heads = [settings.head_of(f) for f in fixed]
     labels = []
     for own, head in zip(fixed, heads, strict=True):

@@ -1,4 +1,6 @@
-"""Parameters of `03_dipair`: what they were in old rows, which of them change nothing, and their values in a few words."""
+"""Parameters of `03_dipair`: what they were in old rows, which of them change nothing, and their values in a
+few words.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ def settings_of(parameters: Mapping[str, Any], n_train: int | None = None, teach
 
     Args:
         n_train: training rows there were, in place of the limit on them.
-        teacher_age: of its teacher, see ``identity.teacher_ages``; it does not count where nothing of a teacher is learned.
+        teacher_age: of its teacher, see ``identity.teacher_ages``; it does not count where nothing of a
+            teacher is learned.
     """
     settings = students.read(parameters, DEFAULTS)
     settings["residual"] = {True: "cosine", False: ""}.get(settings["residual"], settings["residual"])
@@ -134,7 +137,9 @@ def head_of(settings: Settings) -> str:
 
 
 def name_of(settings: Settings, usual: Settings) -> str:
-    """Display name of a configuration: head, kept tokens, and what departs from the usual: "FFNN k=8, learned tokens"."""
+    """Display name of a configuration: head, kept tokens, and what departs from the usual: "FFNN k=8, learned
+    tokens".
+    """
     head = head_of(settings)
     said = irrelevant_parameters(settings) | {"head", "pooled", "residual", "keep"}
     others = [n for n in order_of(settings) if n not in said and settings[n] != usual.get(n)]

@@ -1,4 +1,6 @@
-"""Students of one notebook on the same test rows, by what they were trained with: what two studies share that vary one choice at a time."""
+"""Students of one notebook on the same test rows, by what they were trained with: what two studies share that
+vary one choice at a time.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Settings(dict[str, Any]):
 
 
 def read(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that choose what is trained, hashable, equal numbers and lists alike; ``defaults`` for those a row does not name."""
+    """The parameters that choose what is trained, hashable, equal numbers and lists alike; ``defaults`` for
+    those a row does not name.
+    """
     return {k: plain(v) for k, v in sorted({**defaults, **parameters}.items()) if k not in IGNORED}
 
 
@@ -53,9 +57,13 @@ class Students:
     """The students of one task, several seeds each.
 
     Attributes:
-        metric: headline metric. n_test: test rows.
-        quality: settings -> seed -> quality. draws: its bootstrap draws [n_boot], the same test groups for all. rows: its row.
-        teacher: the row of the one most learned from, or None. taught: run_id of a teacher -> its quality and draws.
+        metric: headline metric.
+        n_test: test rows.
+        quality: settings -> seed -> quality.
+        draws: its bootstrap draws [n_boot], the same test groups for all.
+        rows: its row.
+        teacher: the row of the one most learned from, or None.
+        taught: run_id of a teacher -> its quality and draws.
     """
 
     task: str
@@ -76,7 +84,9 @@ class Students:
         return self.contrast({key: 1.0})
 
     def contrast(self, weights: Mapping[Settings, float]) -> Interval:
-        """A weighted sum of qualities, with a 95 % interval: each draw takes the same test groups and seeds for every key."""
+        """A weighted sum of qualities, with a 95 % interval: each draw takes the same test groups and seeds
+        for every key.
+        """
         seeds = self.seeds(weights)
         values = [sum(w * self.quality[k][s] for k, w in weights.items()) for s in seeds]
         draws = [np.sum([w * self.draws[k][s] for k, w in weights.items()], axis=0) for s in seeds]
@@ -122,12 +132,13 @@ def load(
 ) -> Students:
     """The students that a notebook left in a results folder for one task, with their bootstrap draws.
 
-    Where a folder holds several builds of the data, the test rows that most students were measured on count; students of an earlier
-    teacher have other settings; of a student that was trained twice the newer row counts.
+    Where a folder holds several builds of the data, the test rows that most students were measured on count;
+    students of an earlier teacher have other settings; of a student that was trained twice the newer row
+    counts.
 
     Args:
-        settings_of: of a run's parameters, its training rows, and its teacher's age (see ``identity.teacher_ages``); none of a run that
-            is left out.
+        settings_of: of a run's parameters, its training rows, and its teacher's age (see
+            ``identity.teacher_ages``); none of a run that is left out.
     """
     rows = [
         r for r in results.load_results(folder, damaged="warn") if r.task == task and r.quality is not None

@@ -1,8 +1,9 @@
-"""What matters in DiPair: studies in which one choice differs and everything else stays, drawn from the rows of `03_dipair`.
+"""What matters in DiPair: studies in which one choice differs and everything else stays, drawn from the rows
+of `03_dipair`.
 
-A *question* is one choice (a parameter, or a few that mean one thing), a *series* a set of students in which only that choice differs;
-a student's rows differ by seed only. A difference is taken on the same test rows and the same seeds; its interval is over test groups
-and seeds.
+A *question* is one choice (a parameter, or a few that mean one thing), a *series* a set of students in which
+only that choice differs; a student's rows differ by seed only. A difference is taken on the same test rows
+and the same seeds; its interval is over test groups and seeds.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ COLUMNS = (
 
 
 def table(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> pd.DataFrame:
-    """One line per question, series and value: quality with its 95 % interval, the difference in points to the reference with its own,
-    the seeds, what a pair costs, the pairs seen in training, whether dev was still rising, and whether the seeds share one teacher."""
+    """One line per question, series and value: quality with its 95 % interval, the difference in points to
+    the reference with its own, the seeds, what a pair costs, the pairs seen in training, whether dev was
+    still rising, and whether the seeds share one teacher.
+    """
     study = questions.load(folder, task, n_boot)
     lines = []
     for question, found in questions.questions_of(study).items():
@@ -41,10 +44,12 @@ def table(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> pd.D
 
 
 def claims(lines: pd.DataFrame) -> list[str]:
-    """One sentence per question from the lines of ``table``: the best value of its longest series against the reference, with the interval.
+    """One sentence per question from the lines of ``table``: the best value of its longest series against the
+    reference, with the interval.
 
-    The best was picked on the same test rows: an interval that excludes 0 speaks for the choice, not for the size of the gain. Of the one
-    that is worse it is said if it was still rising when its budget ended, and of both if they saw different numbers of pairs.
+    The best was picked on the same test rows: an interval that excludes 0 speaks for the choice, not for the
+    size of the gain. Of the one that is worse it is said if it was still rising when its budget ended, and of
+    both if they saw different numbers of pairs.
     """
     said = []
     for question, asked in lines.groupby("question", sort=False):

@@ -34,13 +34,16 @@ RING: dict[str, Any] = {
 
 
 def save_pictures(folder: Path | str, out: Path | str) -> list[Path]:
-    """Write the figure of each task that has a series as ``study.png`` (of several tasks: with their names) into ``out``."""
+    """Write the figure of each task that has a series as ``study.png`` (of several tasks: with their names)
+    into ``out``.
+    """
     return students.save_pictures(out, "study", study.tasks_of(folder), lambda task: figure(folder, task))
 
 
 def figure(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> Figure:
-    """A panel per question: numbers as lines, other choices as rows of points; the teacher and the trained DE-Cos as lines to compare
-    with."""
+    """A panel per question: numbers as lines, other choices as rows of points; the teacher and the trained
+    DE-Cos as lines to compare with.
+    """
     study = questions.load(folder, task, n_boot)
     found = questions.questions_of(study)
     if not found:
@@ -50,7 +53,8 @@ def figure(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> Fig
     columns = min(3, len(found))
     chunks = [list(found.items())[i : i + columns] for i in range(0, len(found), columns)]
     heights = [max(height_of(q, s) for q, s in chunk) for chunk in chunks]
-    # A single panel is as wide as two: the legend below needs that, and a page stretches every figure to its width.
+    # A single panel is as wide as two: the legend below needs that, and a page stretches every figure to its
+    # width.
     drawn = Figure(figsize=(4.3 * max(2, columns), sum(heights) + 0.5), dpi=110, layout="constrained")
     axes = drawn.subplots(len(chunks), columns, squeeze=False, height_ratios=heights)
     styles = styles_of(list(found.values()))
@@ -92,7 +96,9 @@ def handles_of(study: Students) -> list[Line2D]:
 
 
 def lines_of(study: Students) -> list[tuple[float, dict[str, Any]]]:
-    """Quality and look of what the students are compared with: the teacher and the trained DE-Cos, where they are."""
+    """Quality and look of what the students are compared with: the teacher and the trained DE-Cos, where they
+    are.
+    """
     lines = []
     if study.teacher and study.teacher.quality is not None:
         lines.append((study.teacher.quality, points.TEACHER))
@@ -168,8 +174,9 @@ def ordered(question: Question, found: Sequence[Series]) -> list[Value]:
 
 
 def places_of(question: Question, found: Sequence[Series]) -> dict[Value, float]:
-    """Where each value stands on the axis: by its logarithm, 0 a step left of the smallest, what is no number to the right; or in
-    even steps."""
+    """Where each value stands on the axis: by its logarithm, 0 a step left of the smallest, what is no number
+    to the right; or in even steps.
+    """
     values = ordered(question, found)
     if question.kind == "ordered":
         return {value: float(place) for place, value in enumerate(values)}

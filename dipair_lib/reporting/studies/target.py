@@ -25,12 +25,13 @@ COLUMNS = (
 
 
 def targets(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> pd.DataFrame:
-    """One line per student whose texts are encoded once, best first: the share of the teacher's quality it keeps, the difference to the
-    trained DE-Cos in points, its pairs/s as a multiple of the teacher's at the same dtype, how many pairs must share a text for it to be
-    1,000 times as fast with the encoding paid for (``paid_from``), and whether it reaches the target.
+    """One line per student whose texts are encoded once, best first: the share of the teacher's quality it
+    keeps, the difference to the trained DE-Cos in points, its pairs/s as a multiple of the teacher's at the
+    same dtype, how many pairs must share a text for it to be 1,000 times as fast with the encoding paid for
+    (``paid_from``), and whether it reaches the target.
 
-    ``reached`` is None where the student is not clocked, or its teacher is not surely above the floor (``failed``, see
-    ``guard.guards``); ``sure`` asks the lower end of the share's interval too.
+    ``reached`` is None where the student is not clocked, or its teacher is not surely above the floor
+    (``failed``, see ``guard.guards``); ``sure`` asks the lower end of the share's interval too.
     """
     study = questions.load(folder, task, n_boot)
     rows = [r for r in results.load_results(folder, damaged="warn") if r.task == task] if study.rows else []
@@ -63,9 +64,10 @@ def targets(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> pd
 
 
 def paid_from(row: schema.Result) -> float | None:
-    """Pairs per text from which a student is ``PAID`` times as fast as the teacher (same dtype) although each text is tokenised and encoded
-    for it: texts' price / (teacher's price of a pair / PAID - own price of a pair). None where something is not clocked, infinite where
-    the pair alone costs too much."""
+    """Pairs per text from which a student is ``PAID`` times as fast as the teacher (same dtype) although each
+    text is tokenised and encoded for it: texts' price / (teacher's price of a pair / PAID - own price of a
+    pair). None where something is not clocked, infinite where the pair alone costs too much.
+    """
     if not (row.teacher_s_per_pair and row.combine_s_per_pair and row.encode_s_per_text):
         return None
     fields = len((row.read_lengths or "+").split("+"))
@@ -103,7 +105,9 @@ def targets_shown(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentence(folder: Path | str, task: str, n_boot: int = bootstrap.N_BOOT) -> str:
-    """The best student that is fast enough and how far it is from the target, in words; empty without a student to judge."""
+    """The best student that is fast enough and how far it is from the target, in words; empty without a
+    student to judge.
+    """
     lines = targets(folder, task, n_boot)
     if not len(lines):
         return ""

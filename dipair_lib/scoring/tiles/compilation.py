@@ -70,7 +70,8 @@ def library() -> Any:
     digest = hashlib.sha256(built_of)
     path = machine.cache_folder() / "native" / f"tiles-{digest.hexdigest()[:16]}.so"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The lock spares others the work and nothing more: a file of it that an earlier run left must not stop anyone.
+    # The lock spares others the work and nothing more: a file of it that an earlier run left must not stop
+    # anyone.
     if not path.exists():
         with contextlib.suppress(filelock.Timeout), filelock.FileLock(f"{path}.lock", timeout=PATIENCE):
             if not path.exists():
@@ -88,13 +89,16 @@ def compile_to(path: Path, command: list[str]) -> None:
 
 @functools.cache
 def backends() -> tuple[str, ...]:
-    """How this process can multiply, the fastest first: in ``tiles``, where the processor, the compiler and the system let it, and in
-    ``vectors``."""
+    """How this process can multiply, the fastest first: in ``tiles``, where the processor, the compiler and
+    the system let it, and in ``vectors``.
+    """
     tiles = flags() >= AMX and library().prepare_process() == 0
     return ("tiles", "vectors") if tiles else ("vectors",)
 
 
 def code(head: str, way: str = "") -> Any:
-    """What computes a head: "ffnn", "compare", "maxsim" or "transformer"; by one of ``backends``, by default the fastest."""
+    """What computes a head: "ffnn", "compare", "maxsim" or "transformer"; by one of ``backends``, by default
+    the fastest.
+    """
     function = ctypes.c_void_p.in_dll(library(), f"{head}_{way or backends()[0]}")
     return ctypes.CFUNCTYPE(None)(function.value or 0)

@@ -10,18 +10,23 @@ def ffnn(
     HIDDEN: tl.constexpr, OUTER: tl.constexpr, ROWS: tl.constexpr, LINES: tl.constexpr,
     SUMS: tl.constexpr, FACTORS: tl.constexpr, START: tl.constexpr, CHOOSE: tl.constexpr,
 ):  # fmt: skip
-    """Scores of LINES left texts with ROWS right ones: ``relu(relu(left + right) @ weight + bias) @ last + shift (+ start)``.
+    """Scores of LINES left texts with ROWS right ones: ``relu(relu(left + right) @ weight + bias) @ last +
+    shift (+ start)``.
 
-    The right texts and the second layer's weights stay on the chip while the left texts pass one by one; activations never leave it. NaN
-    passes through both ReLUs.
+    The right texts and the second layer's weights stay on the chip while the left texts pass one by one;
+    activations never leave it. NaN passes through both ReLUs.
 
     Args:
         left, right: the first layer's shares, bfloat16 [m, HIDDEN] and [n, HIDDEN].
-        weight: bfloat16 [HIDDEN, OUTER]. bias, last: float32 [OUTER]. start: float32 [m, n], read if START.
-        out: float32; [m, n] scores, or if CHOOSE the ``room`` scores of at least ``thresholds`` (float32 [m]) or not finite, in no order.
-        found, count: if CHOOSE their places, int64 [room] of left << 32 | right, and how many there are, int32 [1]: may exceed ``room``.
-        SUMS, FACTORS: dtype of the first sum and of the product's factors; bfloat16, but float32 in Triton's interpreter, whose NumPy has
-            no bfloat16 (the activations are shortened to it all the same).
+        weight: bfloat16 [HIDDEN, OUTER].
+        bias, last: float32 [OUTER].
+        start: float32 [m, n], read if START.
+        out: float32; [m, n] scores, or if CHOOSE the ``room`` scores of at least ``thresholds`` (float32 [m])
+            or not finite, in no order.
+        found, count: if CHOOSE their places, int64 [room] of left << 32 | right, and how many there are,
+            int32 [1]: may exceed ``room``.
+        SUMS, FACTORS: dtype of the first sum and of the product's factors; bfloat16, but float32 in Triton's
+            interpreter, whose NumPy has no bfloat16 (the activations are shortened to it all the same).
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < n

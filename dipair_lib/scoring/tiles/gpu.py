@@ -1,6 +1,8 @@
-"""Tiles of the FFNN head on a GPU, by one kernel (``fused``) that writes scores or only those that reach a floor.
+"""Tiles of the FFNN head on a GPU, by one kernel (``fused``) that writes scores or only those that reach a
+floor.
 
-Used where a CUDA GPU with bfloat16 and Triton are; elsewhere, or with ``DIPAIR_GPU=0``, the CPU computes the same.
+Used where a CUDA GPU with bfloat16 and Triton are; elsewhere, or with ``DIPAIR_GPU=0``, the CPU computes the
+same.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def shared() -> int:
 
 
 class Candidates(NamedTuple):
-    """Pairs whose score reaches the floor of its left text or is not finite, by left, then right text: int64, int64, float32 [found].
+    """Pairs whose score reaches the floor of its left text or is not finite, by left, then right text: int64,
+    int64, float32 [found].
 
     Attributes:
         pairs: scored for them.
@@ -68,10 +71,12 @@ class Candidates(NamedTuple):
 class Tile:
     """The FFNN head, or its sum with the cosine that it corrects, of all pairs of two blocks of texts.
 
-    Shares of the first layer, activations and the second layer's weights are rounded to bfloat16, sums and the rest are float32.
+    Shares of the first layer, activations and the second layer's weights are rounded to bfloat16, sums and
+    the rest are float32.
 
     Args:
-        head: with two hidden layers and one output. start: the cosine that it corrects.
+        head: with two hidden layers and one output.
+        start: the cosine that it corrects.
     """
 
     def __init__(self, head: FFNNHead, start: SimilarityHead | None = None) -> None:
@@ -102,7 +107,9 @@ class Tile:
         return self.scores(self.side(left), self.side(right)).cpu()
 
     def side(self, prepared: Prepared) -> Prepared:
-        """Texts as the kernel reads them, on the GPU: the share bfloat16 [texts, hidden] and, if a cosine is corrected, its vectors."""
+        """Texts as the kernel reads them, on the GPU: the share bfloat16 [texts, hidden] and, if a cosine is
+        corrected, its vectors.
+        """
         share, *vectors = prepared
         return self.padded(share, len(share), self.hidden).bfloat16(), *(v.to(self.device) for v in vectors)
 
@@ -115,7 +122,9 @@ class Tile:
     def above(
         self, left: Prepared, right: Prepared, thresholds: torch.Tensor, room: int = MAX_CANDIDATES
     ) -> Candidates | None:
-        """The pairs that reach ``thresholds``, float32 [m], or None where there are more than ``room``. The other scores are not written."""
+        """The pairs that reach ``thresholds``, float32 [m], or None where there are more than ``room``. The
+        other scores are not written.
+        """
         out = torch.empty(room, device=self.device)
         found = torch.empty(room, dtype=torch.int64, device=self.device)
         count = torch.zeros(1, dtype=torch.int32, device=self.device)
@@ -151,11 +160,13 @@ class Tile:
     ) -> Iterator[Candidates]:
         """The pairs of m left with n right texts that reach their thresholds, span after span of right texts.
 
-        The first span is so short that all of its pairs have room, later ones double while what reaches the thresholds has.
+        The first span is so short that all of its pairs have room, later ones double while what reaches the
+        thresholds has.
 
         Args:
-            left: of ``side``. right: gives the same of right texts from a first to behind a last. thresholds: asked before each span, float32
-                [m].
+            left: of ``side``.
+            right: gives the same of right texts from a first to behind a last.
+            thresholds: asked before each span, float32 [m].
         """
         m = len(left[0])
         room = max(MAX_CANDIDATES, m)
@@ -176,7 +187,9 @@ class Tile:
 
 
 class ResidentCollection:
-    """A collection's texts as the kernel reads them: on the GPU all the time if they fit, or else read whenever they are asked for."""
+    """A collection's texts as the kernel reads them: on the GPU all the time if they fit, or else read
+    whenever they are asked for.
+    """
 
     def __init__(self, tile: Tile, texts: Collection) -> None:
         self.tile, self.texts = tile, texts

@@ -12,7 +12,9 @@ from dipair_lib.scoring.tiles import compilation
 
 
 def shared(n: int, step: int, part: Callable[[int, int], None]) -> None:
-    """Call ``part`` with the ends of as many shares of 0 to n as torch has threads, each a whole number of steps."""
+    """Call ``part`` with the ends of as many shares of 0 to n as torch has threads, each a whole number of
+    steps.
+    """
     threads = torch.get_num_threads()
     edges = [n // step * i // threads * step for i in range(threads)] + [n]
     with ThreadPoolExecutor(threads) as pool:  # ctypes lets go of the interpreter while the code runs
@@ -38,7 +40,9 @@ def by_head(values: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def columns_of(values: torch.Tensor) -> torch.Tensor:
-    """Columns of a product as bfloat16, from [columns, heads, width]: [columns / 16, heads, width / 32, 16 pairs, 16 columns, 2]."""
+    """Columns of a product as bfloat16, from [columns, heads, width]: [columns / 16, heads, width / 32, 16
+    pairs, 16 columns, 2].
+    """
     return (
         values.bfloat16()
         .unflatten(2, (-1, 16, 2))
@@ -54,7 +58,9 @@ def rows_of(values: torch.Tensor) -> torch.Tensor:
 
 
 def packed(weight: torch.Tensor, inner: int, outer: int) -> torch.Tensor:
-    """A layer's weights as columns of a product, bfloat16 in the order that the code reads, zeros behind inputs and outputs."""
+    """A layer's weights as columns of a product, bfloat16 in the order that the code reads, zeros behind
+    inputs and outputs.
+    """
     weight = weight.detach()
     short = (
         torch.nn.functional.pad(weight, (0, inner - weight.shape[1], 0, outer - weight.shape[0]))

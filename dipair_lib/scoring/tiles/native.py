@@ -1,9 +1,10 @@
-"""Tiles of the heads as compiled code (``tiles.cpp``), on processors that multiply bfloat16 in tiles (AMX) or in vectors (AVX512_BF16), and
-where a compiler is.
+"""Tiles of the heads as compiled code (``tiles.cpp``), on processors that multiply bfloat16 in tiles (AMX) or
+in vectors (AVX512_BF16), and where a compiler is.
 
-There is code for the FFNN head, MaxSim, the transformer head of one layer, and the BiLSTM's comparison. It is compiled once per machine,
-into the cache folder, in some seconds. Elsewhere, for other heads, or with ``DIPAIR_NATIVE=0``, torch computes the same. The cosine stays
-torch's: its product in bfloat16 is twice as fast, but then the best must be scored again, which costs more than that saves.
+There is code for the FFNN head, MaxSim, the transformer head of one layer, and the BiLSTM's comparison. It is
+compiled once per machine, into the cache folder, in some seconds. Elsewhere, for other heads, or with
+``DIPAIR_NATIVE=0``, torch computes the same. The cosine stays torch's: its product in bfloat16 is twice as
+fast, but then the best must be scored again, which costs more than that saves.
 """
 
 from __future__ import annotations
@@ -45,11 +46,13 @@ BUMPS = 2.875  # polynomials per unit of GELU's input, as in the code
 class FFNNTile:
     """The scores of all pairs of two blocks of texts, by the compiled code.
 
-    The sum of both shares, the biases and the last layer are float32, the product with the second layer is bfloat16 with float32 sums: off
-    by the rounding of the first layer's activations and of the second layer's weights, and by nothing else.
+    The sum of both shares, the biases and the last layer are float32, the product with the second layer is
+    bfloat16 with float32 sums: off by the rounding of the first layer's activations and of the second layer's
+    weights, and by nothing else.
 
     Args:
-        head: with two hidden layers and one output. way: one of ``ways``, by default the fastest.
+        head: with two hidden layers and one output.
+        way: one of ``ways``, by default the fastest.
     """
 
     def __init__(self, head: FFNNHead, way: str = "") -> None:
@@ -62,7 +65,9 @@ class FFNNTile:
         self.shift = float(last.bias.detach())
 
     def __call__(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """Shares of the first layer, float32 [m, hidden] and [n, hidden], to scores float32 [m, n], by all of torch's threads."""
+        """Shares of the first layer, float32 [m, hidden] and [n, hidden], to scores float32 [m, n], by all of
+        torch's threads.
+        """
         a, b = (padded(side[0], self.hidden) for side in (left, right))
         m, n = len(a), len(b)
         scores = torch.empty(m, n)
@@ -78,7 +83,8 @@ class FFNNTile:
 
 
 class CompareTile:
-    """The BiLSTM's comparison of two sentences; products, differences and their weights are rounded to bfloat16, nothing else is.
+    """The BiLSTM's comparison of two sentences; products, differences and their weights are rounded to
+    bfloat16, nothing else is.
 
     Args:
         way: one of ``ways``, by default the fastest.
@@ -97,7 +103,9 @@ class CompareTile:
         self.shift = float(head.output.bias.detach())
 
     def __call__(self, left: Prepared, right: Prepared) -> torch.Tensor:
-        """States and shares of the first layer, float32 [m, width] and [m, hidden], and of n texts, to scores float32 [m, n]."""
+        """States and shares of the first layer, float32 [m, width] and [m, hidden], and of n texts, to scores
+        float32 [m, n].
+        """
         a, b = (padded(side[0], self.width) for side in (left, right))
         p, q = (padded(side[1], self.outer) for side in (left, right))
         m, n = len(a), len(b)
@@ -114,7 +122,8 @@ class CompareTile:
 
 
 class MaxSimTile:
-    """MaxSim, or its weighted sum with the cosine, of all pairs of two blocks of texts; tokens are rounded to bfloat16, nothing else is.
+    """MaxSim, or its weighted sum with the cosine, of all pairs of two blocks of texts; tokens are rounded to
+    bfloat16, nothing else is.
 
     Args:
         way: one of ``ways``, by default the fastest.
@@ -177,12 +186,14 @@ class Layer(ctypes.Structure):
 class TransformerTile:
     """The scores of all pairs of two blocks of texts by the transformer head of one layer.
 
-    Bfloat16 are what matrix products of pairs read: queries and the other text's keys, and the inputs and weights of ``attended``, ``up``
-    and ``down``. All else, sums included, is float32, the exponential and GELU to 1e-6: off by those roundings and nothing else. What the
-    left text's first token makes of its own tokens' keys is computed once per text, in float32.
+    Bfloat16 are what matrix products of pairs read: queries and the other text's keys, and the inputs and
+    weights of ``attended``, ``up`` and ``down``. All else, sums included, is float32, the exponential and
+    GELU to 1e-6: off by those roundings and nothing else. What the left text's first token makes of its own
+    tokens' keys is computed once per text, in float32.
 
     Args:
-        head: of two fields, with one layer and one output. way: one of ``ways``, by default the fastest.
+        head: of two fields, with one layer and one output.
+        way: one of ``ways``, by default the fastest.
     """
 
     def __init__(self, head: TransformerHead, way: str = "") -> None:
@@ -252,8 +263,9 @@ class TransformerTile:
 
 @functools.cache
 def gelu_bump() -> torch.Tensor:
-    """Coefficients float32 [5, 16], highest degree first, of u = BUMPS * |x| - i from -1/2 to 1/2 for i = 0 to 15: what GELU(x) lacks to
-    max(x, 0), |x| times the share of the normal distribution beyond |x|."""
+    """Coefficients float32 [5, 16], highest degree first, of u = BUMPS * |x| - i from -1/2 to 1/2 for i = 0
+    to 15: what GELU(x) lacks to max(x, 0), |x| times the share of the normal distribution beyond |x|.
+    """
     u = np.cos(np.pi * (np.arange(16) + 0.5) / 16) / 2  # Chebyshev's points
     columns = []
     for i in range(16):
@@ -286,7 +298,9 @@ def compiled(head: Head) -> Compiled | None:
 
 
 def missing(model: PairModel) -> str:
-    """Why a model whose head has compiled code is computed by torch here; empty otherwise. The scores are the same, the time is not."""
+    """Why a model whose head has compiled code is computed by torch here; empty otherwise. The scores are the
+    same, the time is not.
+    """
     return compilation.unavailable_reason() if tile_of(model.head.inner) else ""
 
 

@@ -12,7 +12,8 @@ LINES = 32  # left texts of its pieces, at least: a right text's tokens are read
 
 
 def tile(model: PairModel, left: Prepared, right: Prepared, pairs: int = 0) -> torch.Tensor:
-    """``model.combine`` of each left with each right text, float32 [m, n], in pieces of so many pairs; 0 for ``piece_of``.
+    """``model.combine`` of each left with each right text, float32 [m, n], in pieces of so many pairs; 0 for
+    ``piece_of``.
 
     A piece has at least 32 left texts if there are as many.
     """
@@ -31,8 +32,9 @@ def tile(model: PairModel, left: Prepared, right: Prepared, pairs: int = 0) -> t
 def piece_of(model: PairModel) -> int:
     """Pairs of a tile computed together, few enough that what the head makes of them stays in the caches.
 
-    Measured on a Xeon with 2 MB of second-level cache per core, where four times as many or as few cost up to twice the time. By head and
-    size alone: pieces of other sizes would round otherwise, and a job that goes on must end in the same bytes.
+    Measured on a Xeon with 2 MB of second-level cache per core, where four times as many or as few cost up to
+    twice the time. By head and size alone: pieces of other sizes would round otherwise, and a job that goes
+    on must end in the same bytes.
     """
     settings = model.settings
     head, keep = settings.get("head"), settings.get("keep", [])
