@@ -101,7 +101,7 @@ def test_opens_the_run_of_its_own_name(path: Path, cells: list[dict[str, Any]]) 
 
 
 def test_training_notebooks_save_their_rows(path: Path, cells: list[dict[str, Any]]) -> None:
-    saves = any("run.save(" in source for source in code(cells))
+    saves = any("run.record(" in source for source in code(cells))
     assert saves == (path.stem in NAMES[:3])
 
 

@@ -449,16 +449,14 @@ class TestTeacher:
         assert results.find_teacher(folder, "d" * 64).run_id == teacher
         assert results.find_teacher(folder, "e" * 64).run_id == other.run_id
 
-    def test_the_newest_unless_the_suite_names_its_own(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_newest_unless_the_suite_names_its_own(self, folder: Path) -> None:
         newer = measured(
             "01_teacher-eeeeeeeeee.teacher", STUDENT, family="cross-encoder", created_utc="2026-02-01"
         )
         results.save_result(folder, newer, STUDENT, LABELS, GROUPS)
         assert results.find_teacher(folder, "d" * 64).run_id == newer.run_id
-        monkeypatch.setenv("DIPAIR_INPUTS", "00_x-1111111111 01_teacher-aaaaaaaaaa")
-        assert results.find_teacher(folder, "d" * 64).run_id == "01_teacher-aaaaaaaaaa.teacher"
+        named = ("00_x-1111111111", "01_teacher-aaaaaaaaaa")
+        assert results.find_teacher(folder, "d" * 64, among=named).run_id == "01_teacher-aaaaaaaaaa.teacher"
 
     def test_a_student_learns_from_the_first_or_from_that_of_its_seed(self, folder: Path) -> None:
         for seed in (2, 1):
@@ -621,8 +619,10 @@ class TestRun:
     ) -> None:
         monkeypatch.setenv("DIPAIR_RUN", "03_x-9999999999")
         monkeypatch.setenv("DIPAIR_SUITE", "demo")
+        monkeypatch.setenv("DIPAIR_INPUTS", "01_teacher-aaaaaaaaaa 01_teacher-bbbbbbbbbb")
         again = notebook_run.open_run("03_x", {**run.parameters, "seed": 9})
         assert (again.key, again.suite) == ("03_x-9999999999", "demo")
+        assert again.inputs == ("01_teacher-aaaaaaaaaa", "01_teacher-bbbbbbbbbb")
 
     def test_a_row_knows_where_it_is_from(self, run: notebook_run.Run) -> None:
         result = run.result(model="FFNN k=4", family="dipair", metrics={"f1": 0.5}, n_train=5)
