@@ -476,7 +476,7 @@ KILLS = """
 import json, os, random, shutil, signal, sys, tempfile, time
 from pathlib import Path
 
-from dipair_lib.evaluation import provenance, results
+from dipair_lib.evaluation import provenance, results, verification
 from dipair_lib.reporting import report
 from dipair_lib.runner import suite, suite_runs
 from dipair_lib.system import disk
