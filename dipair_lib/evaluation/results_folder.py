@@ -9,10 +9,12 @@ row, by a run that is made anew to ``replaced/<run>`` until it is finished.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import re
 import shutil
+import time
 import warnings
 from pathlib import Path
 
@@ -188,11 +190,21 @@ def drop_aside(folder: Path) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Take away a file or folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Take away a file or folder, if it is there.
+
+    A process that was killed may still end a write there: a folder that is not empty is tried again for a second.
+    """
+    for pause in (0.1, 0.3, 0.6, None):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or pause is None:
+                raise
+            time.sleep(pause)
 
 
 # What a run replaces
